@@ -1,0 +1,242 @@
+"""AE-FLOW: encoder, normalizing flow, decoder (Zhao, Ding, Zhang, ICLR 2023, 9OmCr1q54Z).
+
+An image x becomes features z = f(x), a latent z' = flow(z) and a reconstruction x' = g(z'). Beyond
+the paper, the flow may act at several strides, and a detection head may read the features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from .decoder import Decoder
+from .encoder import Encoder, check_strides
+from .flow import NormalizingFlow
+from .head import DetectionHead
+
+HEAD_STRIDES = (8, 16, 32)
+"""Strides of the features that the detection head reads."""
+
+
+class AEFlowOutput(NamedTuple):
+    """What the network says of a batch, the same in training and evaluation mode.
+
+    Attributes:
+        reconstruction: x', of shape `(B, C, H, W)`, on the scale of the input.
+        latents: z' per stride of a flow, `(B, channels, h, w)`, finest first.
+        log_dets: log |det dz'/dz| per stride and position, `(B, h, w)`, in nats.
+        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`, or None without a head.
+    """
+
+    reconstruction: Tensor
+    latents: list[Tensor]
+    log_dets: list[Tensor]
+    head: Tensor | None
+
+
+class AEFlow(nn.Module):
+    """Encoder, one flow per stride, decoder, and possibly a detection head.
+
+    `build_aeflow` assembles the parts from plain values.
+
+    Args:
+        encoder: yields features at `encoder.strides`.
+        flows: one flow per entry of `flow_strides`.
+        decoder: maps the latent of the last (deepest) flow to the image.
+        flow_strides: strides that the flows act at, ascending, among `encoder.strides`.
+        head: reads the features at `HEAD_STRIDES`, which must be among `encoder.strides`.
+        architecture: the arguments of `build_aeflow` that give this network.
+
+    Attributes:
+        flow_strides: the strides of `latents`, in their order.
+        architecture: plain values for `build_aeflow`; empty for a network assembled by hand.
+
+    Raises:
+        ValueError: if the strides, the flows and the encoder do not agree.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        flows: Sequence[NormalizingFlow] | nn.ModuleList,
+        decoder: nn.Module,
+        flow_strides: Sequence[int] = (8, 16),
+        head: DetectionHead | None = None,
+        architecture: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Assemble the network; see the class for the arguments."""
+        super().__init__()
+        self.flow_strides = check_strides("flow_strides", flow_strides)
+        if len(flows) != len(self.flow_strides):
+            raise ValueError(
+                f"flows: expected {len(self.flow_strides)}, one per entry of flow_strides, "
+                f"got {len(flows)}; add or remove flows."
+            )
+        self._flow_features = _positions("flow_strides", self.flow_strides, encoder)
+        self._head_features = _positions("head", HEAD_STRIDES, encoder) if head is not None else ()
+        self.encoder = encoder
+        self.flows = nn.ModuleList(flows)
+        self.decoder = decoder
+        self.head = head
+        self.architecture: dict[str, Any] = dict(architecture or {})
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """Return the encoder's features, one tensor per stride of `encoder.strides`.
+
+        Args:
+            image: of shape `(B, C, H, W)`, H and W divisible by the encoder's largest stride.
+
+        Returns:
+            Features `(B, encoder.channels[i], H / stride, W / stride)`, finest first.
+
+        Raises:
+            ValueError: if the image has another shape.
+        """
+        self._check_image(image)
+        features: list[Tensor] = self.encoder(image)
+        return features
+
+    def from_features(self, features: Sequence[Tensor]) -> AEFlowOutput:
+        """Run flows, decoder and head on features, for example on cached ones.
+
+        Args:
+            features: those of `encode`.
+
+        Raises:
+            ValueError: if there are more or fewer features than strides of the encoder.
+        """
+        self._check_features(features)
+        latents, log_dets = [], []
+        for flow, position in zip(self.flows, self._flow_features, strict=True):
+            latent, log_det = flow(features[position])
+            latents.append(latent)
+            log_dets.append(log_det)
+        head = None if self.head is None else self.detect(features)
+        return AEFlowOutput(self.decoder(latents[-1]), latents, log_dets, head)
+
+    def detect(self, features: Sequence[Tensor]) -> Tensor:
+        """Run the detection head alone, as its training does.
+
+        Args:
+            features: those of `encode`.
+
+        Returns:
+            Logits `(B, 1, H / 8, W / 8)`.
+
+        Raises:
+            ValueError: if the network has no head.
+        """
+        if self.head is None:
+            raise ValueError("head: this network has none; build it with with_head=True.")
+        logits: Tensor = self.head([features[position] for position in self._head_features])
+        return logits
+
+    def forward(self, image: Tensor) -> AEFlowOutput:
+        """Run the whole network on an image `(B, C, H, W)`; see `encode` for its shape."""
+        return self.from_features(self.encode(image))
+
+    def initialize_flows(self, batch: Tensor | Sequence[Tensor]) -> None:
+        """Fit the flows' ActNorms to data, once, before training.
+
+        Args:
+            batch: normal images `(B, C, H, W)`, or their features as `encode` returns them.
+        """
+        features = self.encode(batch) if isinstance(batch, Tensor) else batch
+        self._check_features(features)
+        flows = cast(Iterable[NormalizingFlow], self.flows)
+        for flow, position in zip(flows, self._flow_features, strict=True):
+            flow.initialize(features[position])
+
+    def trainable_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that the loss of AE-FLOW trains: the flows' and the decoder's."""
+        return [*self.flows.parameters(), *self.decoder.parameters()]
+
+    def _check_image(self, image: Tensor) -> None:
+        channels, stride = self.encoder.in_channels, self.encoder.strides[-1]
+        if image.dim() != 4 or image.shape[1] != channels:
+            raise ValueError(
+                f"image: expected shape (B, {channels}, H, W), got {tuple(image.shape)}; "
+                f"give {channels} channel(s) or build the network with another in_channels."
+            )
+        height, width = image.shape[2:]
+        if height % stride or width % stride or not height or not width:
+            raise ValueError(
+                f"image: expected height and width divisible by {stride}, got {height} x {width}; "
+                "pad or resize the image."
+            )
+
+    def _check_features(self, features: Sequence[Tensor]) -> None:
+        strides = self.encoder.strides
+        if len(features) != len(strides):
+            raise ValueError(
+                f"features: expected {len(strides)} tensors, one per stride of {strides}, "
+                f"got {len(features)}; give what encode() returns."
+            )
+
+
+def build_aeflow(
+    in_channels: int = 1,
+    encoder: str = "resnet18",
+    flow_strides: Sequence[int] = (8, 16),
+    flow_steps: int = 8,
+    subnet: str = "conv",
+    hidden: int | None = None,
+    scale: str = "softplus",
+    clamp: float = 2.0,
+    decoder_width: int = 16,
+    with_head: bool = False,
+    freeze_encoder: bool = True,
+    seed: int = 0,
+) -> AEFlow:
+    """Build an AE-Flow network from plain values, which it keeps as `architecture`.
+
+    The paper's network is `encoder="wide_resnet50_2"`, `flow_strides=(16,)`, `hidden=1024`,
+    `decoder_width=64`, with ImageNet weights.
+
+    Args:
+        in_channels: channels of the image.
+        encoder: one of `ENCODERS`.
+        flow_strides: strides that a flow acts at; the decoder starts from the last.
+        flow_steps: steps K of each flow.
+        subnet: `"conv"` or `"resnet"`.
+        hidden: hidden width of the sub-networks; min(channels, 128) if not given.
+        scale: `"softplus"` or `"clamped_exp"`.
+        clamp: bound of the couplings' log scales.
+        decoder_width: channels of the decoder at full resolution.
+        with_head: whether to add a detection head; images must then be divisible by 32.
+        freeze_encoder: whether the encoder is frozen.
+        seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
+
+    Raises:
+        ValueError: if a name is unknown or a number out of range.
+
+    Example:
+        >>> network = build_aeflow(flow_strides=(8,), flow_steps=1)
+        >>> network.architecture["flow_strides"]
+        [8]
+    """
+    architecture = {**locals(), "flow_strides": list(flow_strides)}
+    strides = check_strides("flow_strides", flow_strides)
+    read = tuple(sorted({*strides, *HEAD_STRIDES})) if with_head else strides
+    backbone = Encoder(encoder, in_channels, read, freeze_encoder)
+    channels = dict(zip(backbone.strides, backbone.channels, strict=True))
+    flows = [
+        NormalizingFlow(channels[stride], flow_steps, subnet, hidden, scale, clamp=clamp, seed=seed)
+        for stride in strides
+    ]
+    decoder = Decoder(channels[strides[-1]], in_channels, strides[-1], decoder_width)
+    head = DetectionHead([channels[stride] for stride in HEAD_STRIDES]) if with_head else None
+    return AEFlow(backbone, flows, decoder, strides, head, architecture)
+
+
+def _positions(argument: str, wanted: Sequence[int], encoder: Encoder) -> tuple[int, ...]:
+    """Return where the wanted strides stand among those of the encoder."""
+    absent = [stride for stride in wanted if stride not in encoder.strides]
+    if absent:
+        raise ValueError(
+            f"{argument}: expected strides among the encoder's {encoder.strides}, "
+            f"got {tuple(wanted)}; build the encoder with {tuple(absent)} as well."
+        )
+    return tuple(encoder.strides.index(stride) for stride in wanted)

@@ -1,0 +1,297 @@
+"""The normalizing flow of AE-FLOW (Zhao, Ding, Zhang, ICLR 2023, section 3.2).
+
+A flow is K steps of ActNorm, affine coupling and a fixed permutation of channels. Every part has
+`forward(x) -> (y, log_det)` and `inverse(y) -> (x, log_det)`. A log-determinant is kept per
+position: log_det of shape `(B, *spatial)`, whose sum over positions is log |det dy/dx| (for
+`inverse`, log |det dx/dy|, that is, the negative).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Reversible
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from .choices import choose
+from .scales import SCALES, LogScale, softplus_log_scale
+from .subnets import SUBNETS, SubnetFactory
+
+DEFAULT_MAX_HIDDEN = 128
+"""Largest hidden width of a sub-network whose width is not given."""
+
+MIN_RELATIVE_STD = 0.01
+"""ActNorm scales a channel that varies less than this fraction of the mean sd like the others.
+
+A channel that is silent in the initialising batch would otherwise be amplified at every step.
+"""
+
+
+class ActNorm(nn.Module):
+    """An affine map per channel, y = x * exp(log_scale) + bias (Kingma and Dhariwal, 2018).
+
+    Args:
+        channels: number of channels C.
+        spatial_dims: number of spatial dimensions, 1, 2 or 3.
+    """
+
+    def __init__(self, channels: int, spatial_dims: int = 2) -> None:
+        """Start as the identity; `initialize` fits it to data."""
+        super().__init__()
+        shape = (1, channels, *([1] * spatial_dims))
+        self.log_scale = nn.Parameter(torch.zeros(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Set scale and bias so that `forward(x)` has mean 0 and variance 1 in every channel.
+
+        A silent channel gets mean 0 and keeps its small variance; see `MIN_RELATIVE_STD`.
+
+        Args:
+            x: a batch `(B, C, *spatial)` of typical values.
+        """
+        dims = [d for d in range(x.dim()) if d != 1]
+        x = x.to(self.bias.dtype)
+        mean = x.mean(dim=dims, keepdim=True)
+        std = x.std(dim=dims, keepdim=True, correction=0)
+        typical = std.mean() if std.any() else std.new_ones(())
+        std = torch.where(std > MIN_RELATIVE_STD * typical, std, typical)
+        self.log_scale.copy_(-std.log())
+        self.bias.copy_(-mean / std)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)`."""
+        return x * self.log_scale.exp() + self.bias, self._log_det(x)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map y back to x, with the log-determinant of this inverse."""
+        return (y - self.bias) * torch.exp(-self.log_scale), -self._log_det(y)
+
+    def _log_det(self, x: Tensor) -> Tensor:
+        return self.log_scale.sum().expand(x.shape[0], *x.shape[2:])
+
+
+class AffineCoupling(nn.Module):
+    """Scales and shifts one part of the channels by what the other part says.
+
+    With x = (x1, x2): y1 = x1 and y2 = x2 * s(x1) + t(x1), where the sub-network returns the raw
+    scale and t together. x1 has C - C // 2 channels and x2 has C // 2, as in FrEIA.
+
+    Args:
+        channels: number of channels C, at least 2.
+        subnet: builds the sub-network from (input channels, output channels).
+        scale: maps (raw output, clamp) to the log scale.
+        clamp: bound of the log scale, positive.
+
+    Raises:
+        ValueError: if there are fewer than 2 channels or the clamp is not positive.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        subnet: SubnetFactory,
+        scale: LogScale = softplus_log_scale,
+        clamp: float = 2.0,
+    ) -> None:
+        """Build the coupling; see the class for the arguments."""
+        super().__init__()
+        if channels < 2:
+            raise ValueError(
+                f"channels: expected at least 2, got {channels}; "
+                "a coupling needs a channel to change and one to tell how."
+            )
+        if not clamp > 0:
+            raise ValueError(f"clamp: expected a positive number, got {clamp}; 2.0 is usual.")
+        self.split = [channels - channels // 2, channels // 2]
+        self.scale = scale
+        self.clamp = clamp
+        self.subnet = subnet(self.split[0], 2 * self.split[1])
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)`."""
+        passive, active = torch.split(x, self.split, dim=1)
+        log_scale, shift = self._parameters_of(passive)
+        y = torch.cat((passive, active * log_scale.exp() + shift), dim=1)
+        return y, log_scale.sum(dim=1)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map y back to x, with the log-determinant of this inverse."""
+        passive, active = torch.split(y, self.split, dim=1)
+        log_scale, shift = self._parameters_of(passive)
+        x = torch.cat((passive, (active - shift) * torch.exp(-log_scale)), dim=1)
+        return x, -log_scale.sum(dim=1)
+
+    def _parameters_of(self, passive: Tensor) -> tuple[Tensor, Tensor]:
+        # Autocast lets the sub-network answer in 16 bits; log-determinants need more.
+        raw, shift = self.subnet(passive).to(passive.dtype).chunk(2, dim=1)
+        return self.scale(raw, self.clamp), shift
+
+
+class ChannelPermutation(nn.Module):
+    """A fixed permutation of the channels, y[:, i] = x[:, permutation[i]], with log_det 0.
+
+    Kept as an index: the product with a C x C permutation matrix costs C times as much.
+
+    Args:
+        channels: number of channels C.
+        seed: of the random permutation; the same seed gives the same permutation.
+    """
+
+    permutation: Tensor
+    inverse_permutation: Tensor
+
+    def __init__(self, channels: int, seed: int = 0) -> None:
+        """Draw the permutation."""
+        super().__init__()
+        permutation = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("permutation", permutation)
+        self.register_buffer("inverse_permutation", torch.argsort(permutation))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)` of zeros."""
+        return x.index_select(1, self.permutation), torch.zeros_like(x[:, 0])
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map y back to x, with log_det zero."""
+        return y.index_select(1, self.inverse_permutation), torch.zeros_like(y[:, 0])
+
+
+class FlowStep(nn.Module):
+    """One step of the flow: ActNorm, affine coupling, permutation.
+
+    Args:
+        channels: number of channels C, at least 2.
+        subnet: builds the coupling's sub-network from (input channels, output channels).
+        scale: maps (raw output, clamp) to the log scale.
+        spatial_dims: number of spatial dimensions, 1, 2 or 3.
+        clamp: bound of the coupling's log scale.
+        seed: of the permutation.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        subnet: SubnetFactory,
+        scale: LogScale = softplus_log_scale,
+        spatial_dims: int = 2,
+        clamp: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        """Build the step; see the class for the arguments."""
+        super().__init__()
+        self.actnorm = ActNorm(channels, spatial_dims)
+        self.coupling = AffineCoupling(channels, subnet, scale, clamp)
+        self.permutation = ChannelPermutation(channels, seed)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)`."""
+        x, normed = self.actnorm(x)
+        x, coupled = self.coupling(x)
+        x, permuted = self.permutation(x)
+        return x, normed + coupled + permuted
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map y back to x, with the log-determinant of this inverse."""
+        y, permuted = self.permutation.inverse(y)
+        y, coupled = self.coupling.inverse(y)
+        y, normed = self.actnorm.inverse(y)
+        return y, permuted + coupled + normed
+
+
+class NormalizingFlow(nn.Module):
+    """K flow steps from features z to a latent z' that should be standard normal.
+
+    Args:
+        channels: number of channels C, at least 2.
+        steps: number of steps K; the paper uses 8.
+        subnet: `"conv"`, `"resnet"` or a callable (input channels, output channels) -> module.
+        hidden: width of a named sub-network; min(C, 128) if not given, C in the paper.
+        scale: `"softplus"` (the paper's), `"clamped_exp"` or a callable (raw, clamp) -> log scale.
+        spatial_dims: number of spatial dimensions, 1, 2 or 3.
+        clamp: bound of the couplings' log scales.
+        seed: of the permutations; step k uses seed + k.
+
+    Raises:
+        ValueError: if a name is unknown or there is no step.
+
+    Example:
+        >>> flow = NormalizingFlow(channels=4, steps=2)
+        >>> latent, log_det = flow(torch.randn(2, 4, 5, 5))
+        >>> latent.shape, log_det.shape
+        (torch.Size([2, 4, 5, 5]), torch.Size([2, 5, 5]))
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        steps: int = 8,
+        subnet: str | SubnetFactory = "conv",
+        hidden: int | None = None,
+        scale: str | LogScale = "softplus",
+        spatial_dims: int = 2,
+        clamp: float = 2.0,
+        seed: int = 0,
+    ) -> None:
+        """Build the flow near a permutation of its input; see the class for the arguments."""
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}; the paper uses 8.")
+        if isinstance(subnet, str):
+            width = min(channels, DEFAULT_MAX_HIDDEN) if hidden is None else hidden
+            build = choose("subnet", subnet, SUBNETS)
+            subnet = partial(build, hidden=width, spatial_dims=spatial_dims)
+        if isinstance(scale, str):
+            scale = choose("scale", scale, SCALES)
+        self.channels = channels
+        self.steps = nn.ModuleList(
+            FlowStep(channels, subnet, scale, spatial_dims, clamp, seed + k) for k in range(steps)
+        )
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        """Initialise the ActNorms one after the other by running data through the flow.
+
+        Args:
+            x: a batch `(B, C, *spatial)` of typical features.
+        """
+        for step in cast(Iterable[FlowStep], self.steps):
+            step.actnorm.initialize(x)
+            x, _ = step(x)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Map features `(B, C, *spatial)` to the latent, with log_det `(B, *spatial)`."""
+        log_dets = []
+        for step in self.steps:
+            x, log_det = step(x)
+            log_dets.append(log_det)
+        return x, torch.stack(log_dets).sum(dim=0)
+
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Map the latent back to features, with the log-determinant of this inverse."""
+        log_dets = []
+        for step in reversed(cast(Reversible[FlowStep], self.steps)):
+            y, log_det = step.inverse(y)
+            log_dets.append(log_det)
+        return y, torch.stack(log_dets).sum(dim=0)
+
+
+def standard_normal_log_prob(latent: Tensor) -> Tensor:
+    """Return the log density of the standard normal prior, summed over channels.
+
+    Args:
+        latent: of shape `(B, C, *spatial)`.
+
+    Returns:
+        Log densities in nats, `(B, *spatial)`, in at least 32 bits.
+
+    Example:
+        >>> round(standard_normal_log_prob(torch.zeros(1, 2, 1)).exp().item(), 3)  # 1 / (2 pi)
+        0.159
+    """
+    latent = latent.to(torch.promote_types(latent.dtype, torch.float32))
+    return -0.5 * (latent.square() + math.log(2.0 * math.pi)).sum(dim=1)

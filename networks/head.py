@@ -1,0 +1,77 @@
+"""The detection head: where in the image the encoder's features look pasted-in.
+
+Not part of AE-FLOW. Trained on synthetic anomalies in normal images, it gives the encoder features
+worth a likelihood, and a map of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+INITIAL_LOGIT = -2.0
+"""Logit of an untrained head: anomalies cover about a tenth of the positions."""
+
+
+class DetectionHead(nn.Module):
+    """Merges features of several strides into one logit per position of the finest.
+
+    Each stride is projected by a 1x1 convolution, upsampled to the finest and summed; two 3x3
+    convolutions with GroupNorm and a 1x1 convolution follow.
+
+    Args:
+        channels: channels of the features, finest stride first.
+        width: channels within the head, a multiple of 8.
+
+    Raises:
+        ValueError: if there are no features or the width is not a multiple of 8.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+        """Build the head; see the class for the arguments."""
+        super().__init__()
+        if not channels:
+            raise ValueError("channels: expected one entry per stride, got none; name the strides.")
+        if width < 8 or width % 8:
+            raise ValueError(f"width: expected a multiple of 8, got {width}; 64 is usual.")
+        self.lateral = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels)
+        self.merge = nn.Sequential(*_convolve(width), *_convolve(width))
+        self.classify = nn.Conv2d(width, 1, kernel_size=1)
+        nn.init.constant_(self.classify.bias, INITIAL_LOGIT)  # type: ignore[arg-type]
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits of an anomaly.
+
+        Args:
+            features: tensors `(B, channels[i], h_i, w_i)`, finest first.
+
+        Returns:
+            Logits `(B, 1, h_0, w_0)`.
+
+        Raises:
+            ValueError: if the number of features is not that of `channels`.
+        """
+        if len(features) != len(self.lateral):
+            raise ValueError(
+                f"features: expected {len(self.lateral)} tensors, got {len(features)}; "
+                "give those of the strides that the head was built for."
+            )
+        size = features[0].shape[2:]
+        merged = self.lateral[0](features[0])
+        for lateral, feature in zip(list(self.lateral)[1:], features[1:], strict=True):
+            merged = merged + F.interpolate(
+                lateral(feature), size=size, mode="bilinear", align_corners=False
+            )
+        logits: Tensor = self.classify(self.merge(merged))
+        return logits
+
+
+def _convolve(width: int) -> tuple[nn.Module, ...]:
+    """Build a 3x3 convolution, GroupNorm (which does not mix images) and ReLU."""
+    return (
+        nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+        nn.GroupNorm(8, width),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,344 @@
+"""From an image to an anomaly map and a calibrated score."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from monai.metrics.regression import compute_ssim_and_cs
+from monai.networks.layers import GaussianFilter
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .aeflow import AEFlow, AEFlowOutput
+from .loss import negative_log_likelihood_maps
+
+N_QUANTILES = 1001
+"""Points of the grid of normal scores from which percentiles are read."""
+
+SCORES = ("fused", "paper", "flow", "recon", "head")
+"""The image scores that can be asked for."""
+
+
+class Parts(NamedTuple):
+    """The raw evidence about a batch, before any calibration.
+
+    Attributes:
+        maps: per part a map ``(B, 1, h, w)``; flow parts in nats per dimension, one per stride,
+            the reconstruction part as smoothed absolute residual of the normalised image, the
+            head part as logits.
+        latent_nll: ``-log p(z') / D`` without the log-determinant, ``(B,)``, the paper's S_flow
+            taken in logs and per dimension.
+        dissimilarity: ``-SSIM(x, x')`` in [-1, 1], ``(B,)``, the paper's S_recon.
+        reconstruction: in the units of the input image, ``(B, C, H, W)``.
+    """
+
+    maps: dict[str, Tensor]
+    latent_nll: Tensor
+    dissimilarity: Tensor
+    reconstruction: Tensor
+
+
+class ImageScores(NamedTuple):
+    """Scores of a batch; the parts are in standard deviations above held-out normal images.
+
+    Attributes:
+        score: the chosen image score, ``(B,)``.
+        flow_score: likelihood part, ``(B,)``.
+        recon_score: reconstruction part, ``(B,)``.
+        head_score: part of the synthetic-anomaly head, ``(B,)``; None without a head.
+        percentile: rank of ``score`` among held-out normals, in [0, 100], ``(B,)``.
+        flagged: whether ``score`` exceeds the threshold, ``(B,)`` bool.
+        anomaly_map: fused map on the image's pixels, in standard deviations above the pixels of
+            held-out normal images, ``(B, 1, H, W)``.
+        maps: the standardised map of each part, ``(B, 1, H, W)``.
+        reconstruction: ``(B, C, H, W)`` in the units of the input image.
+    """
+
+    score: Tensor
+    flow_score: Tensor
+    recon_score: Tensor
+    head_score: Tensor | None
+    percentile: Tensor
+    flagged: Tensor
+    anomaly_map: Tensor
+    maps: dict[str, Tensor]
+    reconstruction: Tensor
+
+
+class AnomalyScorer(nn.Module):
+    """Wraps input normalisation, the network and its calibration.
+
+    The module returns one tensor, the anomaly map, so that it can be verified, exported and
+    served; `score_image` returns the image scores with their parts. All that calibration learns
+    lives in registered buffers, so that the state dict carries it. The score of an image does not
+    depend on the batch it comes in.
+
+    Args:
+        network: the AE-Flow network.
+        score: one of `SCORES`; ``fused`` combines the standardised parts, ``paper`` is
+            ``beta * S_flow + (1 - beta) * S_recon`` of AE-FLOW (Zhao et al., ICLR 2023) with the
+            density taken in logs and per dimension.
+        beta: weight of the flow against the reconstruction, in [0, 1].
+        head_weight: weight of the head against flow and reconstruction in ``fused``, in [0, 1];
+            without a head it has no effect.
+        flow_pool: share of the least likely positions whose mean is the flow's image score, in
+            (0, 1]: small for focal disease, 1 for diffuse disease.
+        head_pool: likewise for the head.
+        smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
+
+    Raises:
+        ValueError: for an unknown score, or weights and shares outside their range.
+    """
+
+    input_mean: Tensor
+    input_std: Tensor
+    map_mean: Tensor
+    map_scale: Tensor
+    part_mean: Tensor
+    part_scale: Tensor
+    score_mean: Tensor
+    score_scale: Tensor
+    quantiles: Tensor
+    threshold: Tensor
+    pixel_threshold: Tensor
+    n_normal: Tensor
+    target_fpr: Tensor
+
+    def __init__(
+        self,
+        network: AEFlow,
+        score: str = "fused",
+        beta: float = 0.9,
+        head_weight: float = 0.5,
+        flow_pool: float = 1.0,
+        head_pool: float = 0.05,
+        smoothing: float = 2.0,
+    ) -> None:
+        super().__init__()
+        _check_settings(network, score, beta, head_weight, flow_pool, head_pool)
+        self.network = network
+        self.settings: dict[str, Any] = {
+            "score": score,
+            "beta": float(beta),
+            "head_weight": float(head_weight),
+            "flow_pool": float(flow_pool),
+            "head_pool": float(head_pool),
+            "smoothing": float(smoothing),
+        }
+        self.blur = GaussianFilter(spatial_dims=2, sigma=smoothing)
+        channels = int(network.architecture["in_channels"])
+        n_maps = len(self.map_names)
+        self.register_buffer("input_mean", torch.zeros(1, channels, 1, 1))
+        self.register_buffer("input_std", torch.ones(1, channels, 1, 1))
+        self.register_buffer("map_mean", torch.zeros(n_maps))
+        self.register_buffer("map_scale", torch.ones(n_maps))
+        self.register_buffer("part_mean", torch.zeros(3))
+        self.register_buffer("part_scale", torch.ones(3))
+        self.register_buffer("score_mean", torch.zeros(()))
+        self.register_buffer("score_scale", torch.ones(()))
+        self.register_buffer("quantiles", torch.linspace(0.0, 1.0, N_QUANTILES))
+        self.register_buffer("threshold", torch.tensor(float("inf")))
+        self.register_buffer("pixel_threshold", torch.tensor(float("inf")))
+        self.register_buffer("n_normal", torch.zeros((), dtype=torch.long))
+        self.register_buffer("target_fpr", torch.zeros(()))
+
+    @property
+    def map_names(self) -> tuple[str, ...]:
+        """Names of the part maps: one per flow stride, the reconstruction, the head if any."""
+        flows = tuple(f"flow{stride}" for stride in self.network.flow_strides)
+        return flows + (("recon", "head") if self.network.head is not None else ("recon",))
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the calibration on held-out normals has been done."""
+        return int(self.n_normal) > 0
+
+    def normalize(self, image: Tensor) -> Tensor:
+        """Brings an image ``(B, C, H, W)`` in [0, 1] to zero mean and unit variance."""
+        return (image - self.input_mean) / self.input_std
+
+    def set_input_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Sets the per-channel mean and standard deviation ``(C,)`` of the training images."""
+        self.input_mean.copy_(mean.reshape(self.input_mean.shape))
+        self.input_std.copy_(std.clamp_min(1e-6).reshape(self.input_std.shape))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Computes the anomaly map.
+
+        Args:
+            image: ``(B, C, H, W)`` in [0, 1].
+
+        Returns:
+            The fused anomaly map ``(B, 1, H, W)``, in standard deviations above the pixels of
+            held-out normal images.
+        """
+        parts = self.parts(image)
+        return self.fuse_maps(self.standardized_maps(parts, image.shape[-2:]))
+
+    def parts(self, image: Tensor) -> Parts:
+        """Computes the raw evidence of a batch ``(B, C, H, W)`` in [0, 1]."""
+        normalized = self.normalize(image)
+        return self.parts_of(self.network(normalized), normalized)
+
+    def parts_of(self, output: AEFlowOutput, normalized: Tensor) -> Parts:
+        """Turns a network output for the normalised image ``(B, C, H, W)`` into raw evidence."""
+        nll = negative_log_likelihood_maps(output)
+        maps = {
+            name: value.unsqueeze(1).float()
+            for name, value in zip(self.map_names[: len(nll)], nll, strict=True)
+        }
+        reconstruction = output.reconstruction.float()
+        residual = (normalized.float() - reconstruction).abs().mean(dim=1, keepdim=True)
+        maps["recon"] = self.blur(residual)
+        if output.head is not None:
+            maps["head"] = output.head.float()
+        latent = negative_log_likelihood_maps(output, with_log_det=False)
+        sizes = [z.shape[1] * m[0].numel() for z, m in zip(output.latents, latent, strict=True)]
+        sums = [
+            m.float().mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(latent, sizes, strict=True)
+        ]
+        restored = reconstruction * self.input_std + self.input_mean
+        return Parts(
+            maps=maps,
+            latent_nll=torch.stack(sums).sum(dim=0),
+            dissimilarity=-_ssim(restored, normalized.float() * self.input_std + self.input_mean),
+            reconstruction=restored,
+        )
+
+    def standardized_maps(self, parts: Parts, size: torch.Size) -> dict[str, Tensor]:
+        """Standardises each part's map and brings it to the image's ``(H, W)``."""
+        standardized = {}
+        for index, name in enumerate(self.map_names):
+            value = (parts.maps[name] - self.map_mean[index]) / self.map_scale[index]
+            standardized[name] = F.interpolate(
+                value, size=(size[0], size[1]), mode="bilinear", align_corners=False
+            )
+        return standardized
+
+    def fuse_maps(self, maps: dict[str, Tensor]) -> Tensor:
+        """Combines standardised part maps into one map ``(B, 1, H, W)``."""
+        flow = self._mean_flow_map(maps)
+        return self._combine(flow, maps["recon"], maps.get("head"))
+
+    def part_scores(self, parts: Parts, maps: dict[str, Tensor]) -> Tensor:
+        """Image-level evidence before its standardisation.
+
+        Args:
+            parts: the raw evidence.
+            maps: the standardised maps of the same batch.
+
+        Returns:
+            ``(B, 3)``: flow, reconstruction and head (zeros without a head).
+        """
+        if self.settings["score"] == "paper":
+            flow = parts.latent_nll
+        else:
+            flow = top_mean(self._mean_flow_map(maps), self.settings["flow_pool"])
+        head = maps.get("head")
+        pooled = (
+            torch.zeros_like(flow) if head is None else top_mean(head, self.settings["head_pool"])
+        )
+        return torch.stack([flow, parts.dissimilarity, pooled], dim=1)
+
+    def raw_score(self, part_scores: Tensor) -> Tensor:
+        """The chosen score ``(B,)`` of image-level parts ``(B, 3)``, before its standardisation."""
+        kind, beta = self.settings["score"], self.settings["beta"]
+        if kind == "paper":
+            return beta * part_scores[:, 0] + (1 - beta) * part_scores[:, 1]
+        flow, recon, head = self.standardize_parts(part_scores).unbind(dim=1)
+        single = {"flow": flow, "recon": recon, "head": head}
+        if kind in single:
+            return single[kind]
+        return self._combine(flow, recon, head if self.network.head is not None else None)
+
+    def standardize_parts(self, part_scores: Tensor) -> Tensor:
+        """Image-level parts ``(B, 3)`` in standard deviations above held-out normal images."""
+        return (part_scores - self.part_mean) / self.part_scale
+
+    def score_image(self, image: Tensor) -> ImageScores:
+        """Scores a batch of images.
+
+        Args:
+            image: ``(B, C, H, W)`` in [0, 1].
+
+        Returns:
+            The scores with their parts and maps.
+        """
+        parts = self.parts(image)
+        maps = self.standardized_maps(parts, image.shape[-2:])
+        raw_parts = self.part_scores(parts, maps)
+        score = (self.raw_score(raw_parts) - self.score_mean) / self.score_scale
+        flow, recon, head = self.standardize_parts(raw_parts).unbind(dim=1)
+        return ImageScores(
+            score=score,
+            flow_score=flow,
+            recon_score=recon,
+            head_score=head if self.network.head is not None else None,
+            percentile=self.percentile(score),
+            flagged=score > self.threshold,
+            anomaly_map=self.fuse_maps(maps),
+            maps=maps,
+            reconstruction=parts.reconstruction,
+        )
+
+    def percentile(self, score: Tensor) -> Tensor:
+        """Rank of scores ``(B,)`` among held-out normal images, in [0, 100]."""
+        rank = torch.searchsorted(self.quantiles, score.contiguous(), right=True)
+        return rank.to(score.dtype) * (100.0 / N_QUANTILES)
+
+    def _mean_flow_map(self, maps: dict[str, Tensor]) -> Tensor:
+        flows = [maps[name] for name in self.map_names if name.startswith("flow")]
+        return torch.stack(flows).mean(dim=0)
+
+    def _combine(self, flow: Tensor, recon: Tensor, head: Tensor | None) -> Tensor:
+        beta, weight = self.settings["beta"], self.settings["head_weight"]
+        unsupervised = beta * flow + (1 - beta) * recon
+        return unsupervised if head is None else (1 - weight) * unsupervised + weight * head
+
+
+def top_mean(value: Tensor, share: float) -> Tensor:
+    """Mean of the highest share of positions.
+
+    Args:
+        value: a map ``(B, 1, H, W)``.
+        share: in (0, 1].
+
+    Returns:
+        ``(B,)``.
+    """
+    flat = value.flatten(1)
+    if share >= 1.0:
+        return flat.mean(dim=1)
+    count = max(1, round(share * flat.shape[1]))
+    return flat.topk(count, dim=1).values.mean(dim=1)
+
+
+def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:
+    ssim, _ = compute_ssim_and_cs(
+        y_pred=reconstruction.clamp(0.0, 1.0),
+        y=image,
+        spatial_dims=2,
+        kernel_size=(11, 11),
+        kernel_sigma=(1.5, 1.5),
+        data_range=1.0,
+    )
+    return ssim.flatten(1).mean(dim=1)
+
+
+def _check_settings(
+    network: AEFlow, score: str, beta: float, head_weight: float, *pools: float
+) -> None:
+    if score not in SCORES:
+        raise ValueError(f"score: expected one of {', '.join(SCORES)}, got {score!r}.")
+    if score == "head" and network.head is None:
+        raise ValueError(
+            "score: 'head' needs a network with a detection head; pre-train one or choose "
+            "'fused', 'paper', 'flow' or 'recon'."
+        )
+    for name, value in (("beta", beta), ("head_weight", head_weight)):
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"{name}: expected a weight in [0, 1], got {value}.")
+    for name, value in zip(("flow_pool", "head_pool"), pools, strict=True):
+        if not 0.0 < value <= 1.0:
+            raise ValueError(f"{name}: expected a share in (0, 1], got {value}.")

@@ -1,0 +1,241 @@
+"""Trivial scores of an image, against which every result is read.
+
+They are computed at the native resolution, before any resizing for the network. Their direction is
+fixed beforehand: higher is meant to be more anomalous, even where a data set turns it round.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import gaussian_filter
+
+from transforms.errors import InputError
+
+Floats = NDArray[np.float32]
+
+BASELINES = ("intensity", "sharpness", "mean", "spread", "area")
+"""The names of the baselines."""
+
+BLOCK = 8
+"""Edge of the blocks of `intensity`, in pixels."""
+
+BRIGHTEST_BLOCKS = 10
+"""Number of block means that `intensity` averages."""
+
+SMOOTHING = 2.0
+"""Standard deviation of the intensity map's Gaussian, in voxels along every axis."""
+
+PICTURE_BODY = 0.1
+"""Share of its maximum above which a picture's pixel counts for `area`."""
+
+
+def vertical_difference(image: ArrayLike) -> float:
+    """Mean absolute difference of vertical neighbours, the key of sharpness-matched pairs.
+
+    Args:
+        image: (H, W) with at least two rows. Images that are compared must share one fixed scale
+            (stored grey values, or these divided by 255): stretching each image to its own range
+            changes the order.
+
+    Returns:
+        The difference, at least 0, in the image's units.
+
+    Raises:
+        InputError: if the image is not two-dimensional or has a single row.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != 2 or values.shape[0] < 2 or values.shape[1] < 1:
+        raise InputError(
+            "Argument 'image' must be two-dimensional (H, W) with at least two rows, got shape "
+            f"{values.shape}."
+        )
+    return float(np.abs(np.diff(values, axis=0)).mean(dtype=np.float64))
+
+
+def sharpness(image: ArrayLike) -> float:
+    """Minus the mean absolute vertical difference: blurred images score high.
+
+    Args:
+        image: (H, W), see `vertical_difference`.
+
+    Returns:
+        The score, at most 0.
+    """
+    return -vertical_difference(image)
+
+
+def robust_z(image: ArrayLike, body: ArrayLike | None = None) -> Floats:
+    """Standardises by median and interquartile range inside the body.
+
+    The background keeps its own, usually low, value (0 - median) / IQR: set to 0 it would count
+    as tissue of middling brightness, and smoothing would pull dark margins up.
+
+    Args:
+        image: image or volume of any shape.
+        body: True inside the body, of the same shape; None takes values above 0.
+
+    Returns:
+        Values of the same shape, float32, in interquartile ranges. Where that range is 0 the
+        standard deviation takes its place, and 1 where that is 0 too.
+
+    Raises:
+        InputError: if the shapes differ, the body is empty or holds non-finite values.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    inside = values > 0 if body is None else np.asarray(body).astype(bool)
+    if inside.shape != values.shape or not inside.any():
+        raise InputError(
+            f"Argument 'body' must mark at least one of the pixels {values.shape}, got shape "
+            f"{inside.shape} with {int(inside.sum())} marked. Is the image empty?"
+        )
+    tissue = values[inside]
+    if not np.isfinite(tissue).all():
+        raise InputError("Argument 'image' must be finite inside the body, got NaN or infinity.")
+    lower, median, upper = (float(q) for q in np.percentile(tissue, [25, 50, 75]))
+    scale = upper - lower or float(tissue.std()) or 1.0
+    return ((values - median) / scale).astype(np.float32)
+
+
+def block_score(image: ArrayLike) -> float:
+    """Mean of the ten highest means of 8 x 8 blocks.
+
+    Args:
+        image: (H, W), at least 8 x 8. Up to seven rows and columns that do not fill a block are
+            left out, half on either side. With fewer than ten blocks all are taken.
+
+    Returns:
+        The score, in the image's units.
+
+    Raises:
+        InputError: if the image is smaller than a block.
+    """
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != 2 or min(values.shape) < BLOCK:
+        raise InputError(
+            f"Argument 'image' must be two-dimensional and at least {BLOCK} x {BLOCK}, got shape "
+            f"{values.shape}."
+        )
+    rows, columns = (size // BLOCK for size in values.shape)
+    top, left = ((size % BLOCK) // 2 for size in values.shape)
+    whole = values[top : top + rows * BLOCK, left : left + columns * BLOCK]
+    means = whole.reshape(rows, BLOCK, columns, BLOCK).mean(axis=(1, 3), dtype=np.float64)
+    return float(np.sort(means, axis=None)[-BRIGHTEST_BLOCKS:].mean())
+
+
+def intensity_map(z: ArrayLike) -> Floats:
+    """Smooths standardised values, in 2-D for an image and in 3-D for a volume.
+
+    Args:
+        z: standardised image or volume, see `robust_z`.
+
+    Returns:
+        The map, of the same shape.
+    """
+    smooth: Floats = gaussian_filter(np.asarray(z, dtype=np.float32), SMOOTHING)
+    return smooth
+
+
+def baseline_scores(image: ArrayLike, body: ArrayLike | None = None) -> dict[str, float]:
+    """All baselines of one picture. A score is the mean over the channels.
+
+    Args:
+        image: (C, H, W) at native resolution, in stored units or on another scale that all images
+            share; not stretched image by image.
+        body: (H, W) True inside the body. None takes all pixels, which suits radiographs, whose
+            background is not zero; `area` is then the share of pixels above a tenth of the
+            channel's maximum.
+
+    Returns:
+        `intensity`: block score of the robust z. `sharpness`: see there. `mean` and `spread`:
+        mean and standard deviation inside the body. `area`: share of body pixels, in [0, 1].
+
+    Raises:
+        InputError: if the image is not (C, H, W), too small, or the body empty.
+    """
+    channels = _channels(image, 3)
+    if body is None:
+        whole = np.ones(channels.shape[1:], dtype=bool)
+        rows = [_slice_scores(channel, robust_z(channel, whole), whole) for channel in channels]
+        area = float((channels > PICTURE_BODY * channels.max(axis=(1, 2), keepdims=True)).mean())
+    else:
+        inside = np.asarray(body).astype(bool)
+        rows = [_slice_scores(channel, robust_z(channel, inside), inside) for channel in channels]
+        area = float(inside.mean())
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"area": area}
+
+
+@dataclass(frozen=True)
+class VolumeBaselines:
+    """Baselines of the slices of a volume.
+
+    Attributes:
+        scores: baseline name to (N,) scores, in the order of the slices.
+        intensity_map: (N, H, W) map of `intensity`, float32, mean over the channels.
+        body: (N, H, W) True where any channel is above 0.
+    """
+
+    scores: dict[str, NDArray[np.float64]]
+    intensity_map: Floats
+    body: NDArray[np.bool_]
+
+
+def volume_baselines(volume: ArrayLike, axis: int = 2) -> VolumeBaselines:
+    """All baselines of every slice of a volume with zero background.
+
+    The intensities of MRI have no fixed unit, so all scores are taken from the robust z, whose
+    median and interquartile range are those of the whole volume; `sharpness` too. Standardised
+    over the volume, slices of different patients share one scale.
+
+    Args:
+        volume: (C, X, Y, Z), the whole volume at native resolution, background 0.
+        axis: spatial axis that is sliced, 0, 1 or 2.
+
+    Returns:
+        Scores and intensity map, each the mean over the channels; slices without body score as
+        background does, with `mean` and `spread` of the whole slice.
+
+    Raises:
+        InputError: if the volume is not (C, X, Y, Z), the axis unknown, or a channel empty.
+    """
+    channels = _channels(volume, 4)
+    if axis not in (0, 1, 2):
+        raise InputError(f"Argument 'axis' must be 0, 1 or 2, got {axis!r}.")
+    channels = np.moveaxis(channels, 1 + axis, 1)
+    body: NDArray[np.bool_] = np.any(channels > 0, axis=0)
+    # One channel at a time: a copy of all of them would double the memory of large volumes.
+    tables: list[dict[str, NDArray[np.float64]]] = []
+    smoothed = np.zeros(body.shape, dtype=np.float32)
+    for channel in channels:
+        z = robust_z(channel)
+        smoothed += intensity_map(z) / len(channels)
+        rows = [_slice_scores(plane, plane, inside) for plane, inside in zip(z, body, strict=True)]
+        tables.append({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    scores = {name: np.mean([table[name] for table in tables], axis=0) for name in tables[0]}
+    scores["area"] = body.mean(axis=(1, 2), dtype=np.float64)
+    return VolumeBaselines(scores, smoothed, body)
+
+
+def _slice_scores(image: Floats, z: Floats, body: NDArray[np.bool_]) -> dict[str, float]:
+    """The scores of one channel of one slice, `area` apart."""
+    tissue = image[body] if body.any() else image
+    return {
+        "intensity": block_score(z),
+        "sharpness": sharpness(image),
+        "mean": float(tissue.mean(dtype=np.float64)),
+        "spread": float(tissue.std(dtype=np.float64)),
+    }
+
+
+def _channels(image: ArrayLike, dimensions: int) -> Floats:
+    """The image as float32, after a look at its shape."""
+    values = np.asarray(image, dtype=np.float32)
+    if values.ndim != dimensions or values.size == 0:
+        expected = "(C, H, W)" if dimensions == 3 else "(C, X, Y, Z)"
+        raise InputError(
+            f"Expected an image of shape {expected}, got {values.shape}. Put the channels first; "
+            "a single grey channel is a channel too."
+        )
+    return values

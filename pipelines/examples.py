@@ -1,0 +1,115 @@
+"""A few telling slices, kept while a whole test set streams by."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from pipelines.evaluation import ScoredCase
+
+Kind = Literal["detected", "missed", "false alarm"]
+KINDS: tuple[Kind, ...] = ("detected", "missed", "false alarm")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One slice as a panel shows it.
+
+    Attributes:
+        kind: why it is shown.
+        case: name of the case.
+        index: number of the slice; 0 for a picture.
+        score: the image score, in standard deviations above normal images.
+        image: first channel on the network's canvas, ``(H, W)`` in [0, 1].
+        reconstruction: likewise.
+        maps: the fused and the part maps, ``(H, W)``, in standard deviations.
+        mask: lesion mask on the canvas, ``(H, W)`` bool; None when unknown.
+    """
+
+    kind: Kind
+    case: str
+    index: int
+    score: float
+    image: NDArray[np.float32]
+    reconstruction: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+    mask: NDArray[np.bool_] | None
+
+
+@dataclass
+class ExampleKeeper:
+    """Keeps the most telling slices of each kind, at most one of a case.
+
+    Detected: anomalous with the highest scores. Missed: anomalous with the lowest scores. False
+    alarms: normal with the highest scores.
+
+    Attributes:
+        per_kind: how many of each kind are kept.
+    """
+
+    per_kind: int = 4
+    _heaps: dict[Kind, list[tuple[float, str, Example]]] = field(
+        default_factory=lambda: {kind: [] for kind in KINDS}
+    )
+
+    def add(self, scored: ScoredCase) -> None:
+        """Considers the slices of one case."""
+        labels = scored.sample.labels.numpy()
+        scores = scored.scores["score"]
+        for kind, label, sign in (("detected", 1, 1), ("missed", 1, -1), ("false alarm", 0, 1)):
+            candidates = np.flatnonzero(labels == label)
+            if candidates.size:
+                position = int(candidates[np.argmax(sign * scores[candidates])])
+                self._offer(kind, sign * float(scores[position]), scored, position)  # type: ignore[arg-type]
+
+    def _offer(self, kind: Kind, rank: float, scored: ScoredCase, position: int) -> None:
+        heap = self._heaps[kind]
+        if len(heap) == self.per_kind and rank <= heap[0][0]:
+            return
+        entry = (rank, scored.sample.case.name, _example(kind, scored, position))
+        if len(heap) < self.per_kind:
+            heapq.heappush(heap, entry)
+        else:
+            heapq.heapreplace(heap, entry)
+
+    def examples(self) -> list[Example]:
+        """The kept slices, the most telling of each kind first."""
+        return [
+            entry[2]
+            for kind in KINDS
+            for entry in sorted(self._heaps[kind], key=lambda kept: kept[:2], reverse=True)
+        ]
+
+
+def _example(kind: Kind, scored: ScoredCase, position: int) -> Example:
+    sample = scored.sample
+    maps = {name.removeprefix("map_"): v[position] for name, v in scored.canvas_maps.items()}
+    return Example(
+        kind=kind,
+        case=sample.case.name,
+        index=int(sample.indices[position]),
+        score=float(scored.scores["score"][position]),
+        image=sample.images[position, 0].numpy().copy(),
+        reconstruction=scored.reconstruction[position, 0].numpy().copy(),
+        maps={name: value.numpy().copy() for name, value in maps.items()},
+        mask=_canvas_mask(scored, position),
+    )
+
+
+def _canvas_mask(scored: ScoredCase, position: int) -> NDArray[np.bool_] | None:
+    sample = scored.sample
+    if sample.masks is None:
+        return None
+    geometry = sample.geometry
+    mask = sample.masks[position].float()[None, None]
+    fitted = F.interpolate(mask, size=geometry.fitted_shape, mode="nearest-exact")[0, 0] > 0
+    canvas = np.zeros(geometry.canvas_shape, dtype=bool)
+    (top, left), (height, width) = geometry.offset, geometry.fitted_shape
+    canvas[top : top + height, left : left + width] = fitted.numpy()
+    return canvas

@@ -1,0 +1,127 @@
+"""What an evaluation reports: metrics with intervals, beside the trivial scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.baselines import BASELINES
+from pipelines.bootstrap import Figure
+from pipelines.matching import (
+    LEVEL_TOLERANCE,
+    SHARPNESS_TOLERANCE,
+    matched_auroc,
+    matched_difference,
+)
+from pipelines.metrics import image_metrics, paired_difference
+from pipelines.pixel_metrics import PixelHistogram, pixel_metrics
+
+PARTS = ("flow_score", "recon_score", "head_score")
+PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
+
+
+def summarize(
+    rows: Sequence[Mapping[str, Any]],
+    pixels: PixelHistogram,
+    baseline_pixels: PixelHistogram,
+    *,
+    threshold: float,
+    pixel_threshold: float,
+    volumetric: bool,
+) -> dict[str, Any]:
+    """Turns an evaluation's rows and histograms into the content of ``metrics.json``.
+
+    Args:
+        rows: the rows of ``scores.csv``; those without a label do not count.
+        pixels: pixels of our map.
+        baseline_pixels: pixels of the intensity map.
+        threshold: of the image score, fixed on normal images.
+        pixel_threshold: of the map, fixed on normal images.
+        volumetric: whether the rows are slices of volumes, to be matched by level; pictures are
+            matched by sharpness.
+
+    Returns:
+        Plain values; every figure is ``{"value": ..., "ci95": [low, high] or null}``.
+    """
+    table = _Table([row for row in rows if row["label"] != ""], volumetric)
+    result: dict[str, Any] = {
+        "threshold": Figure(threshold).as_dict(),
+        "pixel_threshold": Figure(pixel_threshold).as_dict(),
+        "n_normal": Figure(float((table.labels == 0).sum())).as_dict(),
+        "n_anomalous": Figure(float((table.labels == 1).sum())).as_dict(),
+        "n_patients": Figure(float(len(set(table.patients)))).as_dict(),
+        "baselines": {},
+    }
+    if not len(table.labels):
+        return result
+    figures = image_metrics(
+        table.labels, table.column("score"), table.column("flagged"), table.patients
+    )
+    measured = pixel_metrics(pixels, pixel_threshold)
+    result |= {name: figure.as_dict() for name, figure in figures.items()}
+    result |= {name: measured[name].as_dict() for name in PIXEL_FIGURES}
+    result["matched_auroc"] = table.matched("score") | {"matched_by": table.key_name}
+    result["parts"] = {
+        name: table.ranking(name) for name in PARTS if table.rows and name in table.rows[0]
+    }
+    known = [name for name in BASELINES if table.rows and name in table.rows[0]]
+    result["baselines"] = {name: table.ranking(name) | table.versus(name) for name in known}
+    if "intensity" in known and volumetric:
+        trivial = pixel_metrics(baseline_pixels, float("inf"))
+        oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
+        result["baselines"]["intensity"] |= {name: trivial[name].as_dict() for name in oracle}
+    return result
+
+
+class _Table:
+    """Labelled rows as arrays, with what pairs are matched by."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], volumetric: bool) -> None:
+        self.rows = rows
+        self.labels = np.array([row["label"] for row in rows], dtype=np.int64)
+        self.patients = [str(row["patient"]) for row in rows]
+        self.key_name = "slice" if volumetric else "sharpness"
+        self.volumetric = volumetric
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        return np.array([row[name] for row in self.rows], dtype=np.float64)
+
+    def _matching(self) -> dict[str, Any]:
+        if self.volumetric:
+            return {"key": self.column("slice"), "tolerance": LEVEL_TOLERANCE, "relation": "abs"}
+        key = -self.column("sharpness")
+        return {"key": key, "tolerance": SHARPNESS_TOLERANCE, "relation": "log_ratio"}
+
+    def _can_match(self) -> bool:
+        return self.volumetric or "sharpness" in self.rows[0]
+
+    def matched(self, name: str) -> dict[str, Any]:
+        if not self._can_match():
+            return Figure(None).as_dict()
+        return matched_auroc(
+            self.labels, self.column(name), patients=self.patients, **self._matching()
+        ).as_dict()
+
+    def ranking(self, name: str) -> dict[str, Any]:
+        """AUROC and AP of a column alone, and its AUROC over matched pairs."""
+        scores = self.column(name)
+        figures = image_metrics(self.labels, scores, np.zeros(len(scores)), self.patients)
+        return {
+            "image_auroc": figures["image_auroc"].as_dict(),
+            "image_ap": figures["image_ap"].as_dict(),
+            "matched_auroc": self.matched(name),
+        }
+
+    def versus(self, name: str) -> dict[str, Any]:
+        """Our score minus a baseline on the same images: AUROC, and matched AUROC."""
+        ours, theirs = self.column("score"), self.column(name)
+        difference = paired_difference(self.labels, ours, theirs, self.patients)
+        result = {"difference": difference.as_dict()}
+        if self._can_match():
+            result["matched_difference"] = matched_difference(
+                self.labels, ours, theirs, patients=self.patients, **self._matching()
+            ).as_dict()
+        return result

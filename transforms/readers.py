@@ -1,0 +1,315 @@
+"""Files to MetaTensors: pictures (PNG, JPEG, TIFF) and volumes (NIfTI), channel first.
+
+Pictures come as ``(C, H, W)`` with H the rows from top to bottom, volumes as ``(C, X, Y, Z)`` in
+the order in which the file stores them, with the file's affine (float64, mm, RAS+). Nothing is
+scaled or re-oriented here, and no bit of depth is lost.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from monai.config.type_definitions import KeysCollection
+from monai.data.image_reader import ImageReader, NibabelReader
+from monai.data.meta_tensor import MetaTensor
+from monai.transforms.transform import MapTransform
+
+from transforms.errors import InputError
+from transforms.pictures import PICTURE_SUFFIXES, PictureReader
+
+__all__ = [
+    "AFFINE_TOLERANCE",
+    "PICTURE_SUFFIXES",
+    "VOLUME_SUFFIXES",
+    "LoadCased",
+    "PictureReader",
+    "picture_range",
+    "read_case",
+    "read_image",
+    "read_mask",
+]
+
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference (mm) between the affines of files that are taken to share a grid."""
+
+# What a writer needs to give a map the units and the coordinate codes of its input.
+_KEPT_HEADER_FIELDS = ("xyzt_units", "qform_code", "sform_code")
+
+
+def read_image(path: Path | str) -> MetaTensor:
+    """Read one picture or one volume.
+
+    Args:
+        path: a PNG, JPEG or TIFF picture of 8 or 16 bits, or a NIfTI volume (3-D, or 4-D with
+            the channels last).
+
+    Returns:
+        float32 of shape (C, H, W) or (C, X, Y, Z) with the values of the file. ``meta`` holds
+        plain values; ``meta["bit_depth"]`` (8 or 16) for pictures only. ``affine`` is float64 in
+        mm; it is the identity for pictures, whose pixel size is unknown.
+
+    Raises:
+        InputError: if the file is missing, empty, damaged or of another kind, or if its values
+            are not finite or all the same.
+    """
+    image = _read(Path(path))
+    if bool((image == image.flatten()[0]).all()):
+        raise InputError(
+            f"{path}: expected an image, found the value {float(image.flatten()[0]):g} everywhere. "
+            "Leave this file out or export it again."
+        )
+    return image
+
+
+def picture_range(meta: Mapping[str, Any]) -> tuple[float, float]:
+    """Lowest and highest value that a picture's bit depth can hold.
+
+    Args:
+        meta: the ``meta`` of what ``read_image`` returned for a picture.
+
+    Returns:
+        (0, 255) or (0, 65535).
+
+    Raises:
+        InputError: if the bit depth is not known, as for volumes.
+    """
+    bits = meta.get("bit_depth")
+    if bits not in (8, 16):
+        raise InputError(
+            f"{meta.get('filename_or_obj', 'image')}: expected a picture of 8 or 16 bits, found "
+            f"bit depth {bits}. Use the intensity method 'zscore' for volumes."
+        )
+    return 0.0, float(2**bits - 1)
+
+
+def read_case(
+    images: Sequence[Path | str] | Path | str, channels: Sequence[int] | None = None
+) -> MetaTensor:
+    """Read the files of one case, e.g. its modalities, as the channels of one image.
+
+    Args:
+        images: the files, on one grid; their channels are joined in this order.
+        channels: indices into the joined channels; None takes all.
+
+    Returns:
+        float32 of shape (C, H, W) or (C, X, Y, Z) with the meta data of the first file.
+
+    Raises:
+        InputError: if a file cannot be read, if two files differ in grid, or if a channel does
+            not exist.
+    """
+    paths = [images] if isinstance(images, (str, Path)) else list(images)
+    if not paths:
+        raise InputError("images: expected at least one file, found none.")
+    parts = [read_image(path) for path in paths]
+    for path, part in zip(paths[1:], parts[1:], strict=True):
+        _require_same_grid(paths[0], parts[0], path, part)
+        if part.meta.get("bit_depth") != parts[0].meta.get("bit_depth"):
+            raise InputError(
+                f"{path} has {part.meta.get('bit_depth')} bits but {paths[0]} has "
+                f"{parts[0].meta.get('bit_depth')}: export the pictures of a case alike."
+            )
+    joined = torch.cat([part.as_tensor() for part in parts]) if len(parts) > 1 else parts[0]
+    if channels is not None:
+        joined = joined[_checked_channels(channels, len(joined), paths)]
+    return MetaTensor(torch.as_tensor(joined), meta=dict(parts[0].meta))
+
+
+def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
+    """Read a lesion mask: whatever is not zero is lesion.
+
+    Args:
+        path: a PNG, TIFF or NIfTI file; one whose colours mark lesions counts any colour.
+        image: the image (C, ...) that the mask belongs to.
+
+    Returns:
+        uint8 of shape (1, H, W) or (1, X, Y, Z), values 0 and 1, with the image's affine.
+
+    Raises:
+        InputError: if the file cannot be read or lies on another grid than the image.
+    """
+    path = Path(path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        raise InputError(
+            f"{path}: expected a lossless mask, found a JPEG, whose compression leaves non-zero "
+            "pixels around every lesion. Save the mask as PNG."
+        )
+    mask = _read(path)
+    if mask.ndim == 4 and len(mask) > 1:
+        raise InputError(
+            f"{path}: expected a mask of one channel, found {len(mask)}. Save one volume in which "
+            "every lesion voxel is non-zero."
+        )
+    _require_same_grid(image.meta.get("filename_or_obj", "image"), image, path, mask)
+    lesion = (mask.as_tensor() != 0).any(dim=0, keepdim=True).to(torch.uint8)
+    return MetaTensor(lesion, meta={**mask.meta, "affine": image.affine.clone()})
+
+
+class LoadCased(MapTransform):
+    """Load the image, and the mask where there is one, of a case given as a dictionary.
+
+    A dictionary ``{"image": [paths], "channels": indices or None, "mask": path or None}`` becomes
+    ``{"image": (C, ...) float32, "mask": (1, ...) uint8}``. A mask of None is removed, and so is
+    ``channels``, for neither can be collated; every other entry stays.
+
+    Args:
+        keys: the key of the images and, if masks are wanted, the key of the mask.
+        channels_key: the key of the channel indices.
+        allow_missing_keys: whether a case may lack the mask.
+    """
+
+    def __init__(
+        self,
+        keys: KeysCollection = ("image", "mask"),
+        channels_key: str = "channels",
+        allow_missing_keys: bool = True,
+    ) -> None:
+        """Keep the keys; see the class."""
+        super().__init__(keys, allow_missing_keys)
+        if len(self.keys) > 2:
+            raise InputError(f"keys: expected an image key and a mask key, found {self.keys}.")
+        self.channels_key = channels_key
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Load the files of one case; see the class."""
+        loaded = dict(data)
+        channels = loaded.pop(self.channels_key, None)
+        image = read_case(loaded[self.keys[0]], channels)
+        loaded[self.keys[0]] = image
+        for key in self.keys[1:]:
+            mask = loaded.pop(key, None)
+            if mask is not None:
+                loaded[key] = read_mask(mask, image)
+            elif not self.allow_missing_keys:
+                raise InputError(f"{image.meta['filename_or_obj']}: expected a mask under {key!r}.")
+        return loaded
+
+
+def _read(path: Path) -> MetaTensor:
+    """Read any supported file as finite float32, channel first."""
+    image = _reader_of(path)(path)
+    bad = int((~torch.isfinite(image.as_tensor())).sum())
+    if bad:
+        raise InputError(
+            f"{path}: expected finite values, found {bad} that are NaN or infinite. Replace them "
+            "(outside the body: by 0) and save the file again."
+        )
+    return image
+
+
+def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
+    """Choose the reader by the file's name, once it is known to be a file with content."""
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "no such file"
+        raise InputError(f"{path}: expected an image file, found {found}. Check the path.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: expected an image, found an empty file. Copy it again.")
+    name = path.name.lower()
+    if name.endswith(PICTURE_SUFFIXES):
+        return _read_picture
+    if name.endswith(VOLUME_SUFFIXES):
+        return _read_volume
+    raise InputError(
+        f"{path}: expected one of {', '.join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)}, found "
+        f"{''.join(path.suffixes) or 'no extension'}. Convert the file to one of these."
+    )
+
+
+def _read_picture(path: Path) -> MetaTensor:
+    array, meta = _decode(PictureReader(), path)
+    channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    if len(channels_first) == 3 and (channels_first == channels_first[:1]).all():
+        channels_first = channels_first[:1]
+    return _meta_tensor(path, channels_first, np.eye(4), {"bit_depth": meta["bit_depth"]})
+
+
+def _read_volume(path: Path) -> MetaTensor:
+    array, meta = _decode(NibabelReader(), path)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: expected real numbers, found voxels of type {array.dtype}.")
+    if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth dimension
+        array = array[:, :, :, 0]
+    if array.ndim not in (3, 4) or 0 in array.shape:
+        raise InputError(
+            f"{path}: expected a volume (X, Y, Z) or (X, Y, Z, channels), found {array.shape}."
+        )
+    affine = np.asarray(meta["affine"], dtype=np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise InputError(f"{path}: expected an invertible affine, found {affine.tolist()}.")
+    header = {key: int(meta[key]) for key in _KEPT_HEADER_FIELDS if key in meta}
+    if header.get("qform_code") == 0 == header.get("sform_code"):
+        warnings.warn(
+            f"{path}: the header gives no orientation (qform_code and sform_code are 0), so left "
+            "and right are a guess: the voxels are taken as stored from right to left, posterior "
+            "to anterior, inferior to superior.",
+            stacklevel=2,
+        )
+    channels_first = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
+    return _meta_tensor(path, channels_first, affine, header)
+
+
+def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
+    """Decode a file; whatever the decoder stumbles over is a fault of the file."""
+    try:
+        array, meta = reader.get_data(reader.read(path))
+        return np.asarray(array), meta
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # decoders raise OSError, EOFError, zlib.error, SyntaxError, ...
+        raise InputError(
+            f"{path}: expected a readable {''.join(path.suffixes[-2:])} file, but decoding it "
+            f"failed ({type(error).__name__}: {error}). It may be truncated, damaged or of "
+            "another format than its name says; copy or export it again."
+        ) from error
+
+
+def _meta_tensor(
+    path: Path,
+    array: np.ndarray[Any, Any],
+    affine: np.ndarray[Any, Any],
+    extra: Mapping[str, int],
+) -> MetaTensor:
+    with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite
+        values = np.array(array, dtype=np.float32, order="C")
+    meta = {
+        "filename_or_obj": str(path),
+        "spatial_shape": tuple(values.shape[1:]),
+        "affine": torch.from_numpy(affine),
+        "original_affine": affine.copy(),
+        **extra,
+    }
+    return MetaTensor(torch.from_numpy(values), meta=meta)
+
+
+def _require_same_grid(
+    path_a: Path | str, a: MetaTensor, path_b: Path | str, b: MetaTensor
+) -> None:
+    if a.shape[1:] != b.shape[1:]:
+        raise InputError(
+            f"{path_b} has the shape {tuple(b.shape[1:])} but {path_a} has {tuple(a.shape[1:])}: "
+            "expected one grid for all files of a case. Resample one onto the other."
+        )
+    if not torch.allclose(a.affine, b.affine, rtol=0.0, atol=AFFINE_TOLERANCE):
+        raise InputError(
+            f"{path_b} has the affine {b.affine.tolist()} but {path_a} has {a.affine.tolist()}: "
+            f"expected them equal to {AFFINE_TOLERANCE} mm. Resample one onto the other."
+        )
+
+
+def _checked_channels(
+    channels: Sequence[int], available: int, paths: Sequence[Path | str]
+) -> list[int]:
+    chosen = list(channels)
+    if not chosen or any(not 0 <= channel < available for channel in chosen):
+        raise InputError(
+            f"channels: expected indices from 0 to {available - 1} for "
+            f"{', '.join(map(str, paths))}, found {chosen}."
+        )
+    return chosen
