@@ -86,7 +86,7 @@ class AEFlow(nn.Module):
         """Return the encoder's features, one tensor per stride of `encoder.strides`.
 
         Args:
-            image: of shape `(B, C, H, W)`, H and W divisible by the encoder's largest stride.
+            image: of shape `(B, C, H, W)`, H and W divisible by the deepest flow's stride.
 
         Returns:
             Features `(B, encoder.channels[i], H / stride, W / stride)`, finest first.
@@ -154,7 +154,7 @@ class AEFlow(nn.Module):
         return [*self.flows.parameters(), *self.decoder.parameters()]
 
     def _check_image(self, image: Tensor) -> None:
-        channels, stride = self.encoder.in_channels, self.encoder.strides[-1]
+        channels, stride = self.encoder.in_channels, self.flow_strides[-1]
         if image.dim() != 4 or image.shape[1] != channels:
             raise ValueError(
                 f"image: expected shape (B, {channels}, H, W), got {tuple(image.shape)}; "
@@ -205,7 +205,7 @@ def build_aeflow(
         scale: `"softplus"` or `"clamped_exp"`.
         clamp: bound of the couplings' log scales.
         decoder_width: channels of the decoder at full resolution.
-        with_head: whether to add a detection head; images must then be divisible by 32.
+        with_head: whether to add a detection head.
         freeze_encoder: whether the encoder is frozen.
         seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
 

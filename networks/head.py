@@ -61,9 +61,8 @@ class DetectionHead(nn.Module):
         size = features[0].shape[2:]
         merged = self.lateral[0](features[0])
         for lateral, feature in zip(list(self.lateral)[1:], features[1:], strict=True):
-            merged = merged + F.interpolate(
-                lateral(feature), size=size, mode="bilinear", align_corners=False
-            )
+            # Unlike bilinear upsampling, this has a gradient that CUDA computes repeatably.
+            merged = merged + F.interpolate(lateral(feature), size=size, mode="nearest")
         logits: Tensor = self.classify(self.merge(merged))
         return logits
 

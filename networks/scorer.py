@@ -6,15 +6,19 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
-from monai.networks.layers import GaussianFilter
+from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .aeflow import AEFlow, AEFlowOutput
+from .choices import choose
 from .loss import negative_log_likelihood_maps
 
 N_QUANTILES = 1001
 """Points of the grid of normal scores from which percentiles are read."""
+
+LINEAR_RANGE = 3.0
+"""Standard deviations up to which `compress` leaves values about as they are."""
 
 SCORES = ("fused", "paper", "flow", "recon", "head")
 """The image scores that can be asked for."""
@@ -80,8 +84,9 @@ class AnomalyScorer(nn.Module):
             ``beta * S_flow + (1 - beta) * S_recon`` of AE-FLOW (Zhao et al., ICLR 2023) with the
             density taken in logs and per dimension.
         beta: weight of the flow against the reconstruction, in [0, 1].
-        head_weight: weight of the head against flow and reconstruction in ``fused``, in [0, 1];
-            without a head it has no effect.
+        head_weight: weight of the head against flow and reconstruction in the fused score, in
+            [0, 1]; without a head it has no effect.
+        map_head_weight: likewise in the fused map, where the head resolves finer than the flow.
         flow_pool: share of the least likely positions whose mean is the flow's image score, in
             (0, 1]: small for focal disease, 1 for diffuse disease.
         head_pool: likewise for the head.
@@ -91,6 +96,7 @@ class AnomalyScorer(nn.Module):
         ValueError: for an unknown score, or weights and shares outside their range.
     """
 
+    blur_kernel: Tensor
     input_mean: Tensor
     input_std: Tensor
     map_mean: Tensor
@@ -111,22 +117,28 @@ class AnomalyScorer(nn.Module):
         score: str = "fused",
         beta: float = 0.9,
         head_weight: float = 0.5,
-        flow_pool: float = 1.0,
-        head_pool: float = 0.05,
+        map_head_weight: float = 0.8,
+        flow_pool: float = 0.5,
+        head_pool: float = 0.1,
         smoothing: float = 2.0,
     ) -> None:
         super().__init__()
-        _check_settings(network, score, beta, head_weight, flow_pool, head_pool)
+        weights = {"beta": beta, "head_weight": head_weight, "map_head_weight": map_head_weight}
+        _check_settings(network, score, weights, {"flow_pool": flow_pool, "head_pool": head_pool})
         self.network = network
         self.settings: dict[str, Any] = {
             "score": score,
             "beta": float(beta),
             "head_weight": float(head_weight),
+            "map_head_weight": float(map_head_weight),
             "flow_pool": float(flow_pool),
             "head_pool": float(head_pool),
             "smoothing": float(smoothing),
         }
-        self.blur = GaussianFilter(spatial_dims=2, sigma=smoothing)
+        # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
+        # host wait for the device and cannot be exported.
+        kernel = gaussian_1d(torch.tensor(float(smoothing)))
+        self.register_buffer("blur_kernel", kernel, persistent=False)
         channels = int(network.architecture["in_channels"])
         n_maps = len(self.map_names)
         self.register_buffer("input_mean", torch.zeros(1, channels, 1, 1))
@@ -190,7 +202,7 @@ class AnomalyScorer(nn.Module):
         }
         reconstruction = output.reconstruction.float()
         residual = (normalized.float() - reconstruction).abs().mean(dim=1, keepdim=True)
-        maps["recon"] = self.blur(residual)
+        maps["recon"] = separable_filtering(residual, [self.blur_kernel, self.blur_kernel])
         if output.head is not None:
             maps["head"] = output.head.float()
         latent = negative_log_likelihood_maps(output, with_log_det=False)
@@ -207,10 +219,10 @@ class AnomalyScorer(nn.Module):
         )
 
     def standardized_maps(self, parts: Parts, size: torch.Size) -> dict[str, Tensor]:
-        """Standardises each part's map and brings it to the image's ``(H, W)``."""
+        """Standardises each part's map, see `compress`, and brings it to the image's ``(H, W)``."""
         standardized = {}
         for index, name in enumerate(self.map_names):
-            value = (parts.maps[name] - self.map_mean[index]) / self.map_scale[index]
+            value = compress((parts.maps[name] - self.map_mean[index]) / self.map_scale[index])
             standardized[name] = F.interpolate(
                 value, size=(size[0], size[1]), mode="bilinear", align_corners=False
             )
@@ -219,7 +231,7 @@ class AnomalyScorer(nn.Module):
     def fuse_maps(self, maps: dict[str, Tensor]) -> Tensor:
         """Combines standardised part maps into one map ``(B, 1, H, W)``."""
         flow = self._mean_flow_map(maps)
-        return self._combine(flow, maps["recon"], maps.get("head"))
+        return self._combine(flow, maps["recon"], maps.get("head"), "map_head_weight")
 
     def part_scores(self, parts: Parts, maps: dict[str, Tensor]) -> Tensor:
         """Image-level evidence before its standardisation.
@@ -245,16 +257,21 @@ class AnomalyScorer(nn.Module):
         """The chosen score ``(B,)`` of image-level parts ``(B, 3)``, before its standardisation."""
         kind, beta = self.settings["score"], self.settings["beta"]
         if kind == "paper":
-            return beta * part_scores[:, 0] + (1 - beta) * part_scores[:, 1]
+            paper: Tensor = beta * part_scores[:, 0] + (1 - beta) * part_scores[:, 1]
+            return paper
         flow, recon, head = self.standardize_parts(part_scores).unbind(dim=1)
         single = {"flow": flow, "recon": recon, "head": head}
         if kind in single:
             return single[kind]
-        return self._combine(flow, recon, head if self.network.head is not None else None)
+        present = head if self.network.head is not None else None
+        return self._combine(flow, recon, present, "head_weight")
 
     def standardize_parts(self, part_scores: Tensor) -> Tensor:
-        """Image-level parts ``(B, 3)`` in standard deviations above held-out normal images."""
-        return (part_scores - self.part_mean) / self.part_scale
+        """Image-level parts ``(B, 3)`` in standard deviations above held-out normal images.
+
+        Large values are compressed, see `compress`.
+        """
+        return compress((part_scores - self.part_mean) / self.part_scale)
 
     def score_image(self, image: Tensor) -> ImageScores:
         """Scores a batch of images.
@@ -291,10 +308,26 @@ class AnomalyScorer(nn.Module):
         flows = [maps[name] for name in self.map_names if name.startswith("flow")]
         return torch.stack(flows).mean(dim=0)
 
-    def _combine(self, flow: Tensor, recon: Tensor, head: Tensor | None) -> Tensor:
-        beta, weight = self.settings["beta"], self.settings["head_weight"]
-        unsupervised = beta * flow + (1 - beta) * recon
+    def _combine(self, flow: Tensor, recon: Tensor, head: Tensor | None, head_key: str) -> Tensor:
+        beta, weight = self.settings["beta"], self.settings[head_key]
+        unsupervised: Tensor = beta * flow + (1 - beta) * recon
         return unsupervised if head is None else (1 - weight) * unsupervised + weight * head
+
+
+def compress(deviations: Tensor) -> Tensor:
+    """Keeps ordinary standardised values and compresses extreme ones, in the same order.
+
+    The likelihood of a strange image can lie thousands of standard deviations off; without this
+    one position or one part would outweigh all others.
+
+    Args:
+        deviations: any shape, in standard deviations.
+
+    Returns:
+        ``k asinh(value / k)`` with k = `LINEAR_RANGE`: about the value itself up to k, then
+        growing with its logarithm.
+    """
+    return LINEAR_RANGE * torch.asinh(deviations / LINEAR_RANGE)
 
 
 def top_mean(value: Tensor, share: float) -> Tensor:
@@ -327,18 +360,17 @@ def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:
 
 
 def _check_settings(
-    network: AEFlow, score: str, beta: float, head_weight: float, *pools: float
+    network: AEFlow, score: str, weights: dict[str, float], pools: dict[str, float]
 ) -> None:
-    if score not in SCORES:
-        raise ValueError(f"score: expected one of {', '.join(SCORES)}, got {score!r}.")
+    choose("score", score, {name: name for name in SCORES})
     if score == "head" and network.head is None:
         raise ValueError(
             "score: 'head' needs a network with a detection head; pre-train one or choose "
             "'fused', 'paper', 'flow' or 'recon'."
         )
-    for name, value in (("beta", beta), ("head_weight", head_weight)):
+    for name, value in weights.items():
         if not 0.0 <= value <= 1.0:
             raise ValueError(f"{name}: expected a weight in [0, 1], got {value}.")
-    for name, value in zip(("flow_pool", "head_pool"), pools, strict=True):
+    for name, value in pools.items():
         if not 0.0 < value <= 1.0:
             raise ValueError(f"{name}: expected a share in (0, 1], got {value}.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ def read_encoder_weights(path: Path, sha256: str | None = None) -> dict[str, Ten
             )
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a foreign file makes the unpickler fail in any way
         raise InputError(
             f"encoder_weights: {path} is no PyTorch file of plain tensors ({error})."
         ) from error

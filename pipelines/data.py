@@ -141,11 +141,12 @@ def open_data_like(
         wanted = split_cohort(cohort, split_file=split).test
     elif set(model["split"]["test"]) <= {case.name for case in cohort.cases}:
         wanted = tuple(case for case in cohort.cases if case.name in model["split"]["test"])
-    left = tuple(case for case in wanted if case.name not in used)
+    seen = {case.patient for case in cohort.cases if case.name in used}
+    left = tuple(case for case in wanted if case.patient not in seen)
     if not left:
         raise InputError(
-            f"dataset_dir: all {len(wanted)} cases of {cohort.root} were used to train or "
-            f"calibrate this model. Evaluate on other patients."
+            f"dataset_dir: all {len(wanted)} cases of {cohort.root} are of patients that were used "
+            f"to train or calibrate this model. Evaluate on other patients."
         )
     skipped = len(cohort.cases) - len(left)
     if skipped:

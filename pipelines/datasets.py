@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class CaseLoader:
         return select_slices(body, None, self.min_body_fraction, self.slice_range)
 
     def _labels(self, case: Case, masks: Tensor | None, count: int) -> Tensor:
-        if masks is not None and count > 1:
+        if masks is not None and (count > 1 or case.label is None):
             return slice_labels(masks, self.min_lesion_pixels, self.normal_margin)
         # A volume known to be anomalous, without a mask, says nothing of its single slices.
         label = case.label if case.label == 0 or count == 1 else None
@@ -168,7 +169,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     Args:
         data: the cases.
         transform: cuts a case into slices.
-        num_threads: threads that read.
+        num_threads: threads that read; None takes one per processor, up to eight.
         description: what the progress is called.
 
     Raises:
@@ -179,12 +180,12 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         self,
         data: Iterable[Case],
         transform: CaseLoader,
-        num_threads: int = 2,
+        num_threads: int | None = None,
         description: str = "Reading",
     ) -> None:
         self.data = tuple(data)
         self.transform = transform
-        with ThreadPoolExecutor(num_threads) as pool:
+        with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
             found = list(
                 track(pool.map(self._normals, self.data), description, len(self.data), "cases")
             )
@@ -299,7 +300,7 @@ def _as_is(batch: Any) -> Any:
 def _checked_range(slice_range: Sequence[int] | None) -> tuple[int, int] | None:
     if slice_range is None:
         return None
-    if len(slice_range) != 2:
+    if not isinstance(slice_range, Sequence) or len(slice_range) != 2:
         raise InputError(
             f"slice_range: expected the first and the last slice, e.g. [25,130], found "
             f"{slice_range}."

@@ -90,7 +90,7 @@ def fit_input_statistics(scorer: AnomalyScorer, dataset: Any) -> None:
 
 def seed_epochs(engine: Engine, loader: Any) -> None:
     """Makes the loader's order a function of the epoch that starts."""
-    sampler = getattr(loader, "sampler", None)
+    sampler: Any = getattr(loader, "sampler", None)
     if hasattr(sampler, "set_epoch"):
         engine.add_event_handler(
             Events.EPOCH_STARTED, lambda running: sampler.set_epoch(running.state.epoch)
@@ -145,25 +145,33 @@ class AEFlowTrainer(SupervisedTrainer):
     Args:
         scorer: holds the network and normalises its input.
         cache_gigabytes: largest size of the cache of a frozen encoder's features; 0 turns it off.
+        max_grad_norm: the gradients' norm is clipped to it.
         **kwargs: the arguments of `SupervisedTrainer`, but for ``network``.
     """
 
-    def __init__(self, scorer: AnomalyScorer, cache_gigabytes: float = 8.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        scorer: AnomalyScorer,
+        cache_gigabytes: float = 8.0,
+        max_grad_norm: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         handlers = kwargs.pop("train_handlers", None)
         super().__init__(network=scorer.network, decollate=False, **kwargs)
         self.scorer = scorer
         self.cache = FeatureCache(scorer, cache_gigabytes) if cache_gigabytes > 0 else None
+        self.max_grad_norm = float(max_grad_norm)
         self._register_metrics(loss_metrics())
         self.add_event_handler(Events.STARTED, self._prepare)
         seed_epochs(self, self.data_loader)
-        self._register_handlers(handlers)
+        self._register_handlers(handlers or [])
 
     def _register_metrics(self, k_metric: Any, add_metrics: Any = None) -> None:
         for name, metric in {**k_metric, **(add_metrics or {})}.items():
             metric.attach(self, name)
 
     @staticmethod
-    def _prepare(engine: AEFlowTrainer) -> None:
+    def _prepare(engine: Any) -> None:
         """Sets the input statistics and the ActNorms from the data, once, at the very start."""
         engine.scorer.to(engine.state.device)
         if engine.state.epoch > 0:
@@ -182,6 +190,9 @@ class AEFlowTrainer(SupervisedTrainer):
             engine.scorer, engine.loss_function, batchdata, engine, engine.cache, size
         )
         terms.total.backward()
+        torch.nn.utils.clip_grad_norm_(
+            engine.scorer.network.trainable_parameters(), engine.max_grad_norm
+        )
         engine.optimizer.step()
         return as_output(output, terms, len(batchdata[Keys.IMAGE]))
 

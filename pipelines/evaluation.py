@@ -63,7 +63,9 @@ class CaseEvaluator(SupervisedEvaluator):
         self.batch_size = int(batch_size)
         self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
 
-    def _iteration(self, engine: Any, batchdata: Sequence[CaseSample]) -> dict[str, Any]:
+    def _iteration(  # type: ignore[override]
+        self, engine: Any, batchdata: Sequence[CaseSample]
+    ) -> dict[str, Any]:
         images = torch.cat([sample.images for sample in batchdata])
         with engine.mode(engine.network), torch.no_grad():
             scored = score_slices(engine.scorer, images, engine.batch_size, engine.state.device)
@@ -142,7 +144,8 @@ class ResultCollector:
         self.examples = ExampleKeeper()
 
     def _collect(self, engine: Engine) -> None:
-        for scored in engine.state.output["cases"]:
+        output: Any = engine.state.output
+        for scored in output["cases"]:
             self.rows.extend(slice_rows(scored))
             self._add_pixels(scored)
             self.examples.add(scored)
@@ -154,9 +157,10 @@ class ResultCollector:
         if masks is None or not judged.any():
             return
         valid = (sample.raw > 0).any(dim=1).numpy() if sample.geometry.count > 1 else None
+        trivial = None if sample.baselines is None else sample.baselines.intensity_map
         for histogram, maps in (
             (self.pixels, scored.anomaly_map),
-            (self.baseline_pixels, sample.baselines and sample.baselines.intensity_map),
+            (self.baseline_pixels, trivial),
         ):
             if maps is None:
                 continue

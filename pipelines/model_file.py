@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def read_model(path: str | Path) -> dict[str, Any]:
         )
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a foreign file makes the unpickler fail in any way
         raise InputError(
             f"ckpt_dir: {path} is damaged or no PyTorch file of plain values ({error}). Expected "
             f"a {MODEL_NAME} that AE-Flow's training wrote."

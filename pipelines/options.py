@@ -15,6 +15,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+import networks
 from transforms.errors import InputError
 
 TRACEBACK_VARIABLE = "AEFLOW_TRACEBACK"
@@ -72,7 +73,9 @@ def tell_mistake(
     if mistake is None:
         sys.__excepthook__(kind, error, trace)
         return
-    text = textwrap.fill(f"Error: {mistake}", width=100, break_long_words=False)
+    text = textwrap.fill(
+        f"Error: {mistake}", width=100, break_long_words=False, break_on_hyphens=False
+    )
     sys.stderr.write(f"\n{text if chr(10) not in mistake else 'Error: ' + mistake}\n")
 
 
@@ -95,7 +98,8 @@ def _raised_by_networks(error: BaseException) -> bool:
     if type(error) is not ValueError or error.__traceback__ is None:
         return False
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return Path(last.filename).parent.name == "networks" and "raise " in (last.line or "")
+    ours = Path(networks.__file__).parent  # MONAI has a package of this name too
+    return Path(last.filename).parent == ours and "raise " in (last.line or "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:
@@ -111,8 +115,15 @@ def nearest(name: str, names: Sequence[str]) -> str:
 
 def _unknown_option(option: str, config: dict[str, Any]) -> str:
     top = [key for key, value in config.items() if not key.startswith("_")]
-    plain = [key for key in top if not isinstance(config[key], (dict, list))] or top
+    plain = [key for key in top if _is_plain(config[key])] or top
     return f"--{option}: there is no such option. {nearest(option, plain)}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a config's entry is a value, or a list of numbers, rather than objects or calls."""
+    if isinstance(value, list):
+        return all(isinstance(entry, (int, float)) for entry in value)
+    return not isinstance(value, dict)
 
 
 def _running_workflow() -> ConfigWorkflow | None:

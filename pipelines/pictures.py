@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from pipelines.examples import Example
 from pipelines.files import replacing
@@ -84,7 +86,7 @@ def _draw_example(row: Sequence[Axes], example: Example, order: Sequence[str]) -
     row[0].set_ylabel(f"{example.kind}\n{where}\nscore {example.score:.2f}", fontsize=6)
 
 
-def _add_scale(figure: Figure, axes: np.ndarray) -> None:  # type: ignore[type-arg]
+def _add_scale(figure: Figure, axes: NDArray[Any]) -> None:
     scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(*MAP_RANGE), cmap="magma")
     bar = figure.colorbar(scale, ax=axes, shrink=0.6, pad=0.01)
     bar.set_label("standard deviations above normal pixels", fontsize=7)
@@ -145,7 +147,9 @@ def save_histogram(
         (anomalous, "anomalous", "#D55E00"),
     ):
         clipped = np.clip(values, edges[0], edges[-1])
-        axis.hist(clipped, bins=edges, alpha=0.6, label=f"{label} ({len(values)})", color=colour)
+        axis.hist(
+            clipped, bins=edges.tolist(), alpha=0.6, label=f"{label} ({len(values)})", color=colour
+        )
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
     axis.set_xlabel("score (standard deviations above held-out normal images)")
     axis.set_ylabel("images")

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.metrics import Average, EpochMetric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
@@ -33,12 +33,23 @@ WARM_UP = 100
 """Iterations over which the learning rate rises."""
 
 AVERAGE_DECAY = 0.998
-"""Decay per iteration of the exponential average of the weights."""
+"""Largest decay per iteration of the exponential average of the weights."""
 
 
 def pretraining_wanted(epochs: int, minutes: float, encoder_weights: str | None) -> bool:
     """Whether there is a pre-training phase: asked for, and no weights given in its place."""
     return (epochs > 0 or minutes > 0) and not encoder_weights
+
+
+def pretrain_optimizer(
+    scorer: AnomalyScorer, learning_rate: float, weight_decay: float
+) -> torch.optim.Optimizer | None:
+    """AdamW over encoder and head; None for a network without a head."""
+    network = scorer.network
+    if network.head is None:
+        return None
+    parameters = [*network.encoder.parameters(), *network.head.parameters()]
+    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
 class PretrainTrainer(SupervisedTrainer):
@@ -85,7 +96,7 @@ class PretrainTrainer(SupervisedTrainer):
     def trained_parts(self) -> nn.ModuleList:
         """The encoder and the head."""
         network = self.scorer.network
-        return nn.ModuleList([network.encoder, network.head])
+        return nn.ModuleList(p for p in (network.encoder, network.head) if p is not None)
 
     def share_done(self) -> float:
         """Share of the training that is over, in [0, 1]."""
@@ -93,10 +104,10 @@ class PretrainTrainer(SupervisedTrainer):
         share = (self.state.iteration - 1) / total
         if self.minutes > 0:
             share = max(share, (time.monotonic() - self.began) / (60 * self.minutes))
-        return min(1.0, share)
+        return float(min(1.0, share))
 
     @staticmethod
-    def _start(engine: PretrainTrainer) -> None:
+    def _start(engine: Any) -> None:
         engine.scorer.to(engine.state.device)
         engine.began = time.monotonic()
         if engine.state.epoch == 0:
@@ -104,9 +115,7 @@ class PretrainTrainer(SupervisedTrainer):
         engine.scorer.network.encoder.unfreeze()
         if engine.state.device.type == "cuda":
             engine.scorer.network.to(memory_format=torch.channels_last)
-        engine.average = AveragedModel(
-            engine.trained_parts(), multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY)
-        )
+        engine.average = AveragedModel(engine.trained_parts(), multi_avg_fn=_update_average)
 
     @staticmethod
     def _schedule(engine: PretrainTrainer) -> None:
@@ -126,6 +135,9 @@ class PretrainTrainer(SupervisedTrainer):
         engine.trained_parts().load_state_dict(engine.average.module.state_dict())
         engine.average = None
         engine.scorer.network.encoder.freeze()
+        share = engine.augmentation.seconds / max(1e-9, time.monotonic() - engine.began)
+        engine.state.metrics["augmentation_share"] = share
+        logger.info("Pre-training spent %.0f %% of its time on making anomalies.", 100 * share)
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         state, scorer = engine.state, engine.scorer
@@ -192,8 +204,14 @@ def head_logits(scorer: AnomalyScorer, image: Tensor, amp: bool) -> Tensor:
 
 def mask_loss(logits: Tensor, mask: Tensor) -> Tensor:
     """Cross-entropy between logits ``(B, 1, h, w)`` and the mask's cover of each position."""
-    cover = F.adaptive_avg_pool2d(mask, logits.shape[-2:])
+    cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
     return F.binary_cross_entropy_with_logits(logits.float(), cover)
+
+
+def _update_average(averaged: Any, current: Any, count: Any) -> None:
+    """Forgets faster at first: else a short training would be averaged with its very start."""
+    decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
+    get_ema_multi_avg_fn(decay)(averaged, current, count)
 
 
 def _auroc(scores: Tensor, labels: Tensor) -> float:
@@ -229,14 +247,5 @@ class _Stopwatch:
         """Total so far; waits for the device."""
         if self.events:
             torch.cuda.synchronize()
-        return self.seconds_on_cpu + sum(a.elapsed_time(b) for a, b in self.events) / 1000
-
-
-def log_augmentation_share(engine: Engine) -> None:
-    """Writes how much of the pre-training went into making anomalies."""
-    trainer: Any = engine
-    elapsed = time.monotonic() - trainer.began
-    if elapsed > 0:
-        share = trainer.augmentation.seconds / elapsed
-        engine.state.augmentation_share = share
-        logger.info("Pre-training spent %.0f %% of its time on augmentation.", 100 * share)
+        on_device = sum(float(a.elapsed_time(b)) for a, b in self.events) / 1000
+        return self.seconds_on_cpu + on_device

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from pipelines.failures import on_failure
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -95,6 +97,11 @@ def track(items: Iterable[T], description: str, total: int, unit: str) -> Iterat
         meter.close()
 
 
+def quieten(engine: Engine) -> None:
+    """Silences the lines that Ignite writes around every run and epoch."""
+    engine.logger.setLevel(logging.WARNING)
+
+
 class EngineProgress:
     """Shows an engine's progress over all its epochs, with the time left.
 
@@ -108,10 +115,11 @@ class EngineProgress:
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an engine."""
+        quieten(engine)
         engine.add_event_handler(Events.STARTED, self._start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
         engine.add_event_handler(Events.COMPLETED, self._close)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._close_and_raise)
+        on_failure(engine, self._close)
 
     def _start(self, engine: Engine) -> None:
         epochs = (engine.state.max_epochs or 1) - engine.state.epoch
@@ -121,14 +129,10 @@ class EngineProgress:
         if self.meter is not None:
             self.meter.advance()
 
-    def _close(self, engine: Engine) -> None:
+    def _close(self) -> None:
         if self.meter is not None:
             self.meter.close()
             self.meter = None
-
-    def _close_and_raise(self, engine: Engine, error: BaseException) -> None:
-        self._close(engine)
-        raise error
 
 
 class EpochLine:
@@ -163,7 +167,9 @@ class EpochLine:
         if self.validator is not None:
             metrics |= self.validator.state.metrics
         told = [
-            f"{label} {float(metrics[name]):.4g}" for name, label in self.names.items() if name in metrics
+            f"{label} {float(metrics[name]):.4g}"
+            for name, label in self.names.items()
+            if name in metrics
         ]
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
         elapsed = time.monotonic() - self.began

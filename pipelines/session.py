@@ -112,7 +112,6 @@ class TrainingSession:
         writable_folder(self.output_dir)
         self.config = executed_config()
         (self.output_dir / "config.json").write_text(json.dumps(self.config, indent=2, default=str))
-        write_json(self.output_dir / "split.json", self.data.split.as_dict())
         self.tracker.start(self._parameters(), {"phase": "training"})
         logger.info("Tracking: %s", self.tracker.where)
 
@@ -129,6 +128,7 @@ class TrainingSession:
         """Writes the calibrated model, whole or not at all."""
         with self.tracker.guard():
             save_model(self.model_path, self.calibrator.scorer, self.facts())
+            write_json(self.model_path.parent / "split.json", self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)
 
     def facts(self) -> dict[str, Any]:
@@ -153,10 +153,11 @@ class TrainingSession:
             save_curves(self.output_dir / "curves.png", self.history)
             metrics = self.evaluation.run()
             log_evaluation(self.tracker, self.evaluation, metrics)
-            for name in ("config.json", "split.json", "curves.png"):
+            for name in ("config.json", "curves.png"):
                 if (self.output_dir / name).exists():
                     self.tracker.log_artifact(self.output_dir / name)
             self.tracker.log_artifact(self.model_path, "model")
+            self.tracker.log_artifact(self.model_path.parent / "split.json", "model")
         self.tracker.finish()
         tell_summary(
             metrics,

@@ -15,7 +15,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
+from pipelines.failures import on_failure
 from pipelines.files import writable_folder
+from pipelines.progress import quieten
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -92,14 +94,13 @@ class Tracker:
         if self.uri is None:
             return
         writable_folder(self.output_dir)
-        # MONAI's handler lets the environment beat its argument; the user's choice was made.
-        os.environ[URI_VARIABLE] = self.uri
-        handler = MLFlowHandler(
-            tracking_uri=self.uri,
-            experiment_name=EXPERIMENT,
-            run_name=self.run_name,
-            iteration_log=False,
-        )
+        with _environment_hidden():
+            handler: Any = MLFlowHandler(
+                tracking_uri=self.uri,
+                experiment_name=EXPERIMENT,
+                run_name=self.run_name,
+                iteration_log=False,
+            )
         handler._set_experiment()
         handler.cur_run = handler.client.create_run(
             experiment_id=handler.experiment.experiment_id,
@@ -119,7 +120,8 @@ class Tracker:
         """Records a file, or a folder with all its files."""
         if self.handler is None:
             return
-        client, run_id = self.handler.client, self.handler.cur_run.info.run_id
+        handler: Any = self.handler
+        client, run_id = handler.client, handler.cur_run.info.run_id
         if path.is_dir():
             client.log_artifacts(run_id, str(path), folder)
         else:
@@ -169,17 +171,25 @@ class EpochTracker:
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an engine."""
+        quieten(engine)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self._log)
-        engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
+        on_failure(engine, self.tracker.fail)
 
     def _log(self, engine: Engine) -> None:
         step = engine.state.epoch if self.epoch is None else self.epoch(engine)
         metrics = {f"{self.prefix}_{k}": v for k, v in engine.state.metrics.items()}
         self.tracker.log_metrics(metrics, step=step)
 
-    def _fail(self, engine: Engine, error: BaseException) -> None:
-        self.tracker.fail()
-        raise error
+
+@contextmanager
+def _environment_hidden() -> Iterator[None]:
+    """Hides the variable: MONAI's handler lets it beat its argument; the choice was made."""
+    hidden = os.environ.pop(URI_VARIABLE, None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            os.environ[URI_VARIABLE] = hidden
 
 
 def _short(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,15 +50,26 @@ def uniform(
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of ``(B, C, H, W)``, reflecting at the borders."""
-    radius = min(max(1, math.ceil(3 * sigma)), min(image.shape[-2:]) - 1)
-    offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    """Separable Gaussian blur of ``(B, C, H, W)``, reflecting at the borders.
+
+    Rows and columns are blurred by matrix products, which on a GPU are many times faster than
+    convolutions of a single channel.
+    """
+    height, width = image.shape[-2:]
+    rows = _blur_matrix(height, sigma, image.device, image.dtype)
+    columns = _blur_matrix(width, sigma, image.device, image.dtype)
+    return rows @ image @ columns.T
+
+
+@lru_cache(maxsize=32)
+def _blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Matrix ``(size, size)`` that blurs a line of pixels."""
+    radius = min(max(1, math.ceil(3 * sigma)), size - 1)
+    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
     kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    kernel = kernel / kernel.sum()
-    channels = image.shape[1]
-    padded = F.pad(image, (radius, radius, radius, radius), mode="reflect")
-    rows = F.conv2d(padded, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
-    return F.conv2d(rows, kernel.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
+    lines = F.pad(torch.eye(size, dtype=torch.float64)[:, None], (radius, radius), mode="reflect")
+    blurred = F.conv1d(lines, (kernel / kernel.sum()).view(1, 1, -1))[:, 0]
+    return blurred.T.contiguous().to(device=device, dtype=dtype)
 
 
 def vary_normals(

@@ -137,7 +137,7 @@ def slice_geometry(
     elif image.ndim == 4 and isinstance(image, MetaTensor):
         affine = np.asarray(image.affine, dtype=np.float64)
         axes, flips = _stored_axes(affine, axis)
-        sizes = voxel_sizes(affine)  # type: ignore[no-untyped-call]
+        sizes = voxel_sizes(affine)
         spacing = (float(sizes[axes[1]]), float(sizes[axes[2]]))
     else:
         raise InputError(
@@ -169,7 +169,7 @@ def _stored_axes(
 ) -> tuple[tuple[int, int, int], tuple[bool, bool]]:
     """The stored axes of slices, rows and columns, and whether rows and columns are flipped."""
     # Where each stored axis points, e.g. L, P, S.
-    codes = nib.orientations.aff2axcodes(affine)  # type: ignore[no-untyped-call]
+    codes = nib.orientations.aff2axcodes(affine)
     if None in codes:
         raise InputError(f"affine: expected an invertible matrix, found {affine.tolist()}.")
     through, down, across = _DISPLAY[axis]

@@ -11,14 +11,16 @@ from collections.abc import Hashable, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
-import SimpleITK as sitk
 import torch
 from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
+from monai.utils.module import optional_import
 
 from transforms.errors import InputError
 from transforms.readers import picture_range
+
+sitk, _ = optional_import("SimpleITK")
 
 ScaleMethod = Literal["auto", "zscore", "unit", "percentile"]
 
@@ -222,9 +224,9 @@ def _channel_body(channel: torch.Tensor) -> torch.Tensor:
         return channel != 0
     values = channel.cpu().numpy().astype(np.float32)
     clipped = np.minimum(values, np.percentile(values, _OTSU_TOP_PERCENTILE))
-    otsu = sitk.OtsuThresholdImageFilter()  # type: ignore[no-untyped-call]
-    otsu.Execute(sitk.GetImageFromArray(clipped))  # type: ignore[no-untyped-call]
-    threshold: float = otsu.GetThreshold()  # type: ignore[no-untyped-call]
+    otsu = sitk.OtsuThresholdImageFilter()
+    otsu.Execute(sitk.GetImageFromArray(clipped))
+    threshold: float = otsu.GetThreshold()
     return torch.gt(channel, threshold)
 
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
 from monai.config.type_definitions import PathLike
 from monai.data.image_reader import ImageReader
 from monai.utils.misc import ensure_tuple
+from monai.utils.module import optional_import
 from PIL import Image, ImageOps
 
 from transforms.errors import InputError
+
+sitk, _ = optional_import("SimpleITK")
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 

@@ -67,20 +67,24 @@ class SyntheticAnomalies:
         """
         if self.variation is not None:
             image = vary_normals(image, generator, self.variation)
-        body = (image.amax(dim=1, keepdim=True) > 1e-3).to(image.dtype)
-        batch = (len(image), 1, 1, 1)
-        anomalous = uniform(batch, 0.0, 1.0, image, generator) >= self.recipe.clean_share
-        twice = uniform(batch, 0.0, 1.0, image, generator) < self.recipe.second_share
-        changed, mask = self._paste(image, body * anomalous, generator)
-        again, second = self._paste(changed, body * (anomalous & twice), generator)
-        return again.clamp(0.0, 1.0) * body, torch.maximum(mask, second)
+        order = torch.randperm(len(image), generator=generator, device=image.device)
+        result, mask = image[order], torch.zeros_like(image[:, :1])
+        # Work is done only where it shows: on the anomalous images, and again on some of them.
+        clean = round(self.recipe.clean_share * len(image))
+        once = self.recipe.second_share * (len(image) - clean)
+        for start in (clean, len(image) - round(once)):
+            result[start:], added = self._paste(result[start:], generator)
+            mask[start:] = torch.maximum(mask[start:], added)
+        back = torch.argsort(order)
+        return result[back], mask[back]
 
-    def _paste(
-        self, image: Tensor, allowed: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
-        soft = random_blobs(image, allowed, generator, self.recipe) * allowed
-        filling = _random_filling(image, soft, generator, self.recipe)
-        changed = image + soft * (filling - image)
+    def _paste(self, image: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if not len(image):
+            return image, image[:, :1]
+        body = (image.amax(dim=1, keepdim=True) > 1e-3).to(image.dtype)
+        soft = random_blobs(image, body, generator, self.recipe) * body
+        filling = _random_filling(image, generator, self.recipe)
+        changed = (image + soft * (filling - image)).clamp(0.0, 1.0) * body
         visible = gaussian_blur((changed - image).abs().mean(dim=1, keepdim=True), 1.5)
         mask = (soft > 0.4) & (visible > self.recipe.least_change)
         return changed, mask.to(image.dtype)
@@ -139,29 +143,25 @@ def _smooth_noise(image: Tensor, generator: torch.Generator, grids: tuple[int, .
             dtype=image.dtype,
         )
         total = total + F.interpolate(
-            coarse, size=image.shape[-2:], mode="bicubic", align_corners=False
+            coarse, size=image.shape[-2:], mode="bilinear", align_corners=False
         )
     return total / math.sqrt(len(grids))
 
 
-def _random_filling(
-    image: Tensor, soft: Tensor, generator: torch.Generator, recipe: AnomalyRecipe
-) -> Tensor:
-    """What stands inside the anomaly: one kind per image, drawn at random."""
+def _random_filling(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """What stands inside the anomaly: the kinds take turns over the images of a shuffled batch."""
     fillings: list[Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]] = [
         _opacity,
         _opacity,
         _haze,
         _darkening,
-        _foreign,
         _blurred,
     ]
-    kinds = torch.randint(
-        len(fillings), (len(image), 1, 1, 1), generator=generator, device=image.device
-    )
-    result = image
-    for kind, filling in enumerate(fillings):
-        result = torch.where(kinds == kind, filling(image, generator, recipe), result)
+    turns = len(fillings) + 1
+    result = _foreign(image, generator, turns)
+    for turn, filling in enumerate(fillings, start=1):
+        if len(image) > turn:
+            result[turn::turns] = filling(image[turn::turns], generator, recipe)
     return result
 
 
@@ -190,20 +190,22 @@ def _darkening(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe)
     return image - 0.35 * _strength(image, generator, recipe) * texture
 
 
-def _foreign(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def _foreign(image: Tensor, generator: torch.Generator, turns: int) -> Tensor:
+    """A copy of the images in which every ``turns``-th shows shifted parts of its neighbour."""
     height, width = image.shape[-2:]
     shift = torch.randint(
         1, max(2, min(height, width) // 2), (2,), generator=generator, device=image.device
     )
-    rolled = torch.roll(image, shifts=(1,), dims=(0,))
+    own = image[::turns]
+    donors = torch.roll(image, shifts=1, dims=0)[::turns]
     rows = (torch.arange(height, device=image.device) + shift[0]) % height
     columns = (torch.arange(width, device=image.device) + shift[1]) % width
-    moved = rolled[:, :, rows][:, :, :, columns]
-    flipped = torch.flip(moved, dims=(-2,))
-    foreign = torch.where(
-        uniform((len(image), 1, 1, 1), 0, 1, image, generator) < 0.5, moved, flipped
-    )
-    return torch.where(foreign.amax(dim=1, keepdim=True) > 1e-3, foreign, image)
+    moved = donors[:, :, rows][:, :, :, columns]
+    upright = uniform((len(own), 1, 1, 1), 0.0, 1.0, image, generator) < 0.5
+    foreign = torch.where(upright, moved, torch.flip(moved, dims=(-2,)))
+    result = image.clone()
+    result[::turns] = torch.where(foreign.amax(dim=1, keepdim=True) > 1e-3, foreign, own)
+    return result
 
 
 def _blurred(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:

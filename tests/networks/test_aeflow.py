@@ -227,10 +227,12 @@ def test_unfit_images_are_refused(shape, message):
             call(torch.rand(shape))
 
 
-def test_with_a_head_images_must_be_divisible_by_32():
+def test_with_a_head_images_need_only_be_divisible_by_16():
     network = small(with_head=True)
-    with pytest.raises(ValueError, match="divisible by 32, got 48 x 32"):
-        network(torch.rand(1, 1, 48, 32))
+    output = network(torch.randn(2, 1, 48, 32))
+    assert output.head is not None
+    assert output.head.shape == (2, 1, 6, 4)
+    assert output.reconstruction.shape == (2, 1, 48, 32)
 
 
 def test_features_must_be_those_of_the_encoder():

@@ -1,0 +1,141 @@
+"""What the tests of several rooms share: tiny images, networks and data sets."""
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from networks.aeflow import AEFlow, build_aeflow
+from networks.scorer import AnomalyScorer
+from pipelines.calibration import Calibrator
+from pipelines.cases import Case
+from pipelines.datasets import NormalSlices, slice_loader
+
+MakeImages = Callable[..., Tensor]
+MakeScorer = Callable[..., AnomalyScorer]
+MakeSlices = Callable[[Tensor], NormalSlices]
+Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
+WriteVolume = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture
+def make_images() -> MakeImages:
+    """Bodies on a background of exactly 0: `(count, channels, height, width)` in [0, 1]."""
+
+    def make(
+        count: int = 4, channels: int = 1, height: int = 32, width: int = 32, seed: int = 0
+    ) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        coarse = torch.rand(count, channels, 6, 6, generator=generator)
+        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        rows = torch.linspace(-1, 1, height).view(-1, 1)
+        columns = torch.linspace(-1, 1, width).view(1, -1)
+        body = (rows**2 + columns**2 < 0.8).float()
+        return (0.2 + 0.6 * smooth) * body
+
+    return make
+
+
+@cache
+def _network(channels: int, with_head: bool, strides: tuple[int, ...]) -> AEFlow:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = build_aeflow(
+            in_channels=channels,
+            flow_strides=strides,
+            flow_steps=2,
+            hidden=8,
+            decoder_width=4,
+            with_head=with_head,
+        )
+        with torch.no_grad():  # couplings start as the identity, which would hide mistakes
+            for parameter in network.flows.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+    return network
+
+
+@pytest.fixture
+def make_scorer() -> MakeScorer:
+    """Tiny scorers with random flows, not calibrated."""
+
+    def make(
+        channels: int = 1,
+        with_head: bool = False,
+        strides: tuple[int, ...] = (8,),
+        **settings: Any,
+    ) -> AnomalyScorer:
+        network = copy.deepcopy(_network(channels, with_head, strides))
+        return AnomalyScorer(network, **settings).eval()
+
+    return make
+
+
+@pytest.fixture
+def make_slices() -> MakeSlices:
+    """A data set of given slices `(N, C, H, W)`, one case each."""
+
+    def make(images: Tensor) -> NormalSlices:
+        cases = [Case(f"case{i:03d}", f"patient{i}", ()) for i in range(len(images))]
+
+        def cut(case: Case) -> Any:
+            one = images[int(case.name.removeprefix("case"))]
+            return SimpleNamespace(images=one[None], labels=torch.zeros(1))
+
+        return NormalSlices(cases, cut)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+def calibrate(make_slices: MakeSlices) -> Calibrate:
+    """Calibrates a scorer on images at a false-positive rate of 0.2."""
+
+    def run(scorer: AnomalyScorer, images: Tensor) -> AnomalyScorer:
+        dataset = make_slices(images)
+        scorer.set_input_statistics(*dataset.statistics())
+        Calibrator(scorer, slice_loader(dataset, 4), "cpu", target_fpr=0.2).run()
+        return scorer
+
+    return run
+
+
+@pytest.fixture
+def write_volume(tmp_path: Path) -> WriteVolume:
+    """Writes a NIfTI volume `(X, Y, Z)` with a zero background, or a mask of one."""
+
+    def write(
+        name: str,
+        values: np.ndarray[Any, Any] | None = None,
+        shape: Sequence[int] = (24, 24, 6),
+        seed: int = 0,
+    ) -> Path:
+        if values is None:
+            rng = np.random.default_rng(seed)
+            values = rng.normal(100, 20, shape).clip(1).astype(np.float32)
+            values[:3] = values[-3:] = values[:, :3] = values[:, -3:] = 0
+        path = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+        return path
+
+    return write

@@ -1,0 +1,162 @@
+"""Opening data sets."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines import data
+from pipelines.cases import Case, Cohort
+from pipelines.data import PHANTOM_NOTE, Data, open_data, open_data_like
+from transforms.errors import InputError
+
+PATIENTS = 8
+
+
+@pytest.fixture
+def cohort(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cohort:
+    """Two pictures each of eight normal patients, one of each of three anomalous ones."""
+    wanted = [(f"n{patient}", number, 0) for patient in range(PATIENTS) for number in range(2)]
+    wanted += [(f"a{patient}", 0, 1) for patient in range(3)]
+    cases = []
+    for patient, number, label in sorted(wanted):
+        path = tmp_path / f"{patient}_{number}.png"
+        path.write_text("pixels")
+        cases.append(Case(path.stem, patient, (path,), label=label))
+    cohort = Cohort("folder", tmp_path, tuple(cases), ("image",), False, notes=("mind this",))
+    monkeypatch.setattr(data, "read_cohort", lambda *args, **kwargs: cohort)
+    return cohort
+
+
+def model_of(opened: Data) -> dict[str, Any]:
+    return {
+        "notes": list(opened.notes),
+        "modalities": list(opened.cohort.modalities),
+        "split": opened.split.as_dict(),
+    }
+
+
+def names(opened: Data) -> set[str]:
+    return {case.name for case in opened.split.test}
+
+
+def test_patients_are_divided(cohort: Cohort) -> None:
+    opened = open_data("set", seed=3)
+    sides = [set(opened.split.patients(part)) for part in ("train", "calibration", "test")]
+    assert all(sides) and sum(map(len, sides)) == len(set().union(*sides)) == PATIENTS + 3
+    assert {"a0", "a1", "a2"} <= sides[2]
+    again = open_data("set", seed=3)
+    assert again.split == opened.split and again.fingerprint == opened.fingerprint
+
+
+def test_the_fingerprint_tells_other_data_and_other_splits(cohort: Cohort) -> None:
+    opened = open_data("set")
+    assert len(opened.fingerprint) == 16
+    assert open_data("set", seed=5).fingerprint != opened.fingerprint
+    changed = opened.split.train[0].images[0]
+    before = opened.fingerprint
+    changed.write_text("more pixels")
+    assert open_data("set").fingerprint != before
+
+
+def test_without_a_folder_the_phantoms_are_made(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[Any, ...]] = []
+
+    def read(root: str, layout: str, modalities: Any, **kwargs: Any) -> Cohort:
+        asked.append((root, layout))
+        return cohort
+
+    monkeypatch.setattr(data, "ensure_phantom_dataset", lambda: tmp_path)
+    monkeypatch.setattr(data, "read_cohort", read)
+    opened = open_data(None, layout="folder")
+    assert asked == [(str(tmp_path), "brats")]
+    assert PHANTOM_NOTE in opened.notes
+    evaluated = open_data_like(model_of(opened))
+    assert PHANTOM_NOTE in evaluated.notes and names(evaluated) == names(opened)
+
+
+def test_a_model_is_evaluated_on_its_own_test_part(cohort: Cohort) -> None:
+    opened = open_data("set")
+    evaluated = open_data_like(model_of(opened), "set")
+    assert evaluated.split.test == opened.split.test
+    assert not evaluated.split.train and not evaluated.split.calibration
+    assert any("cases are left out" in note for note in evaluated.notes)
+
+
+def test_no_patient_that_the_model_has_seen_is_evaluated(cohort: Cohort) -> None:
+    opened = open_data("set")
+    model = model_of(opened)
+    seen = opened.split.train[0]
+    # Of one training patient the model has seen a single picture; other test cases are gone.
+    model["split"]["train"] = [seen.name]
+    model["split"]["test"] = ["a case of another folder"]
+    evaluated = open_data_like(model, "set")
+    calibration = {case.patient for case in opened.split.calibration}
+    expected = {
+        case.name
+        for case in opened.cohort.cases
+        if case.patient != seen.patient and case.patient not in calibration
+    }
+    assert names(evaluated) == expected
+
+
+def test_other_data_are_evaluated_whole(cohort: Cohort) -> None:
+    opened = open_data("set")
+    model = model_of(opened)
+    model["split"] = {"train": ["b1"], "calibration": ["b2"], "test": ["b3"]}
+    evaluated = open_data_like(model, "set")
+    assert names(evaluated) == {case.name for case in opened.cohort.cases}
+    assert not any("left out" in note for note in evaluated.notes)
+
+
+def test_a_split_file_chooses_what_is_evaluated(cohort: Cohort, tmp_path: Path) -> None:
+    opened = open_data("set")
+    split = opened.split.as_dict()
+    split["test"] = split["test"][:2]
+    path = tmp_path / "split.json"
+    path.write_text(str(split).replace("'", '"'))
+    assert names(open_data_like(model_of(opened), "set", split=str(path))) == set(split["test"])
+
+
+def test_nothing_left_to_evaluate_is_told(cohort: Cohort) -> None:
+    opened = open_data("set")
+    model = model_of(opened)
+    model["split"]["train"] = [case.name for case in opened.cohort.cases]
+    with pytest.raises(InputError, match="dataset_dir: all .* Evaluate on other patients"):
+        open_data_like(model, "set")
+
+
+def test_a_model_of_ones_own_data_needs_a_folder(cohort: Cohort) -> None:
+    with pytest.raises(InputError, match="dataset_dir: this model was trained on data of your own"):
+        open_data_like(model_of(open_data("set")))
+
+
+def test_other_channels_are_refused(cohort: Cohort) -> None:
+    model = model_of(open_data("set")) | {"modalities": ["flair", "t2"]}
+    with pytest.raises(InputError, match="modalities: the model reads flair, t2, found image"):
+        open_data_like(model, "set")
+
+
+def test_the_models_modalities_are_asked_for(
+    cohort: Cohort, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = model_of(open_data("set")) | {"modalities": ["t1"]}
+    asked: list[Any] = []
+
+    def read(root: str, layout: str, modalities: Any, **kwargs: Any) -> Cohort:
+        asked.append(modalities)
+        return replace(cohort, modalities=tuple(modalities))
+
+    monkeypatch.setattr(data, "read_cohort", read)
+    open_data_like(model, "set")
+    open_data_like(model, "set", modalities=["t2"])
+    assert asked == [["t1"], ["t2"]]
+
+
+def test_notes_travel_along(cohort: Cohort) -> None:
+    opened = open_data("set")
+    assert "mind this" in opened.notes
+    assert "mind this" in open_data_like(model_of(opened), "set").notes

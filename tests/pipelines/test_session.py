@@ -1,0 +1,257 @@
+"""The frame of a run."""
+
+import json
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ignite.engine import Engine, Events
+
+from pipelines import session
+from pipelines.cases import Case, Cohort
+from pipelines.data import Data
+from pipelines.datasets import CaseLoader
+from pipelines.model_file import MODEL_NAME
+from pipelines.session import (
+    EvaluationSession,
+    TrainingSession,
+    about_model,
+    installed_versions,
+    log_evaluation,
+    plain_options,
+    tell_summary,
+)
+from pipelines.splits import Split
+from transforms.errors import InputError
+
+METRICS: dict[str, Any] = {
+    "n_normal": {"value": 4.0, "ci95": None},
+    "n_anomalous": {"value": 3.0, "ci95": None},
+    "n_patients": {"value": 5.0, "ci95": None},
+    "image_auroc": {"value": 0.9, "ci95": [0.8, 0.95]},
+    "matched_auroc": {"value": None, "ci95": None},
+    "baselines": {
+        "mean": {
+            "image_auroc": {"value": 0.7, "ci95": None},
+            "difference": {"value": 0.2, "ci95": [0.1, 0.3]},
+        },
+        "area": {
+            "image_auroc": {"value": None, "ci95": None},
+            "difference": {"value": None, "ci95": None},
+        },
+    },
+    "notes": ["these are phantoms"],
+}
+
+
+class FakeTracker:
+    """Notes what is asked of it."""
+
+    where = "off"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.parameters: dict[str, Any] = {}
+        self.metrics: dict[str, float] = {}
+        self.artifacts: list[str] = []
+
+    def start(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
+        self.parameters = dict(parameters)
+        self.told.append(f"start {tags['phase']}")
+
+    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
+        self.metrics |= metrics
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        assert path.exists()
+        self.artifacts.append(path.name)
+
+    def guard(self) -> "FakeTracker":
+        return self
+
+    def __enter__(self) -> None:
+        self.told.append("enter")
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        self.told.append("leave" if kind is None else "fail")
+
+    def finish(self) -> None:
+        self.told.append("finish")
+
+
+class FakeEvaluation:
+    about = {"layout": "folder"}
+
+    def __init__(self, output_dir: Path, error: Exception | None = None) -> None:
+        self.output_dir = output_dir
+        self.error = error
+
+    def run(self) -> dict[str, Any]:
+        if self.error is not None:
+            raise self.error
+        (self.output_dir / "metrics.json").write_text("{}")
+        return METRICS
+
+    def files(self) -> list[Path]:
+        return [self.output_dir / "metrics.json"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    cases = tuple(Case(name, name, (), label=0) for name in "abc")
+    cohort = Cohort("folder", tmp_path, cases, ("image",), False)
+    return Data(cohort, Split(cases[:1], cases[1:2], cases[2:]), ("a note",))
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Any:
+    caplog.set_level(logging.INFO, logger="pipelines.session")
+    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+
+
+def training_of(
+    data: Data, folder: Path, check: Any = lambda: None, error: Exception | None = None
+) -> tuple[TrainingSession, FakeTracker, Engine]:
+    trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def measure() -> None:
+        for name in ("loss", "flow_loss", "recon_loss"):
+            trainer.state.metrics[name] = 1.0 / trainer.state.epoch
+        validator.state.metrics["val_loss"] = 2.0
+
+    tracker: Any = FakeTracker()
+    evaluation: Any = FakeEvaluation(folder / "out", error)
+    calibrator: Any = SimpleNamespace(check=check, scorer="scorer")
+    training = TrainingSession(
+        data=data,
+        preprocessing=CaseLoader(32),
+        calibrator=calibrator,
+        evaluation=evaluation,
+        tracker=tracker,
+        trainer=trainer,
+        validator=validator,
+        ckpt_dir=str(folder / "models"),
+        output_dir=str(folder / "out"),
+        seed=3,
+        device="cpu",
+    )
+    return training, tracker, trainer
+
+
+def test_a_whole_training(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: Any
+) -> None:
+    saved: list[Any] = []
+
+    def save(path: Path, scorer: Any, facts: Any) -> None:
+        saved.append((scorer, facts))
+        path.write_text("model")
+
+    monkeypatch.setattr(session, "save_model", save)
+    training, tracker, trainer = training_of(data, tmp_path)
+    training.begin()
+    trainer.run([0], max_epochs=2)
+    training.save_model()
+    training.finish()
+    assert tracker.told == ["start training", "enter", "leave", "enter", "leave", "finish"]
+    assert tracker.parameters["data_fingerprint"] == data.fingerprint
+    assert tracker.parameters["modalities"] == "image" and "version_torch" in tracker.parameters
+    assert tracker.metrics["image_auroc"] == 0.9
+    expected = {"config.json", "split.json", "curves.png", "metrics.json", MODEL_NAME}
+    assert expected <= set(tracker.artifacts)
+    split = json.loads((tmp_path / "out" / "split.json").read_text())
+    assert split == {"train": ["a"], "calibration": ["b"], "test": ["c"]}
+    ((scorer, facts),) = saved
+    assert scorer == "scorer" and facts["split"] == split and facts["notes"] == ["a note"]
+    assert facts["preprocessing"] == CaseLoader(32).parameters and facts["seed"] == 3
+    assert facts["versions"]["torch"] == installed_versions()["torch"]
+    assert len(training.history) == 2
+    assert training.history[1]["train_loss"] == 0.5 and training.history[1]["val_loss"] == 2.0
+    assert str(tmp_path / "models" / MODEL_NAME) in lines()
+
+
+def test_what_cannot_end_well_does_not_begin(data: Data, tmp_path: Path) -> None:
+    def refuse() -> None:
+        raise InputError("target_fpr: too few images")
+
+    training, tracker, _ = training_of(data, tmp_path, refuse)
+    with pytest.raises(InputError, match="too few"):
+        training.begin()
+    assert tracker.told == [] and not (tmp_path / "out").exists()
+    (tmp_path / "models").write_text("a file in the way")
+    training, tracker, _ = training_of(data, tmp_path)
+    with pytest.raises(InputError, match="ckpt_dir"):
+        training.begin()
+    assert tracker.told == []
+
+
+def test_a_failing_evaluation_fails_the_run(data: Data, tmp_path: Path) -> None:
+    training, tracker, _ = training_of(data, tmp_path, error=ZeroDivisionError())
+    training.begin()
+    with pytest.raises(ZeroDivisionError):
+        training.finish()
+    assert tracker.told[-1] == "fail" and "finish" not in tracker.told
+
+
+@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
+def test_an_evaluation(tmp_path: Path, error: Exception | None, lines: Any) -> None:
+    tracker: Any = FakeTracker()
+    evaluation: Any = FakeEvaluation(tmp_path / "evaluation", error)
+    running = EvaluationSession(evaluation, tracker)
+    if error is not None:
+        with pytest.raises(ZeroDivisionError):
+            running.run()
+        assert tracker.told == ["start evaluation", "enter", "fail"]
+        return
+    running.run()
+    assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
+    assert tracker.parameters["layout"] == "folder" and tracker.artifacts == ["metrics.json"]
+    assert str(tmp_path / "evaluation") in lines()
+
+
+def test_the_summary_tells_figures_baselines_and_places(lines: Any) -> None:
+    tell_summary(METRICS, {"model": "models/model.pt"})
+    told = lines()
+    assert "Note: these are phantoms" in told
+    assert "4 normal images, 3 anomalous images, 5 patients" in told
+    assert "0.900 [0.800, 0.950]" in told and "not defined here" in told
+    assert "0.200 [0.100, 0.300]" in told and "models/model.pt" in told
+
+
+def test_the_summary_bears_an_evaluation_without_labels(lines: Any) -> None:
+    bare = {name: METRICS[name] for name in ("n_normal", "n_anomalous", "n_patients", "notes")}
+    tell_summary(bare | {"baselines": {}}, {})
+    assert "Evaluated on 4 normal images" in lines()
+
+
+def test_only_defined_figures_are_tracked(tmp_path: Path) -> None:
+    tracker: Any = FakeTracker()
+    evaluation: Any = FakeEvaluation(tmp_path)
+    log_evaluation(tracker, evaluation, evaluation.run())
+    assert tracker.metrics["baseline_mean_auroc"] == 0.7
+    assert "matched_auroc" not in tracker.metrics
+    assert "baseline_area_auroc" not in tracker.metrics
+
+
+def test_options_are_the_plain_values_of_a_config() -> None:
+    config = {
+        "max_epochs": 3,
+        "flow_strides": [16],
+        "dataset_dir": None,
+        "_meta_": "x",
+        "train": {"a": 1},
+        "run": "%training",
+        "training": ["$1"],
+        "initialize": [{}],
+    }
+    assert plain_options(config) == {"max_epochs": 3, "flow_strides": [16], "dataset_dir": None}
+
+
+def test_results_tell_of_model_and_data(data: Data) -> None:
+    model = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
+    about = about_model(model, data)
+    assert about["model_created"] == "now" and about["data_fingerprint"] == data.fingerprint
+    json.dumps(about)
