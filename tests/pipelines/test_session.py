@@ -162,7 +162,7 @@ def test_a_whole_training(
     assert tracker.metrics["image_auroc"] == 0.9
     expected = {"config.json", "split.json", "curves.png", "metrics.json", MODEL_NAME}
     assert expected <= set(tracker.artifacts)
-    split = json.loads((tmp_path / "out" / "split.json").read_text())
+    split = json.loads((tmp_path / "models" / "split.json").read_text())
     assert split == {"train": ["a"], "calibration": ["b"], "test": ["c"]}
     ((scorer, facts),) = saved
     assert scorer == "scorer" and facts["split"] == split and facts["notes"] == ["a note"]
