@@ -158,7 +158,7 @@ class EpochTracker:
 
     Args:
         tracker: the run.
-        prefix: start of the metrics' names, e.g. ``"train"``.
+        prefix: start of the metrics' names, e.g. ``"train"``; may be empty.
         epoch: gives the step; None takes the engine's own epoch.
     """
 
@@ -177,7 +177,8 @@ class EpochTracker:
 
     def _log(self, engine: Engine) -> None:
         step = engine.state.epoch if self.epoch is None else self.epoch(engine)
-        metrics = {f"{self.prefix}_{k}": v for k, v in engine.state.metrics.items()}
+        start = f"{self.prefix}_" if self.prefix else ""
+        metrics = {f"{start}{name}": value for name, value in engine.state.metrics.items()}
         self.tracker.log_metrics(metrics, step=step)
 
 

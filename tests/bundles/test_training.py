@@ -71,7 +71,7 @@ def test_tracking_holds_one_finished_run(trained: Path) -> None:
     assert tracked.info.status == "FINISHED"
     assert tracked.data.params["max_epochs"] == "2"
     assert "data_fingerprint" in tracked.data.params
-    expected = {"train_loss", "train_flow_loss", "train_recon_loss", "train_val_flow_loss"}
+    expected = {"train_loss", "train_flow_loss", "train_recon_loss", "val_flow_loss"}
     assert expected | {"image_auroc", "pretrain_loss"} <= set(tracked.data.metrics)
     history = client.get_metric_history(tracked.info.run_id, "train_flow_loss")
     assert [point.step for point in history] == [1, 2]
