@@ -1,4 +1,4 @@
-"""Files to MetaTensors: pictures (PNG, JPEG, TIFF) and volumes (NIfTI), channel first.
+"""Files to MetaTensors: pictures (PNG, JPEG, TIFF), volumes (NIfTI) and DICOM, channel first.
 
 Pictures come as ``(C, H, W)`` with H the rows from top to bottom, volumes as ``(C, X, Y, Z)`` in
 the order in which the file stores them, with the file's affine (float64, mm, RAS+). Nothing is
@@ -19,11 +19,14 @@ from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform
 
+from transforms.dicom import DICOM_SUFFIXES, holds_dicom, read_dicom
+from transforms.dicom_files import is_dicom
 from transforms.errors import InputError
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 
 __all__ = [
     "AFFINE_TOLERANCE",
+    "DICOM_SUFFIXES",
     "PICTURE_SUFFIXES",
     "VOLUME_SUFFIXES",
     "LoadCased",
@@ -48,7 +51,8 @@ def read_image(path: Path | str) -> MetaTensor:
 
     Args:
         path: a PNG, JPEG or TIFF picture of 8 or 16 bits, or a NIfTI volume (3-D, or 4-D with
-            the channels last).
+            the channels last), a DICOM file of one frame (a picture), or a folder that
+            holds the DICOM slices of one series (a volume; see ``transforms.dicom``).
 
     Returns:
         float32 of shape (C, H, W) or (C, X, Y, Z) with the values of the file. ``meta`` holds
@@ -206,6 +210,8 @@ def _read(path: Path) -> MetaTensor:
 
 def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
     """Choose the reader by the file's name, once it is known to be a file with content."""
+    if path.is_dir() and holds_dicom(path):
+        return _read_dicom
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
         raise InputError(f"{path}: expected an image file, found {found}. Check the path.")
@@ -216,8 +222,11 @@ def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
         return _read_picture
     if name.endswith(VOLUME_SUFFIXES):
         return _read_volume
+    if name.endswith(DICOM_SUFFIXES) or is_dicom(path):  # many DICOM files have no extension
+        return _read_dicom
+    known = PICTURE_SUFFIXES + VOLUME_SUFFIXES + DICOM_SUFFIXES
     raise InputError(
-        f"{path}: expected one of {', '.join(PICTURE_SUFFIXES + VOLUME_SUFFIXES)}, found "
+        f"{path}: expected one of {', '.join(known)}, found "
         f"{''.join(path.suffixes) or 'no extension'}. Convert the file to one of these."
     )
 
@@ -255,6 +264,10 @@ def _read_volume(path: Path) -> MetaTensor:
     return _meta_tensor(path, channels_first, affine, header)
 
 
+def _read_dicom(path: Path) -> MetaTensor:
+    return _meta_tensor(path, *read_dicom(path))
+
+
 def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
     """Decode a file; whatever the decoder stumbles over is a fault of the file."""
     try:
@@ -274,7 +287,7 @@ def _meta_tensor(
     path: Path,
     array: np.ndarray[Any, Any],
     affine: np.ndarray[Any, Any],
-    extra: Mapping[str, int],
+    extra: Mapping[str, Any],
 ) -> MetaTensor:
     with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite
         values = np.array(array, dtype=np.float32, order="C")
