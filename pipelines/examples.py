@@ -46,8 +46,8 @@ class Example:
 class ExampleKeeper:
     """Keeps the most telling slices of each kind, at most one of a case.
 
-    Detected: anomalous with the highest scores. Missed: anomalous with the lowest scores. False
-    alarms: normal with the highest scores.
+    Detected: anomalous and flagged, highest scores first. Missed: anomalous and not flagged,
+    lowest scores first. False alarms: normal and flagged, highest scores first.
 
     Attributes:
         per_kind: how many of each kind are kept.
@@ -61,12 +61,17 @@ class ExampleKeeper:
     def add(self, scored: ScoredCase) -> None:
         """Considers the slices of one case."""
         labels = scored.sample.labels.numpy()
-        scores = scored.scores["score"]
-        for kind, label, sign in (("detected", 1, 1), ("missed", 1, -1), ("false alarm", 0, 1)):
-            candidates = np.flatnonzero(labels == label)
+        scores, flagged = scored.scores["score"], scored.flagged
+        of_kind: dict[Kind, tuple[NDArray[np.bool_], int]] = {
+            "detected": ((labels == 1) & flagged, 1),
+            "missed": ((labels == 1) & ~flagged, -1),
+            "false alarm": ((labels == 0) & flagged, 1),
+        }
+        for kind, (chosen, sign) in of_kind.items():
+            candidates = np.flatnonzero(chosen)
             if candidates.size:
                 position = int(candidates[np.argmax(sign * scores[candidates])])
-                self._offer(kind, sign * float(scores[position]), scored, position)  # type: ignore[arg-type]
+                self._offer(kind, sign * float(scores[position]), scored, position)
 
     def _offer(self, kind: Kind, rank: float, scored: ScoredCase, position: int) -> None:
         heap = self._heaps[kind]

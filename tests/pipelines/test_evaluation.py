@@ -194,7 +194,7 @@ def test_the_collector_keeps_no_maps(scorer: AnomalyScorer, cases: list[Case]) -
     evaluator.state.output = evaluator.state.batch = None
     gc.collect()
     assert len(seen) == 4 and all(reference() is None for reference in seen)
-    assert len(collector.examples.examples()) == 4
+    assert len(collector.examples.examples()) == 2
 
 
 def test_evaluation_mode_is_kept_to(scorer: AnomalyScorer, cases: list[Case]) -> None:

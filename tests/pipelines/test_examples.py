@@ -19,6 +19,7 @@ def scored(
     scores: list[float],
     masks: torch.Tensor | None = None,
     shape: tuple[int, int] = (16, 8),
+    threshold: float = 3.5,
 ) -> ScoredCase:
     """Pictures pretending to be slices; every value tells its slice."""
     count = len(labels)
@@ -37,7 +38,7 @@ def scored(
     return ScoredCase(
         sample=sample,
         scores={"score": np.array(scores)},
-        flagged=np.zeros(count, bool),
+        flagged=np.array(scores) > threshold,
         anomaly_map=np.zeros((count, *shape), np.float32),
         canvas_maps={"anomaly_map": canvas, "map_recon": canvas + 1},
         reconstruction=canvas[:, None] + 0.5,
@@ -64,18 +65,26 @@ def test_the_most_telling_slice_of_each_kind_is_kept() -> None:
 def test_only_a_few_are_kept_the_most_telling_first() -> None:
     keeper = ExampleKeeper(per_kind=2)
     for name, score in (("a", 3.0), ("b", 1.0), ("c", 5.0), ("d", 2.0), ("e", 5.0), ("f", 5.0)):
-        keeper.add(scored(name, [1, 0], [score, -score]))
+        keeper.add(scored(name, [1, 0], [score, 10 - score], threshold=2.5))
     found = keeper.examples()
     assert told(found, "detected") == [("e", 10, 5.0), ("c", 10, 5.0)]
     assert told(found, "missed") == [("b", 10, 1.0), ("d", 10, 2.0)]
-    assert told(found, "false alarm") == [("b", 11, -1.0), ("d", 11, -2.0)]
+    assert told(found, "false alarm") == [("b", 11, 9.0), ("d", 11, 8.0)]
 
 
 def test_a_kind_may_be_absent() -> None:
     keeper = ExampleKeeper()
     assert keeper.examples() == []
-    keeper.add(scored("a", [0, -1], [1.0, 2.0]))
+    keeper.add(scored("a", [0, -1], [4.0, 5.0]))
     assert [one.kind for one in keeper.examples()] == ["false alarm"]
+
+
+def test_the_threshold_decides_what_is_missed() -> None:
+    keeper = ExampleKeeper()
+    keeper.add(scored("a", [1, 0], [4.0, 3.0]))
+    assert [one.kind for one in keeper.examples()] == ["detected"]
+    keeper.add(scored("b", [1, 0], [3.0, 1.0]))
+    assert [one.kind for one in keeper.examples()] == ["detected", "missed"]
 
 
 def test_an_example_holds_copies() -> None:
@@ -83,7 +92,7 @@ def test_an_example_holds_copies() -> None:
     keeper.add(case)
     case.sample.images.fill_(7)
     case.reconstruction.fill_(7)
-    (first, _) = keeper.examples()
+    (first,) = keeper.examples()
     assert (first.image == 0).all() and (first.reconstruction == 0.5).all()
     for value in (first.image, first.reconstruction, *first.maps.values()):
         assert value.base is None or value.base.nbytes == value.nbytes  # not the whole case's
