@@ -343,7 +343,7 @@ def top_mean(value: Tensor, share: float) -> Tensor:
     flat = value.flatten(1)
     if share >= 1.0:
         return flat.mean(dim=1)
-    count = max(1, round(share * flat.shape[1]))
+    count = max(1, round(share * int(flat.shape[1])))  # a traced size is a tensor
     return flat.topk(count, dim=1).values.mean(dim=1)
 
 

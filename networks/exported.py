@@ -1,0 +1,90 @@
+"""The scorer as other programs run it: one image in, a few plain tensors out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .scorer import AnomalyScorer
+
+OUTPUTS = ("anomaly_map", "score", "percentile", "flagged")
+"""What `ExportedScorer` returns, in this order."""
+
+
+class ExportedScorer(AnomalyScorer):
+    """A calibrated scorer in a form that can be traced and exported.
+
+    Everything that a decision needs travels with it: input normalisation, network, map, score,
+    percentile and threshold. Its state dict has the keys of the scorer's. The batch size is free;
+    height and width are fixed, since the number of positions that a score pools is fixed with them.
+
+    Args:
+        scorer: the calibrated scorer; it is copied and stays as it is.
+        image_size: (H, W) of the images, in pixels.
+
+    Raises:
+        ValueError: when the scorer has not been calibrated, or the size is not two numbers.
+    """
+
+    def __init__(self, scorer: AnomalyScorer, image_size: Sequence[int]) -> None:
+        super().__init__(copy.deepcopy(scorer.network), **scorer.settings)
+        if not scorer.calibrated:
+            raise ValueError("scorer: expected a calibrated scorer; calibrate it before exporting.")
+        if len(image_size) != 2:
+            raise ValueError(
+                f"image_size: expected height and width, got {tuple(image_size)}; "
+                "give the size that the model was trained at."
+            )
+        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.load_state_dict(scorer.state_dict())
+        # TorchScript forgets that a buffer is not persistent; as an attribute the kernel stays out
+        # of the state dict, which then agrees with the model file's.
+        kernel = self.blur_kernel
+        del self.blur_kernel
+        self.blur_kernel = kernel
+        self.requires_grad_(False).eval().to(scorer.threshold.device)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+        """Scores a batch.
+
+        Args:
+            image: float32 ``(B, C, H, W)`` in [0, 1], with ``(H, W) = image_size``.
+
+        Returns:
+            The `OUTPUTS`: the map ``(B, 1, H, W)`` and the score ``(B,)``, both in standard
+            deviations above held-out normal images, the percentile ``(B,)`` in [0, 100] and
+            whether the score exceeds the threshold, ``(B,)`` bool.
+
+        Raises:
+            ValueError: when the image has another size.
+        """
+        scores = self.score_image(_of_size(image, self.image_size[0], self.image_size[1]))
+        return scores.anomaly_map, scores.score, scores.percentile, scores.flagged
+
+    def percentile(self, score: Tensor) -> Tensor:
+        """Rank of scores ``(B,)`` among held-out normal images, in [0, 100].
+
+        Counts where the scorer searches: ONNX has no search in sorted values.
+        """
+        count = self.quantiles.numel()
+        rank = count - (self.quantiles > score.unsqueeze(1)).sum(dim=1)
+        return rank.to(score.dtype) * (100.0 / count)
+
+
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
+def _of_size(image: Tensor, height: int, width: int) -> Tensor:
+    # Scripted, because a trace keeps no check: with another size it would pool a wrong share.
+    if image.dim() != 4 or image.size(2) != height or image.size(3) != width:
+        raise ValueError(
+            "image: expected shape (B, C, "
+            + str(height)
+            + ", "
+            + str(width)
+            + "), got "
+            + str(image.shape)
+            + "; resize the images, or export the model again at their size."
+        )
+    return image
