@@ -1,104 +1,154 @@
-"""DICOM to arrays: a file as a picture, the slices of one series in a folder as a volume.
+"""DICOM to arrays: a MONAI reader for a file or for one series in a folder.
 
-What would have to be guessed is refused; see ``transforms.dicom_files`` for files and
+What would have to be guessed is refused; see ``transforms.dicom_files`` for files,
+``transforms.dicom_frames`` for multi-frame objects, ``transforms.dicom_series`` for folders and
 ``transforms.dicom_stack`` for the order and the geometry of slices.
 
 Values are the stored ones times RescaleSlope plus RescaleIntercept, slice by slice. Windows (VOI
-LUT), overlays and padding values are not applied. MONOCHROME1, where high values are dark, is
-inverted within the range that BitsStored can hold, stored -> lowest + highest - stored, before
-rescaling, so that high values are bright everywhere.
+LUT) are told, not applied; overlays and padding values are neither. MONOCHROME1, where high values
+are dark, is inverted within the range that BitsStored can hold, stored -> lowest + highest -
+stored, before rescaling, so that high values are bright everywhere.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.config.type_definitions import PathLike
+from monai.data.image_reader import ImageReader
+from monai.utils.enums import MetaKeys, SpaceKeys
+from monai.utils.misc import ensure_tuple
 
-from transforms.dicom_files import Array, DicomHeader, decode, is_dicom, read_header
-from transforms.dicom_stack import stack
+from transforms.dicom_files import is_dicom, read_object
+from transforms.dicom_header import Array
+from transforms.dicom_image import DicomImage, image_of_file, volume_of
+from transforms.dicom_series import (
+    DICOM_SUFFIXES,
+    SeriesInfo,
+    holds_dicom,
+    list_series,
+    select_series,
+)
 from transforms.errors import InputError
 
-DICOM_SUFFIXES = (".dcm", ".dicom")
+__all__ = [
+    "DICOM_SUFFIXES",
+    "DicomReader",
+    "SeriesInfo",
+    "holds_dicom",
+    "list_series",
+    "read_dicom",
+]
 
 
-def holds_dicom(folder: Path) -> bool:
-    """Whether a folder directly holds DICOM files, by name or by content."""
-    return bool(_dicom_files(folder))
+class DicomReader(ImageReader):
+    """Read a DICOM file, or the slices of one series in a folder.
 
+    Unlike MONAI's ``PydicomReader`` and ``ITKReader`` it refuses, with the reason, what is no
+    evenly spaced, upright volume: missing slices, several time points, a tilted gantry, mosaics.
+    pydicom reads the headers, which select and refuse; SimpleITK decodes.
 
-def read_dicom(path: Path) -> tuple[Array, Array, dict[str, Any]]:
-    """Read a DICOM file as a picture, or a folder with the slices of one series as a volume.
-
-    A single file is always a picture, even if it is a slice of a scan; a folder is always a
-    volume, and one with a single slice is refused, as it is probably incomplete.
+    A file of one frame is a picture, a multi-frame file or a folder is a volume. A folder with a
+    single slice is refused, as it is probably incomplete. In a folder hidden files and files that
+    are not DICOM are passed over; names and numbers play no part in the order of the slices.
 
     Args:
-        path: a single-frame file, or a folder. In a folder hidden files and files that are not
-            DICOM are passed over; names and numbers play no part in the order of the slices.
+        series_uid: SeriesInstanceUID of the series to read, needed where a folder holds several.
+    """
+
+    def __init__(self, series_uid: str | None = None) -> None:
+        """Keep the option; see the class."""
+        super().__init__()
+        self.series_uid = series_uid
+
+    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
+        """Whether all are DICOM files by name or content, or folders that hold some."""
+        paths = [Path(name) for name in ensure_tuple(filename)]
+        return all(
+            holds_dicom(path, recursive=True)
+            if path.is_dir()
+            else path.name.lower().endswith(DICOM_SUFFIXES) or (path.is_file() and is_dicom(path))
+            for path in paths
+        )
+
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> DicomImage:
+        """Read the headers of one image and put them in order.
+
+        Args:
+            data: a file or folder, or a sequence of one, as MONAI's ``LoadImage`` passes it.
+            kwargs: not used.
+
+        Returns:
+            The image, not decoded yet.
+
+        Raises:
+            InputError: if a file cannot be read, is not an image of 8 or 16 bits, or if the
+                slices or frames do not form one evenly spaced, upright stack.
+        """
+        paths = ensure_tuple(data)
+        if len(paths) != 1:
+            raise InputError(
+                f"DicomReader: expected one file or folder, found {len(paths)}. Put the slices of "
+                "a volume into a folder and name that."
+            )
+        path = Path(paths[0])
+        if path.is_dir():
+            return volume_of(path, select_series(path, self.series_uid))
+        item = read_object(path)
+        if self.series_uid not in (None, item.series_uid):
+            raise InputError(
+                f"{path}: expected a file of the series {self.series_uid}, found "
+                f"{item.series_uid or 'no SeriesInstanceUID'}. Correct series_uid or leave it out."
+            )
+        return image_of_file(item)
+
+    def get_data(self, img: DicomImage) -> tuple[Array, dict[str, Any]]:
+        """The values and what is known of them, as MONAI's readers return it.
+
+        Args:
+            img: what ``read`` returned.
+
+        Returns:
+            (H, W), or (H, W, 3) for colour, with rows as rows, or (X, Y, Z) with X along the rows
+            (columns counted), Y down the columns and Z along the normal; and the meta data:
+            ``affine`` in mm, RAS+ (the identity for pictures), and those of ``DicomImage.meta``.
+
+        Raises:
+            InputError: if the pixels cannot be decoded.
+        """
+        values = img.values()
+        affine = np.eye(4) if img.affine is None else img.affine
+        return values, {
+            MetaKeys.AFFINE: affine,
+            MetaKeys.ORIGINAL_AFFINE: affine.copy(),
+            MetaKeys.SPATIAL_SHAPE: np.asarray(img.shape),
+            MetaKeys.SPACE: SpaceKeys.RAS,
+            MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if values.shape != img.shape else float("nan"),
+            **img.meta(),
+        }
+
+
+def read_dicom(path: Path, series_uid: str | None = None) -> tuple[Array, Array, dict[str, Any]]:
+    """Read a DICOM file as a picture or volume, or a folder with one series as a volume.
+
+    Args:
+        path: a file, or a folder; see ``DicomReader``.
+        series_uid: the series to read where a folder holds several.
 
     Returns:
-        The values, (1, H, W), (3, H, W) for colour, or float32 (1, X, Y, Z) with X along the rows
-        (columns counted), Y down the columns and Z along the normal; the affine, float64 4 x 4 in
-        mm, RAS+ (the identity for pictures); and ``modality``, ``series_uid`` and, for pictures,
-        ``bit_depth``: 8 for values that surely lie in 0..255 (at most 8 bits, unsigned, not
-        rescaled), otherwise 16, which leads to scaling by percentiles.
+        The values, (1, H, W), (3, H, W) for colour, or float32 (1, X, Y, Z); the affine, float64
+        4 x 4 in mm, RAS+ (the identity for pictures); and ``DicomImage.meta``.
 
     Raises:
-        InputError: if a file cannot be read, is not a single-frame image of 8 or 16 bits, or if
-            the slices of a folder do not form one evenly spaced, upright stack.
+        InputError: if the image cannot be read; see ``DicomReader.read``.
     """
-    return _read_series(path) if path.is_dir() else _read_single(path)
-
-
-def _read_single(path: Path) -> tuple[Array, Array, dict[str, Any]]:
-    header = read_header(path)
-    values = _values(header)
-    channels = values[None] if header.grey else np.moveaxis(values, -1, 0)
-    if (channels == channels[:1]).all():
+    reader = DicomReader(series_uid)
+    image = reader.read(path)
+    values, meta = reader.get_data(image)
+    channels = values[None] if values.shape == image.shape else np.moveaxis(values, -1, 0)
+    if image.affine is None and (channels == channels[:1]).all():
         channels = channels[:1]
-    rescaled = (header.slope, header.intercept) != (1.0, 0.0)
-    depth = 16 if header.bits > 8 or header.signed or rescaled else 8
-    return channels, np.eye(4), {"bit_depth": depth, **_names(header)}
-
-
-def _read_series(folder: Path) -> tuple[Array, Array, dict[str, Any]]:
-    headers = [read_header(path) for path in _dicom_files(folder)]
-    for header in headers:
-        if not header.grey:
-            raise InputError(
-                f"{header.path}: expected grey slices, found colour, as in maps that a workstation "
-                "computed. Leave this series out."
-            )
-    ordered, affine = stack(folder, headers)
-    volume = np.empty((1, ordered[0].shape[1], ordered[0].shape[0], len(ordered)), np.float32)
-    for index, header in enumerate(ordered):
-        with np.errstate(over="ignore"):  # what overflows is reported as infinite by the caller
-            volume[0, :, :, index] = _values(header).T
-    return volume, affine, _names(ordered[0])
-
-
-def _names(header: DicomHeader) -> dict[str, str]:
-    return {"modality": header.modality, "series_uid": header.series_uid}
-
-
-def _values(header: DicomHeader) -> Array:
-    """Decode, invert and rescale one image: (H, W) or (H, W, 3), float64."""
-    values = decode(header).astype(np.float64)
-    if header.inverted:
-        lowest_plus_highest = -1 if header.signed else 2**header.bits - 1
-        values = lowest_plus_highest - values
-    return values * header.slope + header.intercept
-
-
-def _dicom_files(folder: Path) -> list[Path]:
-    """The DICOM files in a folder, by name or content, without hidden ones and indices."""
-    return [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file()
-        and not path.name.startswith(".")
-        and path.name.upper() != "DICOMDIR"
-        and (path.name.lower().endswith(DICOM_SUFFIXES) or is_dicom(path))
-    ]
+    return channels, meta[MetaKeys.AFFINE], image.meta()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from transforms.dicom_files import Array, DicomHeader
+from transforms.dicom_header import Array, DicomHeader
 from transforms.errors import InputError
 
 ORIENTATION_TOLERANCE = 1e-3
@@ -49,18 +49,17 @@ def stack(folder: Path, headers: Sequence[DicomHeader]) -> tuple[list[DicomHeade
     """Order the slices of a volume and find its affine.
 
     Args:
-        folder: where the slices are, for messages.
-        headers: those of all slices, in any order.
+        folder: the folder or multi-frame file that the slices are in, for messages.
+        headers: those of all slices of one series, in any order.
 
     Returns:
         The headers in the order of their position along the normal, and the affine, float64
         4 x 4: from (column, row, slice) indices to mm in RAS+.
 
     Raises:
-        InputError: if there are fewer than two slices, several series, orientations, shapes or
-            pixel spacings, several slices at one position, gaps, or a tilted gantry.
+        InputError: if there are fewer than two slices, several orientations, shapes or pixel
+            spacings, several slices at one position, gaps, or a tilted gantry.
     """
-    _require_one_series(folder, headers)
     if len(headers) < 2:
         raise InputError(
             f"{folder}: expected the slices of a volume, found one slice, {_list(headers)}. Add "
@@ -104,19 +103,19 @@ class _Slice:
             }
             missing = ", ".join(name for name, value in values.items() if value is None)
             raise InputError(
-                f"{header.path}: expected a slice of a volume, but {missing} is missing or "
-                "malformed. Name the file itself to read it as a picture."
+                f"{_place(header)}: expected a slice of a volume, but {missing} is missing or "
+                "malformed. Name a single-frame file itself to read it as a picture."
             )
         angles = orientation @ orientation.T
         if np.abs(angles - np.eye(2)).max() > ORIENTATION_TOLERANCE or (spacing <= 0).any():
             raise InputError(
-                f"{header.path}: expected perpendicular unit vectors in ImageOrientationPatient "
+                f"{_place(header)}: expected perpendicular unit vectors in ImageOrientationPatient "
                 f"and a positive PixelSpacing, found {orientation.tolist()} and "
                 f"{spacing.tolist()}. Export the series again."
             )
         if abs(header.tilt) > GANTRY_TILT_TOLERANCE:
             raise InputError(
-                f"{header.path}: expected an upright gantry, found GantryDetectorTilt "
+                f"{_place(header)}: expected an upright gantry, found GantryDetectorTilt "
                 f"{header.tilt:g} degrees. {_STRAIGHTEN}"
             )
         return cls(header, position, orientation, spacing)
@@ -126,22 +125,6 @@ class _Slice:
         """Unit vector across the slice, (3,)."""
         normal = np.cross(*self.orientation)
         return np.asarray(normal / np.linalg.norm(normal))
-
-
-def _require_one_series(folder: Path, headers: Sequence[DicomHeader]) -> None:
-    series: dict[str, list[DicomHeader]] = {}
-    for header in headers:
-        series.setdefault(header.series_uid, []).append(header)
-    if len(series) > 1:
-        found = "; ".join(
-            f"{uid or 'no SeriesInstanceUID'} ({members[0].modality or 'modality unknown'}, "
-            f"{_list(members)})"
-            for uid, members in series.items()
-        )
-        raise InputError(
-            f"{folder}: expected one series, found {len(series)}: {found}. Put each series into a "
-            "folder of its own."
-        )
 
 
 def _require_one_grid(folder: Path, slices: Sequence[_Slice]) -> None:
@@ -156,7 +139,7 @@ def _require_one_grid(folder: Path, slices: Sequence[_Slice]) -> None:
         if other:
             raise InputError(
                 f"{folder}: expected one {name}, found {value(first).tolist()} in "
-                f"{first.header.path.name} but {value(other[0]).tolist()} in "
+                f"{first.header.name} but {value(other[0]).tolist()} in "
                 f"{_list([item.header for item in other])}. Put each stack into a folder of its "
                 "own."
             )
@@ -186,8 +169,8 @@ def _require_upright(folder: Path, slices: Sequence[_Slice], shifts: Array, heig
         angle = np.degrees(np.arctan2(lengths[worst], heights[worst]))
         raise InputError(
             f"{folder}: expected slices stacked along their normal, but "
-            f"{slices[worst].header.path.name} is shifted by {lengths[worst]:.3f} mm within its "
-            f"plane against {slices[0].header.path.name}, at an angle of {angle:.2f} degrees, as "
+            f"{slices[worst].header.name} is shifted by {lengths[worst]:.3f} mm within its "
+            f"plane against {slices[0].header.name}, at an angle of {angle:.2f} degrees, as "
             f"from a tilted gantry. {_STRAIGHTEN}"
         )
 
@@ -202,12 +185,16 @@ def _require_even_spacing(folder: Path, slices: Sequence[_Slice], heights: Array
         raise InputError(
             f"{folder}: expected evenly spaced slices, found gaps from {gaps.min():.3f} to "
             f"{gaps.max():.3f} mm: {usual:.3f} mm as a rule but {gaps[odd]:.3f} mm between "
-            f"{slices[odd].header.path.name} and {slices[odd + 1].header.path.name}. Add the "
+            f"{slices[odd].header.name} and {slices[odd + 1].header.name}. Add the "
             "missing slices or resample the volume to an even spacing."
         )
 
 
+def _place(header: DicomHeader) -> str:
+    return f"{header.path.parent / header.name}"
+
+
 def _list(headers: Sequence[DicomHeader]) -> str:
-    names = sorted(header.path.name for header in headers)
+    names = sorted(header.name for header in headers)
     more = len(names) - _MOST_NAMED
     return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

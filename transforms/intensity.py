@@ -2,7 +2,7 @@
 
 Volumes have no fixed units (MRI) and rare extreme values, so they are standardised by the median
 and the interquartile range (IQR) of the body; pictures are scaled by their bit depth or their
-percentiles.
+percentiles. Values with a unit, as in CT, may be cut to a window instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.module import optional_import
 
+from transforms.bias import BiasCorrect
 from transforms.errors import InputError
 from transforms.readers import picture_range
+from transforms.windows import CT_WINDOWS, VOI, WINDOW_PREFIX, Window, apply_window, window_method
 
 sitk, _ = optional_import("SimpleITK")
 
@@ -81,31 +83,36 @@ class ScaleBody(Transform):
       all pixels and channels; for volumes per channel inside the body, outside exactly 0.
     - ``auto``: ``zscore`` for volumes, ``unit`` for 8-bit and ``percentile`` for 16-bit pictures,
       which rarely use their full range.
+    - ``ct:brain`` or just ``brain``, and so on for all of ``CT_WINDOWS``: a CT window in
+      Hounsfield units, from its lower end to its upper end, clipped. Refused for other units.
+    - ``window:40,80``: any window, by its centre and width in the unit of the file.
+    - ``voi``: the window that the DICOM header gives, slice by slice.
 
     Args:
         method: one of the above.
         z_range: lowest and highest z kept, in IQRs from the median.
         percentiles: lower and upper percentile, in percent.
+        n4: whether MR volumes are corrected for uneven brightness before; see ``BiasCorrect``.
+        window: the name of a CT window, (centre, width) or ``voi``, instead of a method.
     """
 
     def __init__(
         self,
-        method: ScaleMethod = "auto",
+        method: ScaleMethod | str = "auto",
         z_range: tuple[float, float] = (-4.0, 8.0),
         percentiles: tuple[float, float] = (0.5, 99.5),
+        n4: bool = False,
+        window: Window | None = None,
     ) -> None:
         """Keep the options, once checked; see the class."""
-        if method not in get_args(ScaleMethod):
-            raise InputError(
-                f"method: expected one of {', '.join(get_args(ScaleMethod))}, found {method!r}."
-            )
         if not z_range[0] < z_range[1]:
             raise InputError(f"z_range: expected two increasing numbers, found {z_range}.")
         if not 0 <= percentiles[0] < percentiles[1] <= 100:
             raise InputError(
                 f"percentiles: expected two increasing numbers in [0, 100], found {percentiles}."
             )
-        self.method: ScaleMethod = method
+        self.method = _checked_method(method, window)
+        self.n4 = bool(n4)
         self.z_range = (float(z_range[0]), float(z_range[1]))
         self.percentiles = (float(percentiles[0]), float(percentiles[1]))
 
@@ -116,9 +123,10 @@ class ScaleBody(Transform):
             "method": self.method,
             "z_range": list(self.z_range),
             "percentiles": list(self.percentiles),
+            "n4": self.n4,
         }
 
-    def resolve(self, image: torch.Tensor) -> ScaleMethod:
+    def resolve(self, image: torch.Tensor) -> str:
         """The method used for this image: never ``auto``.
 
         Args:
@@ -150,13 +158,17 @@ class ScaleBody(Transform):
                 f"image: expected (C, H, W) or (C, X, Y, Z), found the shape {tuple(image.shape)}."
             )
         method = self.resolve(image)
+        if self.n4:
+            image = BiasCorrect(body_mask)(image)
         if method == "zscore":
             z, body = robust_z(image)
             scaled = torch.where(body, _to_unit(z, *self.z_range), 0.0)
         elif method == "unit":
             scaled = _scale_by_depth(image)
-        else:
+        elif method == "percentile":
             scaled = self._scale_by_percentiles(image)
+        else:
+            scaled = apply_window(_finite(image), method, _meta(image))
         return MetaTensor(scaled, meta=dict(_meta(image)))
 
     def _scale_by_percentiles(self, image: torch.Tensor) -> torch.Tensor:
@@ -192,19 +204,23 @@ class ScaleBodyd(MapTransform):
         z_range: see ``ScaleBody``.
         percentiles: see ``ScaleBody``.
         allow_missing_keys: whether a sample may lack a key.
+        n4: see ``ScaleBody``.
+        window: see ``ScaleBody``.
     """
 
     def __init__(
         self,
         keys: KeysCollection = "image",
-        method: ScaleMethod = "auto",
+        method: ScaleMethod | str = "auto",
         z_range: tuple[float, float] = (-4.0, 8.0),
         percentiles: tuple[float, float] = (0.5, 99.5),
         allow_missing_keys: bool = False,
+        n4: bool = False,
+        window: Window | None = None,
     ) -> None:
         """Keep the options, once checked; see the class."""
         super().__init__(keys, allow_missing_keys)
-        self.scale = ScaleBody(method, z_range, percentiles)
+        self.scale = ScaleBody(method, z_range, percentiles, n4, window)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -217,6 +233,26 @@ class ScaleBodyd(MapTransform):
         for key in self.key_iterator(scaled):
             scaled[key] = self.scale(scaled[key])
         return scaled
+
+
+def _checked_method(method: str, window: Window | None) -> str:
+    """The method, that of the window if one is given, in its full spelling."""
+    if window is not None:
+        if method != "auto":
+            raise InputError(
+                f"window: expected either a window or an intensity method, found {window!r} and "
+                f"{method!r}. Leave one of them out."
+            )
+        return window_method(window)
+    if method in get_args(ScaleMethod):
+        return method
+    try:
+        return window_method(method)
+    except InputError as error:
+        raise InputError(
+            f"method: expected one of {', '.join(get_args(ScaleMethod))}, {', '.join(CT_WINDOWS)} "
+            f"(CT windows), {VOI} or {WINDOW_PREFIX}centre,width, found {method!r}."
+        ) from error
 
 
 def _channel_body(channel: torch.Tensor) -> torch.Tensor:

@@ -1,8 +1,8 @@
-"""Files to MetaTensors: pictures (PNG, JPEG, TIFF), volumes (NIfTI) and DICOM, channel first.
+"""Files to MetaTensors: pictures, volumes and DICOM, channel first.
 
-Pictures come as ``(C, H, W)`` with H the rows from top to bottom, volumes as ``(C, X, Y, Z)`` in
-the order in which the file stores them, with the file's affine (float64, mm, RAS+). Nothing is
-scaled or re-oriented here, and no bit of depth is lost.
+Pictures (PNG, JPEG, TIFF) come as ``(C, H, W)`` with H the rows from top to bottom, volumes (NIfTI,
+NRRD, MetaImage) as ``(C, X, Y, Z)`` in the order in which the file stores them, with the file's
+affine (float64, mm, RAS+). Nothing is scaled or re-oriented here, and no bit of depth is lost.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from transforms.dicom import DICOM_SUFFIXES, holds_dicom, read_dicom
 from transforms.dicom_files import is_dicom
 from transforms.errors import InputError
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
+from transforms.resample import AFFINE_TOLERANCE, resample_onto
+from transforms.volumes import ITK_SUFFIXES, SimpleItkReader
 
 __all__ = [
     "AFFINE_TOLERANCE",
@@ -37,33 +39,38 @@ __all__ = [
     "read_mask",
 ]
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 
-AFFINE_TOLERANCE = 1e-3
-"""Largest difference (mm) between the affines of files that are taken to share a grid."""
+_ASK_TO_RESAMPLE = (
+    "If they show the patient in one position, ask for resampling onto the first file "
+    "(--resample true; in Python resample=True)."
+)
 
 # What a writer needs to give a map the units and the coordinate codes of its input.
 _KEPT_HEADER_FIELDS = ("xyzt_units", "qform_code", "sform_code")
 
 
-def read_image(path: Path | str) -> MetaTensor:
+def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
     """Read one picture or one volume.
 
     Args:
-        path: a PNG, JPEG or TIFF picture of 8 or 16 bits, or a NIfTI volume (3-D, or 4-D with
-            the channels last), a DICOM file of one frame (a picture), or a folder that
-            holds the DICOM slices of one series (a volume; see ``transforms.dicom``).
+        path: a PNG, JPEG or TIFF picture of 8 or 16 bits; a NIfTI, NRRD or MetaImage volume (3-D,
+            or 4-D with the channels last; 2-D NRRD and MetaImage files are pictures); a DICOM
+            file of one frame (a picture) or several (a volume), or a folder that holds the DICOM
+            slices of a series, itself or in subfolders (a volume; see ``transforms.dicom``).
+        series_uid: the DICOM series to read where a folder holds several; see ``list_series``.
 
     Returns:
         float32 of shape (C, H, W) or (C, X, Y, Z) with the values of the file. ``meta`` holds
-        plain values; ``meta["bit_depth"]`` (8 or 16) for pictures only. ``affine`` is float64 in
-        mm; it is the identity for pictures, whose pixel size is unknown.
+        plain values; ``meta["bit_depth"]`` (8 or 16) for pictures only, and for DICOM what
+        ``DicomImage.meta`` lists. ``affine`` is float64 in mm; it is the identity for pictures,
+        whose pixel size is unknown.
 
     Raises:
         InputError: if the file is missing, empty, damaged or of another kind, or if its values
             are not finite or all the same.
     """
-    image = _read(Path(path))
+    image = _read(Path(path), series_uid)
     if bool((image == image.flatten()[0]).all()):
         raise InputError(
             f"{path}: expected an image, found the value {float(image.flatten()[0]):g} everywhere. "
@@ -94,27 +101,38 @@ def picture_range(meta: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def read_case(
-    images: Sequence[Path | str] | Path | str, channels: Sequence[int] | None = None
+    images: Sequence[Path | str] | Path | str,
+    channels: Sequence[int] | None = None,
+    *,
+    resample: bool = False,
+    series_uid: str | None = None,
 ) -> MetaTensor:
     """Read the files of one case, e.g. its modalities, as the channels of one image.
 
     Args:
         images: the files, on one grid; their channels are joined in this order.
         channels: indices into the joined channels; None takes all.
+        resample: whether files on another grid are resampled onto that of the first, linearly and
+            without registering them; otherwise they are refused.
+        series_uid: see ``read_image``; for cases of one file.
 
     Returns:
-        float32 of shape (C, H, W) or (C, X, Y, Z) with the meta data of the first file.
+        float32 of shape (C, H, W) or (C, X, Y, Z) with the meta data of the first file, except
+        that ``modality`` names those of all files, and windows of several files are left out.
 
     Raises:
-        InputError: if a file cannot be read, if two files differ in grid, or if a channel does
-            not exist.
+        InputError: if a file cannot be read, if two files differ in grid and are not to be
+            resampled or cannot be, or if a channel does not exist.
     """
     paths = [images] if isinstance(images, (str, Path)) else list(images)
     if not paths:
         raise InputError("images: expected at least one file, found none.")
-    parts = [read_image(path) for path in paths]
+    parts = [read_image(path, series_uid) for path in paths]
+    if resample:
+        first, *rest = parts
+        parts = [first, *(resample_onto(part, first) for part in rest)]
     for path, part in zip(paths[1:], parts[1:], strict=True):
-        _require_same_grid(paths[0], parts[0], path, part)
+        _require_same_grid(paths[0], parts[0], path, part, remedy=_ASK_TO_RESAMPLE)
         if part.meta.get("bit_depth") != parts[0].meta.get("bit_depth"):
             raise InputError(
                 f"{path} has {part.meta.get('bit_depth')} bits but {paths[0]} has "
@@ -123,7 +141,7 @@ def read_case(
     joined = torch.cat([part.as_tensor() for part in parts]) if len(parts) > 1 else parts[0]
     if channels is not None:
         joined = joined[_checked_channels(channels, len(joined), paths)]
-    return MetaTensor(torch.as_tensor(joined), meta=dict(parts[0].meta))
+    return MetaTensor(torch.as_tensor(joined), meta=_joined_meta(parts))
 
 
 def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
@@ -167,6 +185,7 @@ class LoadCased(MapTransform):
         keys: the key of the images and, if masks are wanted, the key of the mask.
         channels_key: the key of the channel indices.
         allow_missing_keys: whether a case may lack the mask.
+        resample: see ``read_case``.
     """
 
     def __init__(
@@ -174,18 +193,20 @@ class LoadCased(MapTransform):
         keys: KeysCollection = ("image", "mask"),
         channels_key: str = "channels",
         allow_missing_keys: bool = True,
+        resample: bool = False,
     ) -> None:
         """Keep the keys; see the class."""
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) > 2:
             raise InputError(f"keys: expected an image key and a mask key, found {self.keys}.")
         self.channels_key = channels_key
+        self.resample = resample
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Load the files of one case; see the class."""
         loaded = dict(data)
         channels = loaded.pop(self.channels_key, None)
-        image = read_case(loaded[self.keys[0]], channels)
+        image = read_case(loaded[self.keys[0]], channels, resample=self.resample)
         loaded[self.keys[0]] = image
         for key in self.keys[1:]:
             mask = loaded.pop(key, None)
@@ -196,9 +217,17 @@ class LoadCased(MapTransform):
         return loaded
 
 
-def _read(path: Path) -> MetaTensor:
+def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
     """Read any supported file as finite float32, channel first."""
-    image = _reader_of(path)(path)
+    reader = _reader_of(path)
+    if reader is _read_dicom:
+        image = _read_dicom(path, series_uid)
+    elif series_uid is None:
+        image = reader(path)
+    else:
+        raise InputError(
+            f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
+        )
     bad = int((~torch.isfinite(image.as_tensor())).sum())
     if bad:
         raise InputError(
@@ -210,7 +239,7 @@ def _read(path: Path) -> MetaTensor:
 
 def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
     """Choose the reader by the file's name, once it is known to be a file with content."""
-    if path.is_dir() and holds_dicom(path):
+    if path.is_dir() and holds_dicom(path, recursive=True):
         return _read_dicom
     if not path.is_file():
         found = "a folder" if path.is_dir() else "no such file"
@@ -220,6 +249,8 @@ def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
     name = path.name.lower()
     if name.endswith(PICTURE_SUFFIXES):
         return _read_picture
+    if name.endswith(ITK_SUFFIXES):
+        return _read_itk
     if name.endswith(VOLUME_SUFFIXES):
         return _read_volume
     if name.endswith(DICOM_SUFFIXES) or is_dicom(path):  # many DICOM files have no extension
@@ -239,8 +270,24 @@ def _read_picture(path: Path) -> MetaTensor:
     return _meta_tensor(path, channels_first, np.eye(4), {"bit_depth": meta["bit_depth"]})
 
 
+def _read_itk(path: Path) -> MetaTensor:
+    array, meta = _decode(SimpleItkReader(), path)
+    if len(meta["spatial_shape"]) == 3:
+        return _volume(path, array, meta)
+    if meta["bit_depth"] is None:
+        raise InputError(
+            f"{path}: expected a picture of 8 or 16 bits, found two dimensions of type "
+            f"{array.dtype}. Save the picture with 16 bits, or a volume with three dimensions."
+        )
+    channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
+    return _meta_tensor(path, channels_first, np.eye(4), {"bit_depth": meta["bit_depth"]})
+
+
 def _read_volume(path: Path) -> MetaTensor:
-    array, meta = _decode(NibabelReader(), path)
+    return _volume(path, *_decode(NibabelReader(), path))
+
+
+def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) -> MetaTensor:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: expected real numbers, found voxels of type {array.dtype}.")
     if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth dimension
@@ -264,8 +311,8 @@ def _read_volume(path: Path) -> MetaTensor:
     return _meta_tensor(path, channels_first, affine, header)
 
 
-def _read_dicom(path: Path) -> MetaTensor:
-    return _meta_tensor(path, *read_dicom(path))
+def _read_dicom(path: Path, series_uid: str | None = None) -> MetaTensor:
+    return _meta_tensor(path, *read_dicom(path, series_uid))
 
 
 def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
@@ -301,18 +348,34 @@ def _meta_tensor(
     return MetaTensor(torch.from_numpy(values), meta=meta)
 
 
+def _joined_meta(parts: Sequence[MetaTensor]) -> dict[str, Any]:
+    """The meta data of the first part, without what would not hold for the others."""
+    meta = dict(parts[0].meta)
+    if len(parts) > 1:
+        modalities = dict.fromkeys(str(part.meta.get("modality") or "") for part in parts)
+        if any(modalities):
+            meta["modality"] = ", ".join(name or "unknown" for name in modalities)
+        for key in ("voi_windows", "voi_function"):
+            meta.pop(key, None)
+    return meta
+
+
 def _require_same_grid(
-    path_a: Path | str, a: MetaTensor, path_b: Path | str, b: MetaTensor
+    path_a: Path | str,
+    a: MetaTensor,
+    path_b: Path | str,
+    b: MetaTensor,
+    remedy: str = "Resample one onto the other.",
 ) -> None:
     if a.shape[1:] != b.shape[1:]:
         raise InputError(
             f"{path_b} has the shape {tuple(b.shape[1:])} but {path_a} has {tuple(a.shape[1:])}: "
-            "expected one grid for all files of a case. Resample one onto the other."
+            f"expected one grid for all files of a case. {remedy}"
         )
     if not torch.allclose(a.affine, b.affine, rtol=0.0, atol=AFFINE_TOLERANCE):
         raise InputError(
             f"{path_b} has the affine {b.affine.tolist()} but {path_a} has {a.affine.tolist()}: "
-            f"expected them equal to {AFFINE_TOLERANCE} mm. Resample one onto the other."
+            f"expected them equal to {AFFINE_TOLERANCE} mm. {remedy}"
         )
 
 
