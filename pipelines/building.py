@@ -75,7 +75,7 @@ def read_encoder_weights(path: Path, sha256: str | None = None) -> dict[str, Ten
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes the unpickler fail in any way
         raise InputError(
-            f"encoder_weights: {path} is no PyTorch file of plain tensors ({error})."
+            f"encoder_weights: {path} is no PyTorch file of plain tensors ({type(error).__name__})."
         ) from error
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"encoder_weights: expected a state dict in {path}, found something else.")

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
@@ -65,6 +66,9 @@ class Calibrator:
         device: where to compute.
         target_fpr: share of normal images that may be flagged.
         pixel_fpr: share of body pixels of normal images that the pixel threshold lets through.
+
+    Attributes:
+        slice_scores: once run, the score of each image in the order of the data set, ``(N,)``.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Calibrator:
         self.device = torch.device(device)
         self.target_fpr = float(target_fpr)
         self.pixel_fpr = float(pixel_fpr)
+        self.slice_scores = np.empty(0)
 
     def check(self) -> None:
         """Refuses too few images; called before the training, so that no work is lost.
@@ -162,6 +167,7 @@ class Calibrator:
         raw = scorer.raw_score(parts)
         scorer.score_mean.copy_(raw.mean())
         scorer.score_scale.copy_(_scale(raw))
+        self.slice_scores = ((raw - scorer.score_mean) / scorer.score_scale).double().cpu().numpy()
         scores = ((raw - scorer.score_mean) / scorer.score_scale).sort().values
         ranks = torch.linspace(0.0, 1.0, N_QUANTILES, device=scores.device)
         scorer.quantiles.copy_(torch.quantile(scores, ranks))

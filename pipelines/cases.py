@@ -24,6 +24,7 @@ class Case:
         mask: file of the lesion mask (non-zero is lesion) on the grid of the images, if any.
         split: the split that the layout or the user fixed, if any.
         channels: for files holding several channels, the indices to use; None takes all.
+        series_uid: for a folder that holds several DICOM series, the one that is meant.
     """
 
     name: str
@@ -33,6 +34,20 @@ class Case:
     mask: Path | None = None
     split: SplitName | None = None
     channels: tuple[int, ...] | None = None
+    series_uid: str | None = None
+
+
+@dataclass(frozen=True)
+class FailedCase:
+    """A case that could not be used.
+
+    Attributes:
+        case: which one.
+        reason: what is wrong with it and what to do, in words.
+    """
+
+    case: Case
+    reason: str
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from pipelines.cases import Cohort
+from pipelines.cases import Case, Cohort
 from pipelines.layouts import read_cohort
+from pipelines.options import nearest
 from pipelines.phantom import ensure_phantom_dataset
 from pipelines.splits import DEFAULT_FRACTIONS, SPLITS, Split, split_cohort
 from transforms.errors import InputError
@@ -20,6 +22,10 @@ PHANTOM_NOTE = (
     "These are computer-made phantoms for trying the program; figures on them say nothing about "
     "real scans."
 )
+
+
+CONTENT_BYTES = 1 << 16
+"""Bytes at the start and in the middle of a file that tell it from others, with its size."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,26 @@ def _tell(data: Data) -> None:
         logger.info("  Note: %s", note)
 
 
+def seen_content(data: Data) -> list[str]:
+    """Fingerprints of the files that trained or calibrated, whatever they are called elsewhere."""
+    cases = (*data.split.train, *data.split.calibration)
+    return sorted({_content(path) for case in cases for path in case.images})
+
+
+def _content(image: Path) -> str:
+    """Hash over size, start and middle of a file, or of the first file of a DICOM series."""
+    if image.is_dir():
+        image = min((path for path in image.iterdir() if path.is_file()), default=image)
+    if not image.is_file():
+        return "none"
+    with image.open("rb") as file:
+        digest = hashlib.sha256(file.read(CONTENT_BYTES))
+        file.seek(image.stat().st_size // 2)  # uncompressed volumes all start with background
+        digest.update(file.read(CONTENT_BYTES))
+    digest.update(str(image.stat().st_size).encode())
+    return digest.hexdigest()[:16]
+
+
 def open_data_like(
     model: Mapping[str, Any],
     dataset_dir: str | None = None,
@@ -110,6 +136,8 @@ def open_data_like(
     modalities: str | Sequence[str] | None = None,
     split: str | None = None,
     patient_pattern: str | None = None,
+    cases: str | Sequence[str] | None = None,
+    limit: int | None = None,
 ) -> Data:
     """Opens a data set for a trained model; its test part is all that the model has not seen.
 
@@ -120,6 +148,8 @@ def open_data_like(
         modalities: None takes the model's.
         split: a JSON file; its test part is evaluated.
         patient_pattern: see `open_data`.
+        cases: names of the cases to evaluate, e.g. ``"['a','b']"``; None takes all.
+        limit: the most cases to evaluate, the first ones; None takes all.
 
     Raises:
         InputError: when the channels differ from the model's or no case is left.
@@ -135,13 +165,20 @@ def open_data_like(
             f"modalities: the model reads {', '.join(model['modalities'])}, found "
             f"{', '.join(cohort.modalities)}. Evaluate with the same modalities."
         )
+    if cohort.volumetric != bool(model["volumetric"]):
+        kinds = {True: "volumes", False: "pictures"}
+        raise InputError(
+            f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
+            f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
+        )
     used = {name for part in ("train", "calibration") for name in model["split"][part]}
-    wanted = cohort.cases
-    if split is not None:
-        wanted = split_cohort(cohort, split_file=split).test
-    elif set(model["split"]["test"]) <= {case.name for case in cohort.cases}:
-        wanted = tuple(case for case in cohort.cases if case.name in model["split"]["test"])
-    seen = {case.patient for case in cohort.cases if case.name in used}
+    wanted = cohort.cases if split is None else split_cohort(cohort, split_file=split).test
+    known = set(model["seen"])
+    seen = {
+        case.patient
+        for case in cohort.cases
+        if case.name in used or any(_content(path) in known for path in case.images)
+    }
     left = tuple(case for case in wanted if case.patient not in seen)
     if not left:
         raise InputError(
@@ -153,6 +190,26 @@ def open_data_like(
         notes.append(
             f"{skipped} cases are left out: the model has seen them, or the split says so."
         )
+    left = _asked_for(left, cases, limit)
     data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
     _tell(data)
     return data
+
+
+def _asked_for(
+    left: tuple[Case, ...], names: str | Sequence[str] | None, limit: int | None
+) -> tuple[Case, ...]:
+    """The cases that were named, at most `limit` of them."""
+    if names is not None:
+        listed = str(names).split(",") if isinstance(names, (str, int)) else map(str, names)
+        wanted = {name.strip() for name in listed}
+        known = [case.name for case in left]
+        for name in sorted(wanted - set(known)):
+            raise InputError(
+                f"cases: {name!r} is not among the {len(left)} cases that can be evaluated. "
+                f"{nearest(name, known)}"
+            )
+        left = tuple(case for case in left if case.name in wanted)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit: expected a number of cases from 1, found {limit!r}.")
+    return left[:limit]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
+from monai.data import Dataset as MonaiDataset
+from monai.data import ThreadDataLoader
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.case_baselines import SliceBaselines, slice_baselines
-from pipelines.cases import Case
+from pipelines.cases import Case, FailedCase
 from pipelines.data import Data
 from pipelines.progress import track
 from pipelines.seeding import EpochSampler
@@ -23,6 +27,20 @@ from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod
 from transforms.readers import read_case, read_mask
 from transforms.slices import Slicer, select_slices, slice_labels
+
+logger = logging.getLogger(__name__)
+
+KEPT_HEADER = (
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    "bit_depth",
+    "modality",
+    "series_uid",
+    "dicom_files",
+    "dicom_frames",
+)
+"""What stays of a file's header: units and codes of the grid, and the files of a DICOM series."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +55,9 @@ class CaseSample:
         labels: 1 anomalous, 0 normal, -1 unknown or left out, ``(K,)`` int8.
         masks: lesion masks at the file's resolution, ``(K, h, w)`` bool; None when unknown.
         geometry: how the slices lie in the file.
+        body: for volumes, where the file shows the body, ``(K, h, w)`` bool.
         baselines: trivial scores of the slices, for evaluation only.
+        header: what a writer needs of the file's header; plain values.
     """
 
     case: Case
@@ -47,7 +67,9 @@ class CaseSample:
     labels: Tensor
     masks: Tensor | None
     geometry: SliceGeometry
+    body: Tensor | None = None
     baselines: SliceBaselines | None = None
+    header: Mapping[str, Any] = field(default_factory=dict)
 
 
 class CaseLoader:
@@ -62,6 +84,9 @@ class CaseLoader:
         min_lesion_pixels: lesion pixels from which a slice is anomalous.
         normal_margin: slices between a normal slice and the nearest lesion.
         channels: number of channels expected; None accepts any.
+        volumetric: whether files must be volumes (True) or pictures (False); None accepts both.
+        n4: whether MR volumes are corrected for uneven brightness first.
+        resample: whether modalities of one case on other grids are resampled onto the first one's.
         with_baselines: whether to compute the trivial scores too, for evaluation.
     """
 
@@ -69,21 +94,26 @@ class CaseLoader:
         self,
         image_size: int | Sequence[int] = 128,
         axis: SliceAxis = "axial",
-        intensity: ScaleMethod = "auto",
+        intensity: ScaleMethod | str = "auto",
         slice_range: Sequence[int] | None = None,
         min_body_fraction: float = 0.1,
         min_lesion_pixels: int = 20,
         normal_margin: int = 0,
         channels: int | None = None,
+        volumetric: bool | None = None,
+        n4: bool = False,
+        resample: bool = False,
         with_baselines: bool = False,
     ) -> None:
         self.slicer = Slicer(axis, image_size)
-        self.scale = ScaleBody(intensity)
+        self.scale = _scale(intensity, n4)
+        self.resample = bool(resample)
         self.slice_range = _checked_range(slice_range)
         self.min_body_fraction = float(min_body_fraction)
         self.min_lesion_pixels = int(min_lesion_pixels)
         self.normal_margin = int(normal_margin)
         self.channels = channels
+        self.volumetric = volumetric
         self.with_baselines = with_baselines
 
     @property
@@ -98,6 +128,9 @@ class CaseLoader:
             "min_lesion_pixels": self.min_lesion_pixels,
             "normal_margin": self.normal_margin,
             "channels": self.channels,
+            "volumetric": self.volumetric,
+            "n4": self.scale.n4,
+            "resample": self.resample,
         }
 
     def __call__(self, case: Case) -> CaseSample:
@@ -106,12 +139,17 @@ class CaseLoader:
         Raises:
             InputError: when a file cannot be used.
         """
-        raw = self._with_channels(read_case(case.images, case.channels), case)
+        raw = read_case(
+            case.images, case.channels, resample=self.resample, series_uid=case.series_uid
+        )
+        self._check_kind(raw, case)
+        raw = self._with_channels(raw, case)
         scaled = self.scale(raw)
         native = self.slicer.native(raw)
         mask = None if case.mask is None else read_mask(case.mask, raw)
         masks = None if mask is None else self.slicer.native(mask)[:, 0].bool()
-        indices = self._chosen(scaled)
+        body = (self.slicer.native(scaled) > 0).any(dim=1) if scaled.ndim == 4 else None
+        indices = self._chosen(body)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
         return CaseSample(
@@ -122,26 +160,36 @@ class CaseLoader:
             labels=labels[indices],
             masks=None if masks is None else masks[indices],
             geometry=stack.geometry,
+            body=None if body is None else body[indices],
             baselines=(
                 slice_baselines(native, indices, raw.ndim == 4) if self.with_baselines else None
             ),
+            header={key: raw.meta[key] for key in KEPT_HEADER if key in raw.meta},
         )
+
+    def _check_kind(self, raw: Tensor, case: Case) -> None:
+        if self.volumetric is not None and self.volumetric != (raw.ndim == 4):
+            kinds = ("a volume", "a picture")
+            wanted, found = kinds if self.volumetric else kinds[::-1]
+            raise InputError(
+                f"{case.images[0]}: expected {wanted} like the training cases, found {found}. "
+                "Use a model that was trained on files of this kind."
+            )
 
     def _with_channels(self, raw: Any, case: Case) -> Any:
         found = len(raw)
         if self.channels is None or found == self.channels:
             return raw
-        if found == 1:
+        if found == 1 and raw.ndim == 3:  # a grey picture among colour ones
             return raw.repeat(self.channels, *[1] * (raw.ndim - 1))
         raise InputError(
             f"{case.images[0]}: expected {self.channels} channel(s) like the first training case, "
             f"found {found}. Export all files alike, or leave this one out."
         )
 
-    def _chosen(self, scaled: Tensor) -> Tensor:
-        if scaled.ndim == 3:
+    def _chosen(self, body: Tensor | None) -> Tensor:
+        if body is None:
             return torch.zeros(1, dtype=torch.long)
-        body = (self.slicer.native(scaled) > 0).any(dim=1)
         return select_slices(body, None, self.min_body_fraction, self.slice_range)
 
     def _labels(self, case: Case, masks: Tensor | None, count: int) -> Tensor:
@@ -160,7 +208,7 @@ def with_baselines(loader: CaseLoader) -> CaseLoader:
 def count_channels(data: Data) -> int:
     """Number of channels of a data set: that of its first training case."""
     case = data.split.train[0]
-    return len(read_case(case.images, case.channels))
+    return len(read_case(case.images, case.channels, resample=True, series_uid=case.series_uid))
 
 
 class NormalSlices(Dataset[dict[str, Tensor]]):
@@ -171,6 +219,10 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         transform: cuts a case into slices.
         num_threads: threads that read; None takes one per processor, up to eight.
         description: what the progress is called.
+
+    Attributes:
+        images: the slices, ``(N, C, H, W)``.
+        case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
 
     Raises:
         InputError: when no normal slice is found.
@@ -189,14 +241,15 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
             found = list(
                 track(pool.map(self._normals, self.data), description, len(self.data), "cases")
             )
-        images = [one for one in found if len(one)]
-        if not images:
+        counts = [len(one) for one in found]
+        if not any(counts):
             raise InputError(
                 f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
                 f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
                 f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
             )
-        self.images = torch.cat(images)
+        self.images = torch.cat([one for one in found if len(one)])
+        self.case_numbers = np.repeat(np.arange(len(counts)), counts)
 
     def _normals(self, case: Case) -> Tensor:
         sample = self.transform(case)
@@ -258,8 +311,8 @@ def slice_loader(
     )
 
 
-class CaseDataset(Dataset[CaseSample]):
-    """Cases, read and cut when asked for.
+class CaseDataset(MonaiDataset):
+    """Cases, read and cut when asked for; one that cannot be used does not stop the others.
 
     Args:
         data: the cases.
@@ -267,30 +320,58 @@ class CaseDataset(Dataset[CaseSample]):
     """
 
     def __init__(self, data: Iterable[Case], transform: Callable[[Case], CaseSample]) -> None:
-        self.data = tuple(data)
-        self.transform = transform
+        super().__init__(tuple(data))
+        self.read = transform  # MONAI's own attribute would hide what is wrong with a case
 
-    def __len__(self) -> int:
-        """Number of cases."""
-        return len(self.data)
-
-    def __getitem__(self, index: int) -> CaseSample:
-        """Reads one case."""
-        return self.transform(self.data[index])
+    def _transform(self, index: int) -> CaseSample | FailedCase:
+        """Reads one case, or says why it cannot be used."""
+        case = self.data[index]
+        try:
+            sample = self.read(case)
+        except InputError as error:
+            return FailedCase(case, str(error))
+        except Exception as error:  # one odd file must not end an unattended run
+            logger.debug("%s", case.name, exc_info=True)
+            found = f"{type(error).__name__}: {error}"
+            return FailedCase(case, f"{case.images[0]}: reading failed unexpectedly ({found}).")
+        if not len(sample.images):
+            return FailedCase(
+                case,
+                f"{case.images[0]}: no slice shows enough of the body to be scored. Loosen "
+                "min_body_fraction and slice_range, with which the model was trained, or leave "
+                "this case out.",
+            )
+        return sample
 
 
 def case_loader(
     dataset: CaseDataset, cases_per_batch: int = 1, num_workers: int = 0
-) -> DataLoader[CaseSample]:
-    """Lists of cases in their order; workers read ahead."""
-    return DataLoader(
-        dataset, batch_size=cases_per_batch, num_workers=num_workers, collate_fn=_as_is
+) -> ThreadDataLoader:
+    """Lists of cases in their order; the next ones are read while these are scored."""
+    return ThreadDataLoader(
+        dataset,
+        buffer_size=1,
+        batch_size=cases_per_batch,
+        num_workers=num_workers,
+        collate_fn=_as_is,
     )
 
 
 def evaluation_loader(model: Mapping[str, Any]) -> CaseLoader:
     """The loader that a model was trained with, computing the trivial scores too."""
     return CaseLoader(**model["preprocessing"], with_baselines=True)
+
+
+def inference_loader(model: Mapping[str, Any]) -> CaseLoader:
+    """The loader that a model was trained with."""
+    return CaseLoader(**model["preprocessing"])
+
+
+def _scale(intensity: str, n4: bool) -> ScaleBody:
+    try:
+        return ScaleBody(intensity, n4=n4)
+    except InputError as error:  # the transform calls it by another name than the option
+        raise InputError(str(error).replace("method:", "intensity:", 1)) from error
 
 
 def _as_is(batch: Any) -> Any:

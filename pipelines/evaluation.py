@@ -1,205 +1,217 @@
-"""Evaluation: every case scored, compared with its labels and with trivial scores."""
+"""Many cases, unattended: scored once each, written as they come, gathered at the end."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from ignite.engine import Engine, Events
-from monai.engines import SupervisedEvaluator
-from numpy.typing import NDArray
-from torch import Tensor
 
-from networks.scorer import AnomalyScorer
-from pipelines.datasets import CaseSample
-from pipelines.examples import ExampleKeeper
+from pipelines.case_results import (
+    CaseResult,
+    case_result,
+    load_result,
+    stored_stamp,
+)
+from pipelines.case_writer import CaseWriter, Further
+from pipelines.cases import Case, FailedCase
+from pipelines.datasets import CaseDataset
+from pipelines.examples import Example, ExampleKeeper, candidates
+from pipelines.failures import on_failure
+from pipelines.files import writable_folder, write_csv
+from pipelines.model_file import MODEL_NAME
 from pipelines.pixel_metrics import PixelHistogram, default_edges
-from transforms.slices import to_native
+from pipelines.scoring import CaseEvaluator, ScoredCase
 
 logger = logging.getLogger(__name__)
 
-SCORE_COLUMNS = ("score", "flow_score", "recon_score", "head_score", "percentile")
-
 
 @dataclass(frozen=True)
-class ScoredCase:
-    """A case with its scores and maps.
+class Gathered:
+    """What came out of all cases.
 
     Attributes:
-        sample: the case as it was read.
-        scores: per column of `SCORE_COLUMNS` the slices' values ``(K,)``; no head, no column.
-        flagged: ``(K,)`` bool.
-        anomaly_map: at the file's resolution, ``(K, h, w)`` float32.
-        canvas_maps: the fused and the part maps on the network's canvas, ``(K, H, W)`` each.
-        reconstruction: on the canvas, ``(K, C, H, W)``.
+        rows: rows of ``scores.csv`` in the order of the cases.
+        pixels: pixels of the anomaly maps.
+        baseline_pixels: pixels of the intensity maps.
+        examples: the most telling slices.
+        failures: the cases that could not be used.
     """
 
-    sample: CaseSample
-    scores: dict[str, NDArray[np.float64]]
-    flagged: NDArray[np.bool_]
-    anomaly_map: NDArray[np.float32]
-    canvas_maps: dict[str, Tensor]
-    reconstruction: Tensor
+    rows: list[dict[str, Any]]
+    pixels: PixelHistogram
+    baseline_pixels: PixelHistogram
+    examples: list[Example]
+    failures: list[FailedCase]
 
 
-class CaseEvaluator(SupervisedEvaluator):
-    """Scores cases, a few slices at a time.
-
-    The iteration takes a list of `CaseSample` and gives ``{"cases": [ScoredCase, ...]}``.
+class CaseStore:
+    """The results of finished cases in an output folder.
 
     Args:
-        scorer: the calibrated scorer.
-        batch_size: slices that go through the network at once.
-        **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
+        folder: one file per case.
+        model: the model file; results of another one do not count.
+        settings: what else the written files depend on.
     """
 
-    def __init__(self, scorer: AnomalyScorer, batch_size: int = 32, **kwargs: Any) -> None:
-        super().__init__(network=scorer, decollate=False, **kwargs)
-        self.scorer = scorer
-        self.batch_size = int(batch_size)
-        self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
+    def __init__(self, folder: Path, model: Path, settings: Sequence[Any] = ()) -> None:
+        self.folder = folder
+        with model.open("rb") as file:
+            self.model = hashlib.file_digest(file, "sha256").hexdigest()
+        self.settings = tuple(settings)
 
-    def _iteration(  # type: ignore[override]
-        self, engine: Any, batchdata: Sequence[CaseSample]
-    ) -> dict[str, Any]:
-        images = torch.cat([sample.images for sample in batchdata])
-        with engine.mode(engine.network), torch.no_grad():
-            scored = score_slices(engine.scorer, images, engine.batch_size, engine.state.device)
-        starts = np.cumsum([0, *[len(sample.images) for sample in batchdata]])
-        cases = [
-            _one_case(sample, scored, slice(int(start), int(end)))
-            for sample, start, end in zip(batchdata, starts[:-1], starts[1:], strict=True)
-        ]
-        return {"cases": cases}
+    def path(self, case: Case) -> Path:
+        """The file of a case."""
+        return self.folder / f"{case.name}.npz"
+
+    def stamp(self, case: Case) -> str:
+        """Says of what a result is: model, settings, and the files by size and time."""
+        files = [file for image in (*case.images, case.mask) if image for file in _files(image)]
+        states = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        known = (case.patient, case.label, case.channels, case.series_uid)
+        told = (self.model, self.settings, known, states)
+        return hashlib.sha256(repr(told).encode()).hexdigest()
+
+    def done(self, case: Case) -> bool:
+        """Whether the case was scored by this model as its files are now."""
+        try:
+            return stored_stamp(self.path(case)) == self.stamp(case)
+        except OSError:  # a file is gone; reading the case will say so
+            return False
 
 
-def score_slices(
-    scorer: AnomalyScorer, images: Tensor, batch_size: int, device: torch.device | str
-) -> dict[str, Tensor]:
-    """Scores slices ``(N, C, H, W)``.
+def _files(image: Path) -> list[Path]:
+    return sorted(f for f in image.iterdir() if f.is_file()) if image.is_dir() else [image]
+
+
+class CaseRun:
+    """Scores all cases of a data set, but for those that an earlier run has finished.
 
     Args:
-        scorer: the scorer, on the device.
-        images: in [0, 1].
-        batch_size: slices at once.
-        device: where to compute.
-
-    Returns:
-        On the CPU: the score columns and ``flagged`` ``(N,)``, ``anomaly_map`` and the part maps
-        ``(N, H, W)`` under ``map_<part>``, ``reconstruction`` ``(N, C, H, W)``.
-    """
-    gathered: dict[str, list[Tensor]] = {}
-    for batch in images.split(batch_size):
-        result = scorer.score_image(batch.to(device))
-        values: dict[str, Tensor | None] = {name: getattr(result, name) for name in SCORE_COLUMNS}
-        values |= {"flagged": result.flagged, "anomaly_map": result.anomaly_map[:, 0]}
-        values |= {f"map_{name}": value[:, 0] for name, value in result.maps.items()}
-        values["reconstruction"] = result.reconstruction
-        for name, value in values.items():
-            if value is not None:
-                gathered.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(parts) for name, parts in gathered.items()}
-
-
-def _one_case(sample: CaseSample, scored: dict[str, Tensor], where: slice) -> ScoredCase:
-    maps = {n: v[where] for n, v in scored.items() if n == "anomaly_map" or n.startswith("map_")}
-    return ScoredCase(
-        sample=sample,
-        scores={n: scored[n][where].double().numpy() for n in SCORE_COLUMNS if n in scored},
-        flagged=scored["flagged"][where].numpy(),
-        anomaly_map=to_native(maps["anomaly_map"], sample.geometry).numpy(),
-        canvas_maps=maps,
-        reconstruction=scored["reconstruction"][where],
-    )
-
-
-class ResultCollector:
-    """Gathers rows, pixel histograms and examples while an engine scores cases.
-
-    Memory does not grow with the maps: pixels go into histograms, and only a few examples are
-    kept as pictures.
+        evaluator: scores lists of cases.
+        dataset: what the evaluator's loader reads.
+        output_dir: the folder of everything.
+        ckpt_dir: the folder of the model file.
+        save_maps: whether to write the maps.
+        save_panels: whether to draw a panel of each case.
+        further: called with each case and the folder of its maps.
     """
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-        self.pixels = PixelHistogram()
-        self.baseline_pixels = PixelHistogram()
-        self.examples = ExampleKeeper()
+    def __init__(
+        self,
+        evaluator: CaseEvaluator,
+        dataset: CaseDataset,
+        output_dir: str,
+        ckpt_dir: str,
+        save_maps: bool = True,
+        save_panels: bool = False,
+        further: Sequence[Further] = (),
+    ) -> None:
+        self.evaluator = evaluator
+        self.dataset = dataset
+        self.output_dir = Path(output_dir)
+        self.model_path = Path(ckpt_dir) / MODEL_NAME
+        self.save_maps = bool(save_maps)
+        self.save_panels = bool(save_panels)
+        self.further = tuple(further)
+        self.failures: list[FailedCase] = []
+        self.keeper = ExampleKeeper()
+        self.writer: CaseWriter | None = None
+        self.store: CaseStore | None = None
+        evaluator.add_event_handler(Events.STARTED, self._open)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._take)
+        evaluator.add_event_handler(Events.COMPLETED, self._close)
+        on_failure(evaluator, self._close)
 
-    def attach(self, engine: Engine) -> None:
-        """Registers the handler with an engine whose output holds ``cases``."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._collect)
+    def run(self) -> Gathered:
+        """Scores the cases and gathers all results."""
+        writable_folder(self.output_dir)
+        settings = (self.save_maps, self.save_panels, len(self.further), _facts(self.dataset))
+        self.store = CaseStore(self.output_dir / "cases", self.model_path, settings)
+        cases = self.dataset.data
+        pending = tuple(case for case in cases if not self.store.done(case))
+        if len(pending) < len(cases):
+            done = len(cases) - len(pending)
+            logger.info("%d of %d cases are finished already.", done, len(cases))
+        self.failures = []
+        if pending:
+            self._score(pending)
+        return self._gather(cases)
 
-    def _start(self, engine: Engine) -> None:
+    def _score(self, pending: tuple[Case, ...]) -> None:
+        everything = self.dataset.data
+        self.dataset.data = pending
+        try:
+            self.evaluator.state.epoch_length = len(self.evaluator.data_loader)  # type: ignore[arg-type]
+            self.evaluator.run()
+        finally:
+            self.dataset.data = everything
+
+    def _open(self, engine: Engine) -> None:
         # Only now is the calibration over that fixes the threshold.
-        threshold = float(engine.network.pixel_threshold)  # type: ignore[attr-defined]
-        self.rows = []
-        self.pixels = PixelHistogram(default_edges(threshold=threshold))
-        self.baseline_pixels = PixelHistogram()
-        self.examples = ExampleKeeper()
+        self.keeper = ExampleKeeper()
+        self.writer = CaseWriter(
+            self.output_dir, self._pixel_threshold, self.save_maps, self.save_panels, self.further
+        )
 
-    def _collect(self, engine: Engine) -> None:
+    @property
+    def _pixel_threshold(self) -> float:
+        return float(self.evaluator.scorer.pixel_threshold)
+
+    def _take(self, engine: Engine) -> None:
         output: Any = engine.state.output
+        for failed in output["failures"]:
+            logger.warning("%s: left out. %s", failed.case.name, failed.reason)
+            self.failures.append(failed)
         for scored in output["cases"]:
-            self.rows.extend(slice_rows(scored))
-            self._add_pixels(scored)
-            self.examples.add(scored)
+            self._submit(scored)
 
-    def _add_pixels(self, scored: ScoredCase) -> None:
-        sample = scored.sample
-        judged = (sample.labels >= 0).numpy()
-        masks = _known_masks(sample)
-        if masks is None or not judged.any():
+    def _submit(self, scored: ScoredCase) -> None:
+        if self.writer is None or self.store is None:
+            raise RuntimeError("CaseRun: its run starts the evaluator; do not run it alone.")
+        result = case_result(scored, self._pixel_threshold)
+        result.examples = [one for one in candidates(scored) if self.keeper.offer(one)]
+        case = scored.sample.case
+        self.writer.submit(scored, result, self.store.path(case), self.store.stamp(case))
+
+    def _close(self, *_: Any) -> None:
+        if self.writer is not None:
+            writer, self.writer = self.writer, None
+            writer.close()
+
+    def _gather(self, cases: Sequence[Case]) -> Gathered:
+        pixels = PixelHistogram(default_edges(threshold=self._pixel_threshold))
+        baseline_pixels, keeper = PixelHistogram(), ExampleKeeper()
+        rows: list[dict[str, Any]] = []
+        for result in self._results(cases):
+            rows.extend(result.rows)
+            pixels.merge(result.pixels)
+            baseline_pixels.merge(result.baseline_pixels)
+            for example in result.examples:
+                keeper.offer(example)
+        self._write_failures()
+        return Gathered(rows, pixels, baseline_pixels, keeper.examples(), self.failures)
+
+    def _results(self, cases: Sequence[Case]) -> Iterator[CaseResult]:
+        """The results of all cases but the failed ones, read one by one."""
+        if self.store is None:
             return
-        valid = (sample.raw > 0).any(dim=1).numpy() if sample.geometry.count > 1 else None
-        trivial = None if sample.baselines is None else sample.baselines.intensity_map
-        for histogram, maps in (
-            (self.pixels, scored.anomaly_map),
-            (self.baseline_pixels, trivial),
-        ):
-            if maps is None:
-                continue
-            for index in np.flatnonzero(judged):
-                histogram.add(
-                    sample.case.patient,
-                    maps[index],
-                    masks[index],
-                    None if valid is None else valid[index],
-                )
+        failed = {one.case.name for one in self.failures}
+        for case in cases:
+            if case.name not in failed:
+                yield load_result(self.store.path(case))
 
-    def column(self, name: str) -> list[Any]:
-        """One column over all rows."""
-        return [row[name] for row in self.rows]
+    def _write_failures(self) -> None:
+        rows = [{"case": failed.case.name, "reason": failed.reason} for failed in self.failures]
+        if rows:
+            write_csv(self.output_dir / "failures.csv", rows, ("case", "reason"))
+        else:
+            (self.output_dir / "failures.csv").unlink(missing_ok=True)
 
 
-def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
-    """Masks of the slices; a normal picture has an empty one, an anomalous one may have none."""
-    if sample.masks is not None:
-        return sample.masks.numpy()
-    if sample.case.label == 0:
-        return np.zeros((len(sample.raw), *sample.raw.shape[-2:]), dtype=bool)
-    return None
-
-
-def slice_rows(scored: ScoredCase) -> Iterable[dict[str, Any]]:
-    """Rows of ``scores.csv`` for one case, one per slice."""
-    sample = scored.sample
-    baselines = sample.baselines
-    for position, index in enumerate(sample.indices.tolist()):
-        label = int(sample.labels[position])
-        row: dict[str, Any] = {
-            "case": sample.case.name,
-            "patient": sample.case.patient,
-            "slice": index,
-            "label": "" if label < 0 else label,
-        }
-        row |= {name: float(values[position]) for name, values in scored.scores.items()}
-        row["flagged"] = int(scored.flagged[position])
-        if baselines is not None:
-            row |= {name: float(values[position]) for name, values in baselines.scores.items()}
-        yield row
+def _facts(dataset: CaseDataset) -> Any:
+    return getattr(dataset.read, "parameters", None)

@@ -1,4 +1,4 @@
-"""One evaluation: the engine's run, and the files that come out of it."""
+"""One evaluation: all cases scored, compared with their labels, and what is written of it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.engines import SupervisedEvaluator
+import numpy as np
+from numpy.typing import NDArray
 
-from pipelines.evaluation import ResultCollector
-from pipelines.files import writable_folder, write_csv, write_json
+from pipelines.evaluation import CaseRun, Gathered
+from pipelines.files import write_csv, write_json
 from pipelines.pictures import save_histogram, save_panels
+from pipelines.report import ReportContent, write_report
 from pipelines.results import summarize
+from pipelines.viewed import viewer_volumes
 
 FIRST_COLUMNS = (
     "case",
+    "level",
     "slice",
     "label",
     "score",
@@ -27,12 +31,10 @@ FIRST_COLUMNS = (
 
 
 class Evaluation:
-    """Runs an evaluator over the test cases and writes what comes out.
+    """Runs over the test cases and writes what comes out.
 
     Args:
-        evaluator: scores lists of cases; see `pipelines.evaluation.CaseEvaluator`.
-        collector: attached to the evaluator.
-        output_dir: folder of ``metrics.json``, ``scores.csv`` and the pictures.
+        cases: scores the cases.
         volumetric: whether cases are volumes.
         notes: warnings that the results must carry.
         about: what was evaluated on what, plain values.
@@ -40,64 +42,130 @@ class Evaluation:
 
     def __init__(
         self,
-        evaluator: SupervisedEvaluator,
-        collector: ResultCollector,
-        output_dir: str,
+        cases: CaseRun,
         volumetric: bool,
         notes: Sequence[str] = (),
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        self.evaluator = evaluator
-        self.collector = collector
-        self.output_dir = Path(output_dir)
+        self.cases = cases
+        self.output_dir = cases.output_dir
         self.volumetric = volumetric
         self.notes = list(notes)
         self.about = dict(about or {})
+        self.gathered: Gathered | None = None
+        self.metrics: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        """Scores all cases and writes the files.
+        """Scores all cases and writes the figures, the table and the pictures.
 
         Returns:
             The content of ``metrics.json``.
         """
-        writable_folder(self.output_dir)
-        self.evaluator.run()
-        scorer: Any = self.evaluator.network
-        metrics = summarize(
-            self.collector.rows,
-            self.collector.pixels,
-            self.collector.baseline_pixels,
+        gathered = self.gathered = self.cases.run()
+        scorer = self.cases.evaluator.scorer
+        self.metrics = summarize(
+            gathered.rows,
+            gathered.pixels,
+            gathered.baseline_pixels,
             threshold=float(scorer.threshold),
             pixel_threshold=float(scorer.pixel_threshold),
             volumetric=self.volumetric,
-        )
-        metrics |= {
+        ) | {
             "n_calibration": {"value": int(scorer.n_normal), "ci95": None},
+            "n_failed": {"value": len(gathered.failures), "ci95": None},
             "target_fpr": {"value": float(scorer.target_fpr), "ci95": None},
             "about": self.about,
             "notes": self.notes,
         }
-        write_json(self.output_dir / "metrics.json", metrics)
-        self._write_scores()
-        self._draw(float(scorer.threshold))
-        return metrics
+        write_json(self.output_dir / "metrics.json", self.metrics)
+        write_scores(self.output_dir / "scores.csv", gathered.rows)
+        self._draw(gathered, float(scorer.threshold))
+        return self.metrics
 
-    def _write_scores(self) -> None:
-        rows = self.collector.rows
-        columns = [name for name in FIRST_COLUMNS if rows and name in rows[0]]
-        further = [n for n in (rows[0] if rows else ()) if n not in columns and n != "patient"]
-        write_csv(self.output_dir / "scores.csv", rows, columns + further)
-
-    def _draw(self, threshold: float) -> None:
+    def _draw(self, gathered: Gathered, threshold: float) -> None:
         note = " ".join(n for n in self.notes if "phantom" in n)
-        save_panels(self.output_dir / "examples.png", self.collector.examples.examples(), note)
+        save_panels(self.output_dir / "examples.png", gathered.examples, note)
         by_label: dict[Any, list[float]] = {0: [], 1: []}
-        for row in self.collector.rows:
-            if row["label"] in by_label:
+        for row in gathered.rows:
+            if row["level"] != "volume" and row["label"] in by_label:
                 by_label[row["label"]].append(row["score"])
         save_histogram(self.output_dir / "scores.png", by_label[0], by_label[1], threshold)
 
+    def report(
+        self,
+        title: str,
+        about: Mapping[str, Any],
+        history: Sequence[Mapping[str, float]] = (),
+    ) -> Path:
+        """Writes ``report.html`` of what `run` found.
+
+        Args:
+            title: of the page.
+            about: what was run on what, plain values.
+            history: losses per epoch, if there was a training.
+        """
+        if self.gathered is None:
+            raise RuntimeError("Evaluation.report: call run first.")
+        return report_on(
+            self.cases,
+            self.gathered,
+            title,
+            dict(about) | self.about,
+            metrics=self.metrics,
+            notes=self.notes,
+            history=history,
+            volumetric=self.volumetric,
+        )
+
     def files(self) -> list[Path]:
-        """What was written."""
-        names = ("metrics.json", "scores.csv", "examples.png", "scores.png")
+        """What was written, but for the maps."""
+        names = (
+            "metrics.json",
+            "scores.csv",
+            "failures.csv",
+            "examples.png",
+            "scores.png",
+            "report.html",
+        )
         return [self.output_dir / n for n in names if (self.output_dir / n).exists()]
+
+
+def report_on(
+    cases: CaseRun,
+    gathered: Gathered,
+    title: str,
+    about: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    notes: Sequence[str] = (),
+    history: Sequence[Mapping[str, float]] = (),
+    volumetric: bool = False,
+) -> Path:
+    """Writes the report of a run over cases."""
+    scorer = cases.evaluator.scorer
+    quantiles: NDArray[np.float64] = scorer.quantiles.double().cpu().numpy()
+    content = ReportContent(
+        title=title,
+        rows=gathered.rows,
+        metrics=metrics,
+        threshold=float(scorer.threshold),
+        target_fpr=float(scorer.target_fpr),
+        n_normal=int(scorer.n_normal),
+        quantiles=quantiles,
+        history=history,
+        examples=gathered.examples,
+        volumes=viewer_volumes(cases, gathered) if volumetric else (),
+        failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
+        about=about,
+        notes=notes,
+        volumetric=volumetric,
+    )
+    return write_report(cases.output_dir, content)
+
+
+def write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``scores.csv``: the known columns first, then the trivial scores; no patients."""
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in FIRST_COLUMNS if name in present]
+    further = [name for name in present if name not in columns and name != "patient"]
+    write_csv(path, rows, columns + further)

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from pipelines.evaluation import ScoredCase
+    from pipelines.scoring import ScoredCase
 
-Kind = Literal["detected", "missed", "false alarm"]
-KINDS: tuple[Kind, ...] = ("detected", "missed", "false alarm")
+Kind = Literal["detected", "missed", "false alarm", "scored"]
+KINDS: tuple[Kind, ...] = ("detected", "missed", "false alarm", "scored")
+SIGNS: dict[Kind, int] = {"detected": 1, "missed": -1, "false alarm": 1, "scored": 1}
+"""Whether high or low scores are the telling ones."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,33 @@ class Example:
     mask: NDArray[np.bool_] | None
 
 
+def candidates(scored: ScoredCase) -> list[Example]:
+    """The most telling slice of each kind in one case, where there is any.
+
+    Detected: anomalous and flagged, the highest score. Missed: anomalous and not flagged, the
+    lowest score. False alarm: normal and flagged, the highest score. Scored: of unknown label, the
+    highest score.
+    """
+    labels = scored.sample.labels.numpy()
+    scores, flagged = scored.scores["score"], scored.flagged
+    unknown = np.full(len(labels), scored.sample.case.label is None and bool((labels < 0).all()))
+    of_kind: dict[Kind, NDArray[np.bool_]] = {
+        "detected": (labels == 1) & flagged,
+        "missed": (labels == 1) & ~flagged,
+        "false alarm": (labels == 0) & flagged,
+        "scored": unknown,
+    }
+    found = []
+    for kind, chosen in of_kind.items():
+        where = np.flatnonzero(chosen)
+        if where.size:
+            found.append(_example(kind, scored, int(where[np.argmax(SIGNS[kind] * scores[where])])))
+    return found
+
+
 @dataclass
 class ExampleKeeper:
-    """Keeps the most telling slices of each kind, at most one of a case.
-
-    Detected: anomalous and flagged, highest scores first. Missed: anomalous and not flagged,
-    lowest scores first. False alarms: normal and flagged, highest scores first.
+    """Keeps the most telling examples of each kind; memory does not grow with the cases.
 
     Attributes:
         per_kind: how many of each kind are kept.
@@ -58,30 +81,16 @@ class ExampleKeeper:
         default_factory=lambda: {kind: [] for kind in KINDS}
     )
 
-    def add(self, scored: ScoredCase) -> None:
-        """Considers the slices of one case."""
-        labels = scored.sample.labels.numpy()
-        scores, flagged = scored.scores["score"], scored.flagged
-        of_kind: dict[Kind, tuple[NDArray[np.bool_], int]] = {
-            "detected": ((labels == 1) & flagged, 1),
-            "missed": ((labels == 1) & ~flagged, -1),
-            "false alarm": ((labels == 0) & flagged, 1),
-        }
-        for kind, (chosen, sign) in of_kind.items():
-            candidates = np.flatnonzero(chosen)
-            if candidates.size:
-                position = int(candidates[np.argmax(sign * scores[candidates])])
-                self._offer(kind, sign * float(scores[position]), scored, position)
-
-    def _offer(self, kind: Kind, rank: float, scored: ScoredCase, position: int) -> None:
-        heap = self._heaps[kind]
-        if len(heap) == self.per_kind and rank <= heap[0][0]:
-            return
-        entry = (rank, scored.sample.case.name, _example(kind, scored, position))
+    def offer(self, example: Example) -> bool:
+        """Considers an example; returns whether it is among the most telling ones so far."""
+        heap, rank = self._heaps[example.kind], SIGNS[example.kind] * example.score
         if len(heap) < self.per_kind:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heapreplace(heap, entry)
+            heapq.heappush(heap, (rank, example.case, example))
+            return True
+        if rank <= heap[0][0]:
+            return False
+        heapq.heapreplace(heap, (rank, example.case, example))
+        return True
 
     def examples(self) -> list[Example]:
         """The kept slices, the most telling of each kind first."""

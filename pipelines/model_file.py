@@ -61,8 +61,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a foreign file makes the unpickler fail in any way
         raise InputError(
-            f"ckpt_dir: {path} is damaged or no PyTorch file of plain values ({error}). Expected "
-            f"a {MODEL_NAME} that AE-Flow's training wrote."
+            f"ckpt_dir: {path} is damaged or no PyTorch file of plain values "
+            f"({type(error).__name__}). Expected a {MODEL_NAME} that AE-Flow's training wrote."
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__

@@ -16,6 +16,7 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import networks
+from pipelines.option_checks import check_values
 from transforms.errors import InputError
 
 TRACEBACK_VARIABLE = "AEFLOW_TRACEBACK"
@@ -29,7 +30,7 @@ def guard_options() -> None:
     here an option that no config file defines is an error that names the nearest one.
 
     Raises:
-        InputError: for an unknown option, or for ``--tracking``.
+        InputError: for an unknown option, a value that an option does not take, or ``--tracking``.
     """
     sys.excepthook = tell_mistake
     workflow = _running_workflow()
@@ -45,9 +46,12 @@ def guard_options() -> None:
     defined = ConfigParser()
     defined.read_config(call["config_file"])
     # A named run id needs no definition here: MONAI reports an unknown one itself.
-    for option in call["options"]:
+    for option, value in call["options"].items():
         if option not in defined:
             raise InputError(_unknown_option(option, defined.get()))
+        if isinstance(defined.get(option), dict) and _is_scalar(value):
+            raise InputError(_no_option(option, defined.get()))
+    check_values(workflow.parser.get())
 
 
 def bundle_root() -> str:
@@ -119,6 +123,22 @@ def _unknown_option(option: str, config: dict[str, Any]) -> str:
     return f"--{option}: there is no such option. {nearest(option, plain)}"
 
 
+def _no_option(option: str, config: dict[str, Any]) -> str:
+    """For `--inputs x` where `input` is the option and `inputs` an object of the config."""
+    plain = [key for key, value in config.items() if not key.startswith("_") and _is_plain(value)]
+    return (
+        f"--{option}: this is a part of the program, not an option that takes a value. "
+        f"{nearest(option, plain)}"
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value is plain text or a number: neither an object nor a reference to one."""
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    return isinstance(value, (bool, int, float))
+
+
 def _is_plain(value: Any) -> bool:
     """Whether a config's entry is a value, or a list of numbers, rather than objects or calls."""
     if isinstance(value, list):
@@ -147,7 +167,7 @@ def _calling_options() -> dict[str, Any] | None:
             return {
                 "config_file": frame.f_locals["config_file"],
                 "tracking": given.get("tracking"),
-                "options": [key for key in given if key not in named | {"workflow_type"}],
+                "options": {k: v for k, v in given.items() if k not in named | {"workflow_type"}},
             }
         frame = frame.f_back
     return None

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
 
 from pipelines.baselines import BASELINES
 from pipelines.bootstrap import Figure
@@ -17,7 +18,7 @@ from pipelines.matching import (
     matched_difference,
 )
 from pipelines.metrics import image_metrics, paired_difference
-from pipelines.pixel_metrics import PixelHistogram, pixel_metrics
+from pipelines.pixel_metrics import PixelHistogram, patient_dice, pixel_metrics
 
 PARTS = ("flow_score", "recon_score", "head_score")
 PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
@@ -46,7 +47,8 @@ def summarize(
     Returns:
         Plain values; every figure is ``{"value": ..., "ci95": [low, high] or null}``.
     """
-    table = _Table([row for row in rows if row["label"] != ""], volumetric)
+    single = [row for row in rows if row["level"] != "volume"]
+    table = _Table([row for row in single if row["label"] != ""], volumetric)
     result: dict[str, Any] = {
         "threshold": Figure(threshold).as_dict(),
         "pixel_threshold": Figure(pixel_threshold).as_dict(),
@@ -73,7 +75,45 @@ def summarize(
         trivial = pixel_metrics(baseline_pixels, float("inf"))
         oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
         result["baselines"]["intensity"] |= {name: trivial[name].as_dict() for name in oracle}
+    if volumetric:
+        result["volumes"] = _volume_figures([row for row in rows if row["level"] == "volume"])
+    result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))
     return result
+
+
+def _volume_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """AUROC, AP and decisions over whole volumes; without a threshold nothing is flagged."""
+    judged = [row for row in rows if row["label"] != ""]
+    if not judged:
+        return {}
+    labels = [row["label"] for row in judged]
+    patients = [row["patient"] for row in judged]
+    flagged = [row["flagged"] == 1 for row in judged]
+    scores = [row["score"] for row in judged]
+    figures = image_metrics(labels, scores, flagged, patients)
+    return {name: figure.as_dict() for name, figure in figures.items()} | {
+        "n_normal": Figure(float(labels.count(0))).as_dict(),
+        "n_anomalous": Figure(float(labels.count(1))).as_dict(),
+    }
+
+
+def _patient_figures(table: _Table, dice: Mapping[str, float | None]) -> dict[str, Any]:
+    """Per patient: judged images, AUROC among them, share flagged, Dice at the pixel threshold."""
+    scores, flagged = table.column("score"), table.column("flagged")
+    patients = np.array(table.patients)
+    found = {}
+    for patient in sorted(set(table.patients)):
+        own = patients == patient
+        labels = table.labels[own]
+        both = 0 < labels.sum() < len(labels)
+        found[patient] = {
+            "n_normal": int((labels == 0).sum()),
+            "n_anomalous": int((labels == 1).sum()),
+            "image_auroc": float(roc_auc_score(labels, scores[own])) if both else None,
+            "flagged": int(flagged[own].sum()),
+            "dice_at_threshold": dice.get(patient),
+        }
+    return found
 
 
 class _Table:

@@ -14,7 +14,8 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from pipelines.calibration import Calibrator
-from pipelines.data import Data
+from pipelines.case_scores import CaseReference
+from pipelines.data import Data, seen_content
 from pipelines.datasets import CaseLoader
 from pipelines.evaluation_run import Evaluation
 from pipelines.files import writable_folder, write_json
@@ -22,21 +23,14 @@ from pipelines.model_file import MODEL_NAME, save_model
 from pipelines.options import executed_config
 from pipelines.pictures import save_curves
 from pipelines.progress import duration
+from pipelines.registry import check_registry, register_scorer
+from pipelines.summary import log_evaluation, refuse_failures, tell_summary
 from pipelines.tracking import Tracker
+from pipelines.tracking_errors import masked
 
 logger = logging.getLogger(__name__)
 
 PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
-TOLD = (
-    "image_auroc",
-    "matched_auroc",
-    "image_ap",
-    "sensitivity",
-    "specificity",
-    "pixel_ap",
-    "dice_at_threshold",
-    "dice_oracle",
-)
 
 
 def installed_versions() -> dict[str, str]:
@@ -65,6 +59,7 @@ class TrainingSession:
         output_dir: folder of everything else.
         seed: the run's seed.
         device: where the run computes.
+        register_model: name under which the scorer joins the MLflow model registry; None for not.
     """
 
     def __init__(
@@ -80,6 +75,7 @@ class TrainingSession:
         output_dir: str,
         seed: int,
         device: str,
+        register_model: str | None = None,
     ) -> None:
         self.data = data
         self.preprocessing = preprocessing
@@ -90,6 +86,7 @@ class TrainingSession:
         self.output_dir = Path(output_dir)
         self.seed = seed
         self.device = str(device)
+        self.register_model = register_model
         self.config: dict[str, Any] = {}
         self.began = time.monotonic()
         self.history: list[dict[str, float]] = []
@@ -108,9 +105,12 @@ class TrainingSession:
             InputError: when the run could not end well.
         """
         self.calibrator.check()
+        check_registry(self.tracker, self.register_model)
         writable_folder(self.model_path.parent, "ckpt_dir")
         writable_folder(self.output_dir)
         self.config = executed_config()
+        if self.config.get("tracking_uri"):
+            self.config["tracking_uri"] = masked(str(self.config["tracking_uri"]))
         (self.output_dir / "config.json").write_text(json.dumps(self.config, indent=2, default=str))
         self.tracker.start(self._parameters(), {"phase": "training"})
         logger.info("Tracking: %s", self.tracker.where)
@@ -127,19 +127,34 @@ class TrainingSession:
     def save_model(self) -> None:
         """Writes the calibrated model, whole or not at all."""
         with self.tracker.guard():
-            save_model(self.model_path, self.calibrator.scorer, self.facts())
+            reference = self.case_reference()
+            self.evaluation.cases.evaluator.reference = reference
+            save_model(self.model_path, self.calibrator.scorer, self.facts(reference))
             write_json(self.model_path.parent / "split.json", self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)
 
-    def facts(self) -> dict[str, Any]:
+    def case_reference(self) -> CaseReference:
+        """The scores of the held-out normal volumes; pictures are judged one by one."""
+        calibrator = self.calibrator
+        dataset: Any = calibrator.loader.dataset
+        if not self.data.cohort.volumetric:
+            return CaseReference((), calibrator.target_fpr)
+        return CaseReference.of_slices(
+            calibrator.slice_scores, dataset.case_numbers, calibrator.target_fpr
+        )
+
+    def facts(self, reference: CaseReference) -> dict[str, Any]:
         """Plain values that the model file carries beside the weights."""
         cohort = self.data.cohort
         return {
+            "case_scores": list(reference.scores),
+            "target_fpr": reference.target_fpr,
             "preprocessing": self.preprocessing.parameters,
             "modalities": list(cohort.modalities),
             "volumetric": cohort.volumetric,
             "layout": cohort.layout,
             "split": self.data.split.as_dict(),
+            "seen": seen_content(self.data),
             "fingerprint": self.data.fingerprint,
             "notes": list(self.data.notes),
             "seed": int(self.seed),
@@ -152,54 +167,43 @@ class TrainingSession:
         with self.tracker.guard():
             save_curves(self.output_dir / "curves.png", self.history)
             metrics = self.evaluation.run()
+            report = self.evaluation.report("Training", self._about(), self.history)
             log_evaluation(self.tracker, self.evaluation, metrics)
             for name in ("config.json", "curves.png"):
                 if (self.output_dir / name).exists():
                     self.tracker.log_artifact(self.output_dir / name)
             self.tracker.log_artifact(self.model_path, "model")
             self.tracker.log_artifact(self.model_path.parent / "split.json", "model")
+            if self.register_model:
+                register_scorer(self.tracker, self.register_model, self.model_path)
         self.tracker.finish()
         tell_summary(
             metrics,
             {
+                "report": str(report),
                 "model": str(self.model_path),
                 "results": str(self.output_dir),
                 "tracking": self.tracker.where,
                 "duration": duration(time.monotonic() - self.began),
             },
         )
+        refuse_failures(self.evaluation.cases)
 
-
-class EvaluationSession:
-    """Frames an evaluation of a finished model.
-
-    Args:
-        evaluation: of the cases.
-        tracker: the run.
-    """
-
-    def __init__(self, evaluation: Evaluation, tracker: Tracker) -> None:
-        self.evaluation = evaluation
-        self.tracker = tracker
-        self.began = time.monotonic()
-
-    def run(self) -> None:
-        """Evaluates, tracks and sums up."""
-        writable_folder(self.evaluation.output_dir)
-        parameters = plain_options(executed_config()) | self.evaluation.about
-        self.tracker.start(parameters, {"phase": "evaluation"})
-        with self.tracker.guard():
-            metrics = self.evaluation.run()
-            log_evaluation(self.tracker, self.evaluation, metrics)
-        self.tracker.finish()
-        tell_summary(
-            metrics,
-            {
-                "results": str(self.evaluation.output_dir),
-                "tracking": self.tracker.where,
-                "duration": duration(time.monotonic() - self.began),
-            },
-        )
+    def _about(self) -> dict[str, Any]:
+        split = self.data.split
+        return {
+            "layout": self.data.cohort.layout,
+            "modalities": ", ".join(self.data.cohort.modalities),
+            "training cases": len(split.train),
+            "calibration cases": len(split.calibration),
+            "test cases": len(split.test),
+            "data fingerprint": self.data.fingerprint,
+            "seed": self.seed,
+            "device": self.device,
+            "duration": duration(time.monotonic() - self.began),
+            "finished": time.strftime("%Y-%m-%d %H:%M"),
+            **{f"version of {name}": value for name, value in installed_versions().items()},
+        }
 
 
 def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -212,65 +216,3 @@ def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _RUN_IDS = ("initialize", "training", "run", "evaluating", "finalize", "handlers")
-
-
-def log_evaluation(tracker: Tracker, evaluation: Evaluation, metrics: Mapping[str, Any]) -> None:
-    """Records an evaluation's figures and files."""
-    figures = {
-        name: content["value"]
-        for name, content in metrics.items()
-        if isinstance(content, dict) and isinstance(content.get("value"), (int, float))
-    }
-    for name, content in metrics["baselines"].items():
-        if content["image_auroc"]["value"] is not None:
-            figures[f"baseline_{name}_auroc"] = content["image_auroc"]["value"]
-    tracker.log_metrics(figures)
-    for path in evaluation.files():
-        tracker.log_artifact(path)
-
-
-def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
-    """What an evaluation's results say of model and data."""
-    return {
-        "model_created": model["created"],
-        "model_versions": model["versions"],
-        "modalities": model["modalities"],
-        "layout": data.cohort.layout,
-        "data_fingerprint": data.fingerprint,
-    }
-
-
-def tell_summary(metrics: Mapping[str, Any], places: Mapping[str, str]) -> None:
-    """Writes the last lines of a run: figures, baselines, and where everything is."""
-    lines = ["", "=" * 72]
-    for note in metrics["notes"]:
-        lines.append(f"Note: {note}")
-    counts = ", ".join(
-        f"{int(metrics[name]['value'])} {what}"
-        for name, what in (
-            ("n_normal", "normal images"),
-            ("n_anomalous", "anomalous images"),
-            ("n_patients", "patients"),
-        )
-    )
-    lines.append(f"Evaluated on {counts}")
-    for name in TOLD:
-        if name in metrics:
-            lines.append(f"  {name:<22}{_figure(metrics[name])}")
-    for name, content in metrics["baselines"].items():
-        lines.append(
-            f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
-            f"{_figure(content['difference'])}"
-        )
-    lines.append("-" * 72)
-    lines += [f"  {name:<10} {place}" for name, place in places.items()]
-    lines.append("=" * 72)
-    logger.info("\n".join(lines))
-
-
-def _figure(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "not defined here"
-    interval = figure.get("ci95")
-    told = f"{figure['value']:.3f}"
-    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"

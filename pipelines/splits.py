@@ -258,7 +258,7 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
     if unknown:
         known = [*by_name, *by_patient]
         raise InputError(
-            f"split_file: {path}: {counted(len(unknown), 'name')} unknown to the data set: "
+            f"split: {path}: {counted(len(unknown), 'name')} unknown to the data set: "
             f"{shortened(unknown)}{nearest(unknown[0], known)} Expected names of cases or "
             f"patients, such as {shortened(known, 2)}. Mend the names."
         )
@@ -273,7 +273,7 @@ def _load(path: Path) -> dict[SplitName, list[str]]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(
-            f"split_file: {path}: expected a JSON file {expected}; found {error}. Mend the file."
+            f"split: {path}: expected a JSON file {expected}; found {error}. Mend the file."
         ) from error
     lists = isinstance(content, dict) and all(
         isinstance(names, list) and all(isinstance(name, str) for name in names)
@@ -282,7 +282,7 @@ def _load(path: Path) -> dict[SplitName, list[str]]:
     if not lists or set(content) != set(SPLITS):
         keys = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
         found = (keys or "nothing") + ("" if lists else ", not all of them lists of names")
-        raise InputError(f"split_file: {path}: expected {expected}; found {found}. Mend the file.")
+        raise InputError(f"split: {path}: expected {expected}; found {found}. Mend the file.")
     return {name: content[name] for name in SPLITS}
 
 
@@ -290,7 +290,7 @@ def _check_usable(path: Path, parts: Mapping[SplitName, Sequence[Case]]) -> None
     bad = [case.name for members in parts.values() for case in members if not _is_usable(case)]
     if bad:
         raise InputError(
-            f"split_file: {path} names {counted(len(bad), 'case')} with neither label nor mask: "
+            f"split: {path} names {counted(len(bad), 'case')} with neither label nor mask: "
             f"{shortened(bad)}. Take them out, or give labels or masks."
         )
 

@@ -10,7 +10,7 @@ from typing import cast
 
 from pipelines.cases import Case, Cohort, SplitName
 from pipelines.layouts.base import Layout, Modalities, make_cohort, register
-from pipelines.layouts.files import counted, is_image, is_nifti, nearest, stem_of
+from pipelines.layouts.files import counted, is_image, is_volume, nearest, stem_of
 from transforms.errors import InputError
 
 _COLUMNS = ("path", "patient", "label", "mask", "split")
@@ -161,7 +161,7 @@ def _row_problems(
 
 
 def _is_volume(path: Path) -> bool:
-    return is_nifti(path) or path.is_dir()
+    return is_volume(path) or path.is_dir()
 
 
 def _channels(table: _Table, modalities: Modalities) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 NIFTI = (".nii.gz", ".nii")
+ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
 #: Deepest level of folders that is looked at: data sets stay well below, link cycles do not.
 MAX_DEPTH = 8
@@ -18,7 +19,7 @@ MAX_DEPTH = 8
 def suffix_of(path: Path) -> str:
     """Return the image suffix as written, such as ``.nii.gz``; empty for any other name."""
     lower = path.name.lower()
-    for suffix in (*NIFTI, *PICTURES, *DICOM):
+    for suffix in (*NIFTI, *ITK, *PICTURES, *DICOM):
         if lower.endswith(suffix):
             return path.name[len(path.name) - len(suffix) :]
     return ""
@@ -45,8 +46,13 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def is_volume(path: Path) -> bool:
+    """Tell a NIfTI, NRRD or MetaImage file by its name."""
+    return path.name.lower().endswith((*NIFTI, *ITK))
+
+
 def is_image(path: Path) -> bool:
-    """Tell whether a file is a picture, a NIfTI volume or a DICOM file."""
+    """Tell whether a file is a picture, a volume or a DICOM file."""
     return bool(suffix_of(path)) or is_dicom(path)
 
 

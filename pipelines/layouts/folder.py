@@ -14,7 +14,7 @@ from pipelines.layouts.files import (
     describe_tree,
     entries,
     find_images,
-    is_nifti,
+    is_volume,
     nearest,
     shortened,
     stem_of,
@@ -156,7 +156,7 @@ def _unknown_folders(root: Path) -> list[str]:
 def _volumetric(images: list[_Image]) -> bool:
     by_kind: dict[bool, Path] = {}
     for image in images:
-        by_kind.setdefault(is_nifti(image.path) or image.path.is_dir(), image.path)
+        by_kind.setdefault(is_volume(image.path) or image.path.is_dir(), image.path)
     if len(by_kind) > 1:
         raise InputError(
             f"dataset_dir: expected either pictures or volumes, found both, e.g. {by_kind[False]} "

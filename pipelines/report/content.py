@@ -1,0 +1,71 @@
+"""What a report is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.examples import Example
+
+
+@dataclass(frozen=True)
+class ViewerVolume:
+    """A volume with its anomaly map, to be scrolled through.
+
+    Attributes:
+        name: name of the case.
+        image: (X, Y, Z) input values as stored, in any range.
+        anomaly_map: (X, Y, Z) in standard deviations.
+        mask: (X, Y, Z) lesion mask, None when unknown.
+        affine: 4 x 4, voxel indices to mm in RAS+.
+        caption: a line below the volume, e.g. "score 3.2, percentile 100, flagged".
+    """
+
+    name: str
+    image: NDArray[np.float32]
+    anomaly_map: NDArray[np.float32]
+    mask: NDArray[np.bool_] | None
+    affine: NDArray[np.float64]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything that a report shows; what is empty or None has no section.
+
+    Attributes:
+        title: what was done, e.g. "Training", "Evaluation" or "Inference".
+        rows: as in ``scores.csv``: case, patient, slice, label (0, 1 or ""), score and its parts in
+            standard deviations, percentile in [0, 100], flagged, and the trivial scores.
+        metrics: the content of ``metrics.json``, see `pipelines.results.summarize`.
+        threshold: score above which an image is flagged, in standard deviations.
+        target_fpr: share of normal images that the threshold was to flag, in [0, 1].
+        n_normal: number of normal images that the calibration used.
+        quantiles: (1001,) ascending scores of these normal images.
+        history: one mapping per epoch, as `pipelines.pictures.save_curves` takes.
+        examples: slices to be shown as panels, of any kind.
+        volumes: volumes for the viewer, the most telling first.
+        failures: cases that could not be scored, each with ``case`` and ``reason``.
+        about: plain values: what was run on what.
+        notes: warnings that the results must carry.
+        volumetric: whether rows are slices of volumes.
+    """
+
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, Any] | None
+    threshold: float
+    target_fpr: float
+    n_normal: int
+    quantiles: NDArray[np.float64]
+    history: Sequence[Mapping[str, float]] = ()
+    examples: Sequence[Example] = ()
+    volumes: Sequence[ViewerVolume] = ()
+    failures: Sequence[Mapping[str, str]] = ()
+    about: Mapping[str, Any] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    volumetric: bool = False

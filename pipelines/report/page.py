@@ -1,0 +1,300 @@
+"""``report.html``: one file that every run ends with, complete in itself."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from pipelines.examples import Example
+from pipelines.files import replacing, writable_folder
+from pipelines.pictures import MAP_RANGE, save_curves, save_histogram, save_panels
+from pipelines.report.content import ReportContent
+from pipelines.report.curves import Judged
+from pipelines.report.drawings import draw_calibration, draw_roc, draw_slices
+from pipelines.report.tables import (
+    difference,
+    facts,
+    figure_tables,
+    patient_table,
+    score_table,
+    tell,
+)
+from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
+
+REPORT_NAME = "report.html"
+HERE = Path(__file__).parent
+BASELINES = ("intensity", "sharpness", "mean", "spread", "area")
+GROUPS = {
+    "detected": "Detected: anomalous and flagged, the highest scores",
+    "missed": "Worst misses: anomalous and not flagged, the lowest scores",
+    "false alarm": "Worst false alarms: normal and flagged, the highest scores",
+    "scored": "Highest scores among images of unknown label",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture inside the page.
+
+    Attributes:
+        uri: the PNG as a data URI.
+        alt: what is on it, for those who do not see it.
+        title: its heading, if it has one of its own.
+        wide: whether a phone scrolls it sideways rather than shrinking it.
+    """
+
+    uri: str
+    alt: str
+    title: str = ""
+    wide: bool = False
+
+
+def write_report(folder: Path, content: ReportContent) -> Path:
+    """Writes ``report.html`` and the pictures beside it.
+
+    The page needs no other file and no network. Beside it lie ``scores.png``, ``roc.png``,
+    ``calibration.png``, ``curves.png`` and ``examples.png``, as far as there is something to draw.
+
+    Args:
+        folder: where to write.
+        content: what to show.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        InputError: when the folder cannot be written.
+    """
+    writable_folder(folder)
+    judged = judged_images(content.rows)
+    metrics = content.metrics or {}
+    page = _environment().get_template("report.html.j2").render(
+        content=content,
+        facts=facts(content.about),
+        headline=_headline(content),
+        tables=figure_tables(metrics),
+        patients=patient_table(metrics),
+        scores=score_table(content.rows),
+        histogram=_histogram(folder / "scores.png", content),
+        roc=_roc(folder / "roc.png", content, judged),
+        calibration=_calibration(folder / "calibration.png", content, judged),
+        measured_fpr=_measured_fpr(content, judged),
+        curves=_curves(folder / "curves.png", content),
+        panels=_panels(folder / "examples.png", content),
+        viewer=_viewer(content),
+        glossary=_glossary(content),
+        script=_script,
+    )  # fmt: skip
+    path = folder / REPORT_NAME
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def judged_images(rows: Sequence[Mapping[str, Any]]) -> Judged:
+    """The rows of single images whose label and score are known."""
+    known = [
+        row
+        for row in rows
+        if row["label"] in (0, 1) and not _whole_volume(row) and np.isfinite(row["score"])
+    ]
+    names = [name for name in BASELINES if known and all(name in row for row in known)]
+    return Judged(
+        labels=np.array([row["label"] for row in known], dtype=np.int64),
+        scores=np.array([row["score"] for row in known], dtype=np.float64),
+        patients=np.array([str(row.get("patient", row["case"])) for row in known]),
+        baselines={n: np.array([row[n] for row in known], dtype=np.float64) for n in names},
+    )
+
+
+def _whole_volume(row: Mapping[str, Any]) -> bool:
+    return row.get("level") == "volume"
+
+
+def _environment() -> Environment:
+    return Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _script(name: str) -> str:
+    """A script, safe inside a script element."""
+    text = (HERE / name).read_text(encoding="utf-8")
+    return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def _picture(path: Path, alt: str, title: str = "", wide: bool = False) -> Picture:
+    encoded = base64.b64encode(path.read_bytes()).decode("ascii")
+    return Picture(f"data:image/png;base64,{encoded}", alt, title, wide)
+
+
+def _histogram(path: Path, content: ReportContent) -> Picture | None:
+    groups: dict[Any, list[float]] = {0: [], 1: [], "": []}
+    for row in content.rows:
+        if not _whole_volume(row) and np.isfinite(row["score"]):
+            groups[row["label"]].append(float(row["score"]))
+    if not any(groups.values()):
+        return None
+    save_histogram(
+        path,
+        groups[0],
+        groups[1],
+        content.threshold,
+        unlabelled=groups[""],
+        reference=content.quantiles,
+    )
+    told = [
+        f"{len(groups[label])} {name} images, median score {np.median(groups[label]):.2f}"
+        for label, name in ((0, "normal"), (1, "anomalous"), ("", "unlabelled"))
+        if groups[label]
+    ]
+    alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
+    return _picture(path, alt)
+
+
+def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
+    if not judged.both:
+        return None
+    preferred = "intensity" if content.volumetric else "sharpness"
+    baseline = preferred if preferred in judged.baselines else None
+    draw_roc(path, judged, content.threshold, baseline)
+    area = tell((content.metrics or {}).get("image_auroc")).text
+    beside = f" beside the trivial score {baseline}" if baseline else ""
+    alt = (
+        f"ROC and precision-recall curve of the score{beside}, with 95 % bands over patients. "
+        f"AUROC {area}."
+    )
+    return _picture(path, alt, "ROC and precision-recall", wide=True)
+
+
+def _measured_fpr(content: ReportContent, judged: Judged) -> float | None:
+    normal = judged.scores[judged.labels == 0]
+    return float((normal > content.threshold).mean()) if normal.size else None
+
+
+def _calibration(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
+    measured = _measured_fpr(content, judged)
+    if measured is None or not _usable(content.quantiles):
+        return None
+    draw_calibration(path, judged, content.quantiles, content.target_fpr, content.threshold)
+    alt = (
+        "False-positive rate measured on test normals over the nominal rate. At the chosen "
+        f"threshold {measured:.3f} were measured and {content.target_fpr:.3f} were promised."
+    )
+    return _picture(path, alt, "Calibration", wide=True)
+
+
+def _usable(quantiles: NDArray[np.float64]) -> bool:
+    return bool(quantiles.size and np.isfinite(quantiles).all())
+
+
+def _curves(path: Path, content: ReportContent) -> Picture | None:
+    if not content.history:
+        return None
+    save_curves(path, content.history)
+    last = ", ".join(
+        f"{name.replace('_', ' ')} {value:.3f}"
+        for name, value in content.history[-1].items()
+        if name in ("train_loss", "val_loss")
+    )
+    alt = f"Loss and its terms over {len(content.history)} epochs. Last epoch: {last or 'no loss'}."
+    return _picture(path, alt, "Loss curves", wide=True)
+
+
+def _panels(path: Path, content: ReportContent) -> list[Picture]:
+    """Panels by kind; all of them together go to `path`."""
+    save_panels(path, content.examples, " ".join(n for n in content.notes if "phantom" in n))
+    kinds = list(dict.fromkeys(str(example.kind) for example in content.examples))
+    found: list[Picture] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for kind in sorted(kinds, key=_place):
+            own = [example for example in content.examples if example.kind == kind]
+            drawn = Path(temporary) / f"{len(found)}.png"
+            save_panels(drawn, own)
+            title = GROUPS.get(kind, kind.capitalize())
+            found.append(_picture(drawn, _told(own), title, wide=True))
+    return found
+
+
+def _place(kind: str) -> int:
+    known = list(GROUPS)
+    return known.index(kind) if kind in known else len(known)
+
+
+def _told(examples: Sequence[Example]) -> str:
+    rows = "; ".join(
+        f"{e.case}{f', slice {e.index}' if e.index else ''}, score {e.score:.2f}" for e in examples
+    )
+    return f"Input, reconstruction, residual, part maps, fused map and lesion mask of: {rows}."
+
+
+def _viewer(content: ReportContent) -> dict[str, Any] | None:
+    if not content.volumes:
+        return None
+    shown = content.volumes[:MAX_VOLUMES]
+    stills = []
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, volume in enumerate(shown):
+            drawn = Path(temporary) / f"{number}.png"
+            draw_slices(drawn, volume)
+            alt = f"Axial slices of {volume.name}, below with the anomaly map. {volume.caption}"
+            stills.append(_picture(drawn, alt, volume.name, wide=True))
+    colours = matplotlib.colormaps["magma"](np.linspace(0, 1, MAP_LEVELS + 1))
+    return {
+        "volumes": [viewer_entry(volume) for volume in shown],
+        "stills": stills,
+        "scale": {
+            "colours": np.round(255 * colours[:, :3]).astype(int).tolist(),
+            "levels": MAP_LEVELS,
+            "highest": MAP_RANGE[1],
+        },
+        "gradient": ", ".join(matplotlib.colors.to_hex(colour) for colour in colours[::10]),
+        "left_out": len(content.volumes) - len(shown),
+    }
+
+
+def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
+    """The few numbers on top: name, number, remark."""
+    single = [row for row in content.rows if not _whole_volume(row)]
+    what = "slices" if content.volumetric else "images"
+    flagged = sum(row["flagged"] == 1 for row in single)
+    cards = [(f"{what} scored", str(len(single)), f"{flagged} flagged")]
+    volumes = [row for row in content.rows if _whole_volume(row)]
+    if volumes:
+        above = sum(row["flagged"] == 1 for row in volumes)
+        cards.append(("volumes scored", str(len(volumes)), f"{above} flagged"))
+    metrics = content.metrics or {}
+    for name, title in (("image_auroc", "AUROC"), ("sensitivity", "sensitivity"),
+                        ("specificity", "specificity")):  # fmt: skip
+        if name in metrics and metrics[name]["value"] is not None:
+            number, _, interval = tell(metrics[name]).text.partition(" ")
+            cards.append((title, number, f"95 % {interval}" if interval else "no interval"))
+    preferred = "intensity" if content.volumetric else "sharpness"
+    trivial = (metrics.get("baselines") or {}).get(preferred)
+    if trivial and trivial["difference"]["value"] is not None:
+        told = difference(trivial["difference"])
+        number, _, interval = told.text.partition(" ")
+        cards.append((f"AUROC minus {preferred}'s", number, f"{interval} {told.remark}"))
+    if content.failures:
+        cards.append(("failed", str(len(content.failures)), "see below"))
+    return cards
+
+
+def _glossary(content: ReportContent) -> dict[str, float]:
+    """Numbers of this model that make its glossary concrete."""
+    example = 3.2
+    beyond = float((content.quantiles >= example).mean()) if content.quantiles.size else 0.0
+    return {"score": example, "share": beyond}

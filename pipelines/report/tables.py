@@ -1,0 +1,265 @@
+"""The report's tables: figures beside the baselines', rows, and what was run on what."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_ROWS = 500
+"""Rows of ``scores.csv`` that the page shows."""
+
+LONG = 6
+"""Entries from which a mapping is folded away."""
+
+COLUMN_NAMES = {
+    "image_auroc": "AUROC",
+    "matched_auroc": "matched AUROC",
+    "image_ap": "average precision",
+    "difference": "ours minus it, AUROC",
+    "matched_difference": "ours minus it, matched AUROC",
+    "pixel_ap": "pixel average precision",
+    "pixel_auroc": "pixel AUROC",
+    "aupro_03": "AUPRO up to 30 % false positives",
+    "dice_at_threshold": "Dice at the fixed threshold",
+    "dice_oracle": "best Dice (oracle)",
+    "f1": "F1",
+    "f1_oracle": "best F1 (oracle)",
+    "accuracy": "accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+    "n_normal": "normal",
+    "n_anomalous": "anomalous",
+    "flow_score": "likelihood part alone",
+    "recon_score": "reconstruction part alone",
+    "head_score": "head alone",
+    "case": "case",
+    "level": "level",
+    "slice": "slice",
+    "label": "label",
+    "score": "score",
+    "percentile": "percentile",
+    "flagged": "flagged",
+}
+RANKING = ("image_auroc", "matched_auroc", "image_ap")
+DIFFERENCES = ("difference", "matched_difference")
+DECISIONS = ("sensitivity", "specificity", "accuracy", "f1", "f1_oracle")
+PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
+VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "f1")
+ROW_COLUMNS = (
+    "case", "level", "slice", "label", "score", "percentile", "flagged",
+    "flow_score", "recon_score", "head_score",
+)  # fmt: skip
+LABELS = {0: "normal", 1: "anomalous"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table.
+
+    Attributes:
+        text: what it says.
+        remark: a few words below it.
+    """
+
+    text: str
+    remark: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as the page shows it.
+
+    Attributes:
+        caption: what it is about.
+        columns: heads of its columns, the first one that of the rows' names.
+        rows: the name of each row with its cells.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def tell(figure: Any) -> Cell:
+    """A figure ``{"value": ..., "ci95": ...}`` with its interval."""
+    if not isinstance(figure, Mapping) or figure.get("value") is None:
+        return Cell("–")
+    interval = figure.get("ci95")
+    if interval is None:
+        return Cell(f"{figure['value']:.3f}", "no interval: too few patients")
+    return Cell(f"{figure['value']:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]")
+
+
+def difference(figure: Any) -> Cell:
+    """A paired difference, and whether its interval leaves zero out."""
+    cell = tell(figure)
+    interval = figure.get("ci95") if isinstance(figure, Mapping) else None
+    if interval is None or cell.text == "–":
+        return cell
+    told = f"{figure['value']:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
+    if interval[0] > 0:
+        return Cell(told, "better than it")
+    return Cell(told, "worse than it" if interval[1] < 0 else "undecided")
+
+
+def figure_tables(metrics: Mapping[str, Any]) -> list[Table]:
+    """The tables of ``metrics.json``, those for which there is something."""
+    tables = [
+        _ranking_table(metrics),
+        _single(metrics, DECISIONS, "Decisions at the threshold fixed on normal images"),
+        _pixel_table(metrics),
+        _single(
+            metrics.get("volumes") or {}, VOLUMES, "Whole volumes: the most anomalous slices decide"
+        ),
+    ]
+    return [table for table in tables if table is not None]
+
+
+def patient_table(metrics: Mapping[str, Any]) -> Table | None:
+    """Figures of each patient, numbered, the worst first; names stay out of the page."""
+    patients = list((metrics.get("patients") or {}).values())
+    if not patients:
+        return None
+    patients.sort(key=lambda one: (one["image_auroc"] is None, one["image_auroc"] or 0.0))
+    rows = [
+        (
+            str(number),
+            [
+                Cell(str(one["n_normal"])),
+                Cell(str(one["n_anomalous"])),
+                Cell(str(one["flagged"])),
+                Cell(_plain(one["image_auroc"])),
+                Cell(_plain(one["dice_at_threshold"])),
+            ],
+        )
+        for number, one in enumerate(patients[:MOST_ROWS], start=1)
+    ]
+    heads = ["patient", "normal images", "anomalous images", "flagged", "AUROC", "Dice"]
+    return Table("Patients, the lowest AUROC first, numbered anew", heads, rows)
+
+
+def _ranking_table(metrics: Mapping[str, Any]) -> Table | None:
+    if "image_auroc" not in metrics:
+        return None
+    baselines = metrics.get("baselines") or {}
+    compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
+    rows = [_ranking_row("AE-Flow (score)", metrics, compared)]
+    parts = metrics.get("parts") or {}
+    rows += [_ranking_row(COLUMN_NAMES[name], one, compared) for name, one in parts.items()]
+    rows += [_ranking_row(f"baseline {name}", one, compared) for name, one in baselines.items()]
+    heads = ["ranking by", *(COLUMN_NAMES[name] for name in (*RANKING, *compared))]
+    return Table(
+        "How well the score ranks, beside trivial scores of the same images; "
+        "in brackets 95 % intervals over patients",
+        heads,
+        rows,
+    )
+
+
+def _ranking_row(
+    name: str, figures: Mapping[str, Any], compared: Sequence[str]
+) -> tuple[str, list[Cell]]:
+    cells = [tell(figures.get(column)) for column in RANKING]
+    return name, cells + [difference(figures.get(column)) for column in compared]
+
+
+def _pixel_table(metrics: Mapping[str, Any]) -> Table | None:
+    if not _known(metrics, PIXELS):
+        return None
+    rows = [("AE-Flow (map)", [tell(metrics.get(name)) for name in PIXELS])]
+    trivial = (metrics.get("baselines") or {}).get("intensity") or {}
+    if _known(trivial, PIXELS):
+        rows.append(("baseline intensity", [tell(trivial.get(name)) for name in PIXELS]))
+    heads = ["map", *(COLUMN_NAMES[name] for name in PIXELS)]
+    return Table("Where the lesion is: maps against lesion masks", heads, rows)
+
+
+def _single(figures: Mapping[str, Any], names: Sequence[str], caption: str) -> Table | None:
+    known = _known(figures, names)
+    if not known:
+        return None
+    heads = ["", *(COLUMN_NAMES[name] for name in known)]
+    return Table(caption, heads, [("AE-Flow", [tell(figures[name]) for name in known])])
+
+
+def _known(figures: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    return [name for name in names if (figures.get(name) or {}).get("value") is not None]
+
+
+def score_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+    """The rows with the highest scores; patients are left out."""
+    if not rows:
+        return None
+    columns = [name for name in ROW_COLUMNS if any(row.get(name, "") != "" for row in rows)]
+    # Pictures have no slices.
+    if "slice" in columns and all(row.get("slice") in (0, "", None) for row in rows):
+        columns.remove("slice")
+    shown = sorted(rows, key=lambda row: -_number(row["score"]))[:MOST_ROWS]
+    caption = f"All {len(rows)} rows of scores.csv, the highest scores first"
+    if len(rows) > MOST_ROWS:
+        caption = (
+            f"The {MOST_ROWS} rows with the highest scores; {len(rows) - MOST_ROWS} more lie in "
+            "scores.csv"
+        )
+    heads = [COLUMN_NAMES[name].removesuffix(" alone") for name in columns]
+    body = [(str(row["case"]), [Cell(_entry(row, name)) for name in columns[1:]]) for row in shown]
+    return Table(caption, heads, body)
+
+
+def _number(value: Any) -> float:
+    number = float(value)
+    return number if math.isfinite(number) else -math.inf
+
+
+def _entry(row: Mapping[str, Any], name: str) -> str:
+    value = row.get(name, "")
+    if value is None or value == "":
+        return "–" if name != "label" else "unknown"
+    if name == "label":
+        return LABELS.get(int(value), str(value))
+    if name == "flagged":
+        return "yes" if int(value) else "no"
+    if name == "percentile":
+        return f"{float(value):.1f}"
+    return f"{float(value):.2f}" if isinstance(value, float) else str(value)
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of what was run on what.
+
+    Attributes:
+        name: in plain words.
+        value: what it was.
+        more: a longer list of names and values, folded away.
+    """
+
+    name: str
+    value: str
+    more: Sequence[tuple[str, str]] = ()
+
+
+def facts(about: Mapping[str, Any]) -> list[Fact]:
+    """What was run on what, line by line."""
+    return [_fact(str(name).replace("_", " "), value) for name, value in about.items()]
+
+
+def _fact(name: str, value: Any) -> Fact:
+    if isinstance(value, Mapping):
+        lines = [(str(key).replace("_", " "), _words(one)) for key, one in value.items()]
+        if len(lines) >= LONG:
+            return Fact(name, f"{len(lines)} values", lines)
+        return Fact(name, ", ".join(f"{key} {one}" for key, one in lines))
+    return Fact(name, _words(value))
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "not set" if value is None else str(value)

@@ -1,0 +1,90 @@
+"""A tiny report with something in every section."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.examples import Example
+from pipelines.pixel_metrics import PixelHistogram
+from pipelines.report import ReportContent, ViewerVolume, write_report
+from pipelines.results import summarize
+
+HOSTILE = "<script>alert('case')</script>"
+
+
+def make_rows() -> list[dict]:
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        label = number % 2
+        row = {"case": f"case{number}", "patient": f"secret{number // 2}", "level": "slice"}
+        row |= {"slice": number, "label": label, "score": float(rng.normal(2 * label))}
+        row |= {"flow_score": 0.1, "recon_score": 0.2, "percentile": 50.0}
+        row |= {"flagged": int(row["score"] > 1.5), "sharpness": -1.0 - number / 100}
+        row["intensity"] = float(rng.normal(label))
+        rows.append(row)
+    rows[3]["case"] = HOSTILE
+    return rows
+
+
+def make_volume(name: str = HOSTILE) -> ViewerVolume:
+    x, y, z = np.meshgrid(*(np.arange(n, dtype=np.float32) for n in (16, 20, 12)), indexing="ij")
+    image = x + 10 * y + 100 * z
+    anomaly_map = np.where((abs(x - 5) < 3) & (abs(y - 12) < 3), z / 2, 0).astype(np.float32)
+    affine = np.diag([-1.0, 1.0, 2.0, 1.0])
+    return ViewerVolume(name, image, anomaly_map, anomaly_map > 4, affine, "score 3.2, flagged")
+
+
+def make_content() -> ReportContent:
+    rows = make_rows()
+    metrics = summarize(
+        rows,
+        PixelHistogram(),
+        PixelHistogram(),
+        threshold=1.5,
+        pixel_threshold=2.0,
+        volumetric=True,
+    )
+    image = np.random.default_rng(0).uniform(size=(12, 12)).astype(np.float32)
+    maps = {"anomaly_map": 5 * image, "recon": image}
+    kinds = ("detected", "missed", "false alarm")
+    examples = [Example(kind, HOSTILE, 3, 2.5, image, image, maps, None) for kind in kinds]
+    return ReportContent(
+        title="Evaluation",
+        rows=rows,
+        metrics=metrics,
+        threshold=1.5,
+        target_fpr=0.05,
+        n_normal=50,
+        quantiles=np.linspace(-2, 2.5, 1001),
+        history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
+        examples=examples,
+        volumes=[make_volume(), make_volume("second")],
+        failures=[{"case": HOSTILE, "reason": "The file is damaged."}],
+        about={
+            "layout": "brats",
+            "versions": {"torch": "2.13"},
+            "options": dict.fromkeys("abcdef"),
+        },
+        notes=["Phantoms say nothing of real scans.", HOSTILE],
+        volumetric=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def full_content() -> ReportContent:
+    return make_content()
+
+
+@pytest.fixture(scope="session")
+def report_folder(full_content: ReportContent, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("report")
+    assert write_report(folder, full_content) == folder / "report.html"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def volume_of() -> Callable[..., ViewerVolume]:
+    return make_volume

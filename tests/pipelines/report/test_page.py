@@ -1,0 +1,152 @@
+"""The page: which sections it has, what it escapes and that it needs nothing else."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines.report import ReportContent, page, write_report
+
+HOSTILE = "<script>alert('case')</script>"
+
+
+class Read(HTMLParser):
+    """Collects what the tests ask about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+    @property
+    def sections(self) -> list[str]:
+        return [a["aria-labelledby"] for a in self.all("section")]
+
+    @property
+    def levels(self) -> list[int]:
+        return [int(tag[1]) for tag, _ in self.tags if re.fullmatch("h[1-6]", tag)]
+
+
+def bare(content: ReportContent) -> ReportContent:
+    rows = [row | {"label": ""} for row in content.rows]
+    return replace(
+        content, title="Inference", rows=rows, metrics=None, history=(), examples=(), volumes=(),
+        failures=(), notes=(), about={},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(report_folder: Path) -> str:
+    return (report_folder / "report.html").read_text()
+
+
+def test_every_section_is_there(text: str, report_folder: Path) -> None:
+    sections = "notes figures histogram roc calibration curves panels volumes failures rows about"
+    assert Read(text).sections == [*sections.split(), "glossary"]
+    drawn = {path.name for path in report_folder.iterdir()}
+    pictures = {"roc.png", "calibration.png", "scores.png", "curves.png", "examples.png"}
+    assert drawn == pictures | {"report.html"}
+    for word in ("For research only", "AUROC", "95 %", "baseline intensity"):
+        assert word in text
+
+
+def test_what_is_not_known_is_left_out(full_content: ReportContent, tmp_path: Path) -> None:
+    text = write_report(tmp_path, bare(full_content)).read_text()
+    read = Read(text)
+    assert read.sections == ["histogram", "calibration", "rows", "glossary"]
+    assert not read.all("script")
+    assert "AUROC" not in text
+
+
+def test_nothing_scored_still_makes_a_page(full_content: ReportContent, tmp_path: Path) -> None:
+    empty = replace(bare(full_content), rows=[], quantiles=np.array([]))
+    text = write_report(tmp_path, empty).read_text()
+    assert Read(text).sections == ["calibration", "glossary"]
+
+
+def test_one_class_alone_has_no_curves(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [row for row in full_content.rows if row["label"] == 1]
+    sections = Read(write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text())
+    assert "roc" not in sections.sections
+
+
+def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> None:
+    volume = dict(full_content.rows[0]) | {"level": "volume", "score": 99.0, "percentile": ""}
+    judged = page.judged_images([*full_content.rows, volume])
+    assert len(judged.scores) == len(full_content.rows)
+
+
+def test_names_are_escaped(text: str) -> None:
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text
+    assert [a.get("type") for a in Read(text).all("script")] == ["application/json"] * 2 + [None]
+
+
+def test_patients_stay_out(text: str) -> None:
+    assert "secret" not in text
+
+
+def test_nothing_is_fetched(text: str) -> None:
+    for tag, attributes in Read(text).tags:
+        for name in ("src", "href", "srcset", "action", "data", "poster"):
+            target = attributes.get(name)
+            assert target is None or target.startswith(("data:", "#")), (tag, target)
+    # Base64 could hold these letters by chance.
+    rest = re.sub(r"[A-Za-z0-9+/=]{200,}", "", text)
+    assert "http:" not in rest and "https:" not in rest and "url(" not in rest
+    assert "default-src 'none'" in text
+
+
+def test_it_can_be_read_without_seeing_it(text: str) -> None:
+    read = Read(text)
+    assert all(len(picture["alt"]) > 20 for picture in read.all("img"))
+    assert all(head["scope"] in ("col", "row") for head in read.all("th"))
+    assert read.levels[0] == 1 and read.levels.count(1) == 1
+    assert max(np.diff(read.levels)) <= 1
+    identifiers = [a["id"] for _, a in read.tags if "id" in a]
+    assert len(identifiers) == len(set(identifiers))
+    linked = {a["href"][1:] for a in read.all("a")}
+    named = {a["aria-labelledby"] for _, a in read.tags if "aria-labelledby" in a}
+    assert linked | named <= set(identifiers)
+
+
+def test_many_rows_are_cut_and_counted(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [dict(full_content.rows[0]) | {"label": "", "score": float(n)} for n in range(620)]
+    text = write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text()
+    assert "120 more lie in scores.csv" in re.sub(r"\s+", " ", text)
+    assert text.count('<th scope="row">case0</th>') == 500
+    assert "<td>619.00</td>" in text and "<td>119.00</td>" not in text
+
+
+def test_more_volumes_than_fit_are_counted(
+    full_content: ReportContent, tmp_path: Path, volume_of
+) -> None:
+    volumes = [volume_of(f"volume{n}") for n in range(6)]
+    text = write_report(tmp_path, replace(bare(full_content), volumes=volumes)).read_text()
+    assert "The first 4 of 6 volumes" in re.sub(r"\s+", " ", text)
+    assert "volume3" in text and "volume4" not in text
+
+
+def test_a_failure_leaves_the_old_page(
+    full_content: ReportContent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_report(tmp_path, bare(full_content))
+    before = path.read_bytes()
+
+    def broken(*_: object, **__: object) -> int:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_text", broken)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(tmp_path, replace(bare(full_content), title="Other"))
+    assert path.read_bytes() == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
