@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from pipelines.evaluation import CaseRun, Gathered
 from pipelines.files import write_csv, write_json
-from pipelines.pictures import save_histogram, save_panels
 from pipelines.report import ReportContent, write_report
 from pipelines.results import summarize
 from pipelines.viewed import viewer_volumes
@@ -56,7 +55,7 @@ class Evaluation:
         self.metrics: dict[str, Any] = {}
 
     def run(self) -> dict[str, Any]:
-        """Scores all cases and writes the figures, the table and the pictures.
+        """Scores all cases and writes the figures and the table.
 
         Returns:
             The content of ``metrics.json``.
@@ -79,17 +78,7 @@ class Evaluation:
         }
         write_json(self.output_dir / "metrics.json", self.metrics)
         write_scores(self.output_dir / "scores.csv", gathered.rows)
-        self._draw(gathered, float(scorer.threshold))
         return self.metrics
-
-    def _draw(self, gathered: Gathered, threshold: float) -> None:
-        note = " ".join(n for n in self.notes if "phantom" in n)
-        save_panels(self.output_dir / "examples.png", gathered.examples, note)
-        by_label: dict[Any, list[float]] = {0: [], 1: []}
-        for row in gathered.rows:
-            if row["level"] != "volume" and row["label"] in by_label:
-                by_label[row["label"]].append(row["score"])
-        save_histogram(self.output_dir / "scores.png", by_label[0], by_label[1], threshold)
 
     def report(
         self,
@@ -125,6 +114,8 @@ class Evaluation:
             "failures.csv",
             "examples.png",
             "scores.png",
+            "roc.png",
+            "calibration.png",
             "report.html",
         )
         return [self.output_dir / n for n in names if (self.output_dir / n).exists()]

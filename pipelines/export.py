@@ -11,6 +11,7 @@ model is not kept.
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import logging
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from monai.data.torchscript_utils import load_net_with_metadata, save_net_with_metadata
 from torch import Tensor
+from torch.export.passes import move_to_device_pass
 
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
@@ -202,7 +204,12 @@ def _batches(scorer: ExportedScorer) -> dict[str, Any]:
 
 
 def _write_torch_export(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
-    program = torch.export.export(scorer, (_example(scorer),), **_batches(scorer))
+    # Exported on the CPU and then moved: on a GPU the export would fix the batch size.
+    device = scorer.threshold.device
+    on_cpu = copy.deepcopy(scorer).cpu()
+    program = torch.export.export(on_cpu, (_example(on_cpu),), **_batches(on_cpu))
+    if device.type != "cpu":
+        program = move_to_device_pass(program, device)
     torch.export.save(program, path, extra_files={METADATA_KEY: json.dumps(metadata)})
 
 
