@@ -23,6 +23,7 @@ from pipelines.datasets import CaseDataset
 from pipelines.examples import Example, ExampleKeeper, candidates
 from pipelines.failures import on_failure
 from pipelines.files import writable_folder, write_csv
+from pipelines.maps import MAP_SUFFIXES
 from pipelines.model_file import MODEL_NAME
 from pipelines.pixel_metrics import PixelHistogram, default_edges
 from pipelines.scoring import CaseEvaluator, ScoredCase
@@ -133,7 +134,7 @@ class CaseRun:
         settings = (self.save_maps, self.save_panels, len(self.further), _facts(self.dataset))
         self.store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        pending = tuple(case for case in cases if not self.store.done(case))
+        pending = tuple(case for case in cases if not self._finished(case, self.store))
         if len(pending) < len(cases):
             done = len(cases) - len(pending)
             logger.info("%d of %d cases are finished already.", done, len(cases))
@@ -141,6 +142,11 @@ class CaseRun:
         if pending:
             self._score(pending)
         return self._gather(cases)
+
+    def _finished(self, case: Case, store: CaseStore) -> bool:
+        names = [f"{case.name}_anomaly{suffix}" for suffix in MAP_SUFFIXES]
+        written = any((self.output_dir / "maps" / name).exists() for name in names)
+        return store.done(case) and (written or not self.save_maps)
 
     def _score(self, pending: tuple[Case, ...]) -> None:
         everything = self.dataset.data

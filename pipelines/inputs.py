@@ -95,6 +95,9 @@ def _by_modality(root: Path, modalities: tuple[str, ...]) -> tuple[Case, ...] | 
         cohort = read_cohort(root, "brats", modalities)
     except InputError:
         return None
+    for note in cohort.notes:
+        if "left out" in note:
+            logger.warning("%s", note)
     return tuple(replace(case, mask=None, label=None) for case in cohort.cases)
 
 

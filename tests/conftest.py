@@ -1,6 +1,7 @@
 """What the tests of several rooms share: tiny images, networks and data sets."""
 
 import copy
+import os
 import random
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -17,14 +18,26 @@ from torch import Tensor
 from networks.aeflow import AEFlow, build_aeflow
 from networks.scorer import AnomalyScorer
 from pipelines.calibration import Calibrator
+from pipelines.case_scores import CaseScore
 from pipelines.cases import Case
-from pipelines.datasets import NormalSlices, slice_loader
+from pipelines.datasets import CaseLoader, CaseSample, NormalSlices, slice_loader
+from pipelines.model_file import MODEL_NAME, save_model
+from pipelines.scoring import ScoredCase
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]
 MakeSlices = Callable[[Tensor], NormalSlices]
 Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 WriteVolume = Callable[..., Path]
+FakeScored = Callable[..., ScoredCase]
+WriteModel = Callable[..., dict[str, Any]]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that run side by side take one thread each, and so do the programs they start."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -129,13 +142,90 @@ def write_volume(tmp_path: Path) -> WriteVolume:
         values: np.ndarray[Any, Any] | None = None,
         shape: Sequence[int] = (24, 24, 6),
         seed: int = 0,
+        affine: np.ndarray[Any, Any] | None = None,
     ) -> Path:
         if values is None:
             rng = np.random.default_rng(seed)
             values = rng.normal(100, 20, shape).clip(1).astype(np.float32)
             values[:3] = values[-3:] = values[:, :3] = values[:, -3:] = 0
         path = tmp_path / f"{name}.nii.gz"
-        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(values, np.eye(4) if affine is None else affine), path)
         return path
 
     return write
+
+
+@pytest.fixture
+def write_model(
+    tmp_path: Path, make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+) -> WriteModel:
+    """Writes a calibrated model and gives the content of its file, but for the weights."""
+
+    def write(folder: str = "models", channels: int = 1, **facts: Any) -> dict[str, Any]:
+        scorer = calibrate(make_scorer(channels), make_images(6, channels))
+        volumetric = facts.get("volumetric", True)
+        loader = CaseLoader(32, channels=channels, volumetric=volumetric)
+        content: dict[str, Any] = {
+            "case_scores": [0.0, 0.5, 1.0],
+            "target_fpr": 0.05,
+            "preprocessing": loader.parameters,
+            "modalities": ["flair"],
+            "volumetric": volumetric,
+            "layout": "folder",
+            "split": {"train": [], "calibration": [], "test": []},
+            "seen": [],
+            "notes": [],
+            "versions": {"torch": "2"},
+            "created": "2026-01-01T00:00:00+0000",
+            **facts,
+        }
+        save_model(tmp_path / folder / MODEL_NAME, scorer, content)
+        return content
+
+    return write
+
+
+@pytest.fixture
+def fake_scored() -> FakeScored:
+    """Scores of a sample without a network: given ones, or 0, 1, 2, ... for its slices."""
+
+    def fake(
+        sample: CaseSample,
+        scores: Sequence[float] | None = None,
+        anomaly_map: np.ndarray[Any, Any] | None = None,
+        threshold: float = 3.5,
+        **whole: Any,
+    ) -> ScoredCase:
+        count = len(sample.images)
+        score = np.arange(float(count)) if scores is None else np.array(scores, dtype=float)
+        if anomaly_map is None:
+            anomaly_map = np.zeros((count, *sample.raw.shape[-2:]))
+        canvas = torch.arange(float(count)).view(-1, 1, 1).expand(sample.images[:, 0].shape)
+        told: dict[str, Any] = {
+            "score": float(score.max()),
+            "flow_score": 1.0,
+            "recon_score": 2.0,
+            "head_score": None,
+            "percentile": 50.0,
+            "flagged": bool(score.max() > threshold),
+            "threshold": threshold,
+            "target_fpr": 0.05,
+            "n_normal": 20,
+        }
+        return ScoredCase(
+            sample=sample,
+            scores={
+                "score": score,
+                "flow_score": score + 1,
+                "recon_score": score - 1,
+                "percentile": np.full(count, 50.0),
+            },
+            flagged=score > threshold,
+            anomaly_map=anomaly_map.astype(np.float32),
+            canvas_maps={"anomaly_map": canvas, "map_recon": canvas + 1},
+            reconstruction=canvas[:, None] + 0.5,
+            case_score=CaseScore(**{**told, **whole}),
+        )
+
+    return fake

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from monai.bundle import run
 
+from pipelines.options import find_mistake
 from pipelines.phantom import ensure_phantom_dataset
+from pipelines.pixel_metrics import pixel_metrics
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 TINY: dict[str, Any] = {
@@ -28,6 +30,29 @@ TINY: dict[str, Any] = {
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("phantoms")
     return ensure_phantom_dataset(folder, patients=6, size=(64, 64, 24))
+
+
+@pytest.fixture(scope="session")
+def mistake_of() -> Callable[..., str]:
+    """Runs a bundle's config that must end with a user's mistake, and gives its message."""
+
+    def attempt(run_id: str, config: str, **options: Any) -> str:
+        with pytest.raises(Exception) as caught:  # noqa: B017
+            run(run_id, config_file=str(BUNDLE / config), **options)
+        mistake = find_mistake(caught.value)
+        assert mistake is not None, caught.value
+        return mistake
+
+    return attempt
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _few_resamples() -> Iterator[None]:
+    """Intervals of the pixels' figures need most of an evaluation's time; few draws do here."""
+    defaults: dict[str, Any] = pixel_metrics.__kwdefaults__ or {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(defaults, "resamples", 50)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

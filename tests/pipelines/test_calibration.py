@@ -129,6 +129,19 @@ def test_the_result_does_not_depend_on_the_batches(
         torch.testing.assert_close(states[0][name], states[1][name], atol=1e-4, rtol=1e-4)
 
 
+def test_the_scores_of_the_images_are_remembered_in_their_order(
+    make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
+) -> None:
+    scorer, images = make_scorer(), make_images(10)
+    calibrator = Calibrator(scorer, slice_loader(make_slices(images), 4), "cpu", 0.2)
+    assert calibrator.slice_scores.shape == (0,)
+    calibrator.run()
+    with torch.no_grad():
+        found = scorer.score_image(images).score
+    assert calibrator.slice_scores.tolist() == pytest.approx(found.tolist(), abs=1e-4)
+    assert found.tolist() != sorted(found.tolist())
+
+
 @pytest.mark.parametrize("pixel_fpr", [0.01, 0.1])
 def test_the_pixel_threshold_lets_about_the_asked_share_through(
     make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices, pixel_fpr: float

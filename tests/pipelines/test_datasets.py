@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.cases import Case, Cohort
+from pipelines.cases import Case, Cohort, FailedCase
 from pipelines.data import Data
 from pipelines.datasets import (
     CaseDataset,
@@ -19,6 +19,7 @@ from pipelines.datasets import (
     case_loader,
     count_channels,
     evaluation_loader,
+    inference_loader,
     slice_loader,
     with_baselines,
 )
@@ -109,6 +110,43 @@ def test_a_volume_without_mask_tells_of_its_slices_only_if_normal(
     assert sample.masks is None and sample.labels.unique().tolist() == [expected]
 
 
+@pytest.mark.parametrize("volumetric", [True, False])
+def test_the_other_kind_of_file_is_refused(volume: Case, picture: Case, volumetric: bool) -> None:
+    right, wrong = (volume, picture) if volumetric else (picture, volume)
+    loader = CaseLoader(32, volumetric=volumetric)
+    assert len(loader(right).images)
+    wanted, found = ("a volume", "a picture") if volumetric else ("a picture", "a volume")
+    said = f"{wrong.images[0].name}: expected {wanted} like the training cases, found {found}"
+    with pytest.raises(InputError, match=said):
+        loader(wrong)
+
+
+def test_the_grid_and_the_body_are_kept(volume: Case, picture: Case) -> None:
+    sample = CaseLoader(32, slice_range=[1, 4])(volume)
+    assert sample.header == {"xyzt_units": 0, "qform_code": 0, "sform_code": 2}
+    assert sample.body is not None and torch.equal(sample.body, (sample.raw > 0)[:, 0])
+    flat = CaseLoader(32)(picture)
+    assert flat.body is None and flat.header == {"bit_depth": 8}
+
+
+def test_a_case_that_cannot_be_used_says_why(volume: Case, picture: Case) -> None:
+    def odd(case: Case) -> Any:
+        raise ZeroDivisionError("odd")
+
+    loader = CaseLoader(32, volumetric=True, min_body_fraction=0.0)
+    missing = replace(volume, images=(volume.images[0].with_name("gone.nii.gz"),))
+    dataset = CaseDataset([missing, volume, picture], loader)
+    gone, found, flat = (dataset[index] for index in range(3))
+    assert isinstance(gone, FailedCase) and gone.case is missing and "gone" in gone.reason
+    assert found.case is volume and "expected a volume" in flat.reason
+    broken = CaseDataset([volume], odd)[0]
+    assert "failed unexpectedly (ZeroDivisionError: odd)" in broken.reason
+    assert str(volume.images[0]) in broken.reason
+    empty = CaseDataset([volume], CaseLoader(32, min_body_fraction=1.0))[0]
+    assert isinstance(empty, FailedCase)
+    assert "image.nii.gz: no slice shows enough of the body" in empty.reason
+
+
 def test_a_mask_decides_where_a_single_slice_has_no_label(write_volume: WriteVolume) -> None:
     mask = np.zeros((24, 24, 1), dtype=np.uint8)
     image = write_volume("one", shape=(24, 24, 1))
@@ -127,7 +165,7 @@ def test_a_picture_is_a_stack_of_one(picture: Case) -> None:
     assert sample.masks is None and sample.raw.max() > 200 and sample.images.max() <= 1
 
 
-def test_channels_are_those_of_the_first_case(picture: Case, tmp_path: Path) -> None:
+def test_channels_are_those_of_the_first_case(picture: Case, volume: Case, tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "colour.png")
     coloured = replace(picture, images=(tmp_path / "colour.png",))
@@ -136,6 +174,8 @@ def test_channels_are_those_of_the_first_case(picture: Case, tmp_path: Path) -> 
     assert torch.equal(repeated.images[:, 0], repeated.images[:, 2])
     with pytest.raises(InputError, match=r"colour.png: expected 1 channel.* found 3"):
         CaseLoader(32, channels=1)(coloured)
+    with pytest.raises(InputError, match=r"image.nii.gz: expected 2 channel.* found 1"):
+        CaseLoader(32, channels=2)(volume)  # one modality does not stand for another
     cohort = Cohort("folder", tmp_path, (coloured,), ("image",), False)
     assert count_channels(Data(cohort, Split((coloured,), (), ()), ())) == 3
 
@@ -147,12 +187,14 @@ def test_a_wrong_slice_range_is_told(slice_range: Any) -> None:
 
 
 def test_parameters_rebuild_the_loader(volume: Case) -> None:
-    loader = CaseLoader((32, 48), "axial", "percentile", (1, 4), 0.05, 10, 1, 1)
+    loader = CaseLoader((32, 48), "axial", "percentile", (1, 4), 0.05, 10, 1, 1, True)
     again = CaseLoader(**loader.parameters)
     assert again.parameters == loader.parameters
     assert CaseLoader(32, "coronal").parameters["axis"] == "coronal"
     assert torch.equal(again(volume).images, loader(volume).images)
-    assert again(volume).baselines is None
+    assert again(volume).baselines is None and again.volumetric is True
+    plain = inference_loader({"preprocessing": loader.parameters})
+    assert plain.parameters == loader.parameters and plain(volume).baselines is None
     for scoring in (
         with_baselines(loader),
         evaluation_loader({"preprocessing": loader.parameters}),
@@ -172,6 +214,10 @@ def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -
     batch = dataset.__getitems__([8, 0])
     assert torch.equal(batch["image"], expected[[8, 0]]) and batch["index"].tolist() == [8, 0]
     assert torch.equal(dataset[8]["image"], expected[8]) and int(dataset[8]["index"]) == 8
+    lesion = np.ones((24, 24, 6), dtype=np.uint8)
+    sick = replace(volume, mask=write_volume("all", lesion))
+    assert dataset.case_numbers.tolist() == [0] * 3 + [1] * 6
+    assert NormalSlices([sick, normal], loader).case_numbers.tolist() == [1] * 6
 
 
 def test_statistics_are_per_channel(make_slices: Any, make_images: Any) -> None:

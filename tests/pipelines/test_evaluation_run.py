@@ -10,42 +10,23 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluation import ResultCollector
-from pipelines.evaluation_run import Evaluation
+from pipelines import evaluation_run
+from pipelines.cases import Case, FailedCase
+from pipelines.evaluation import Gathered
+from pipelines.evaluation_run import Evaluation, report_on, write_scores
 from pipelines.examples import Example
-from transforms.errors import InputError
+from pipelines.pixel_metrics import PixelHistogram
+
+Row = dict[str, Any]
 
 
-class FakeEvaluator:
-    """Scores nothing: fills the collector when run."""
-
-    def __init__(self, collector: ResultCollector, rows: list[dict[str, Any]]) -> None:
-        self.collector = collector
-        self.rows = rows
-        self.network = SimpleNamespace(
-            threshold=torch.tensor(1.5),
-            pixel_threshold=torch.tensor(2.5),
-            n_normal=torch.tensor(40),
-            target_fpr=torch.tensor(0.05),
-        )
-
-    def run(self) -> None:
-        self.collector.rows = self.rows
-        mask = np.eye(8, dtype=bool)
-        for patient in ("p0", "p1"):
-            self.collector.pixels.add(patient, 3.0 * mask, mask)
-        image = np.zeros((8, 8), np.float32)
-        maps = {"anomaly_map": image, "recon": image}
-        example = Example("detected", "c", 0, 1.0, image, image, maps, mask)
-        self.collector.examples._offer = lambda *args: None  # type: ignore[method-assign]
-        self.collector.examples.examples = lambda: [example]  # type: ignore[method-assign]
-
-
-def make_rows() -> list[dict[str, Any]]:
-    rows = [
+def make_rows() -> list[Row]:
+    """Eight slices of four volumes and one of unknown label; a row for the first volume."""
+    rows: list[Row] = [
         {
-            "case": f"c{i}",
+            "case": f"c{i // 2}",
             "patient": f"p{i // 2}",
+            "level": "slice",
             "slice": i,
             "label": i % 2,
             "score": float(i),
@@ -58,55 +39,126 @@ def make_rows() -> list[dict[str, Any]]:
         }
         for i in range(8)
     ]
-    return [*rows, rows[0] | {"case": "c8", "label": "", "score": 50.0}]
+    whole = {"level": "volume", "slice": "", "label": 1, "score": 99.0, "percentile": ""}
+    return [*rows, rows[0] | {"case": "c8", "label": "", "score": 50.0}, rows[0] | whole]
 
 
-def evaluation_of(rows: list[dict[str, Any]], output_dir: Path, **kwargs: Any) -> Evaluation:
-    collector = ResultCollector()
-    evaluator: Any = FakeEvaluator(collector, rows)
-    return Evaluation(evaluator, collector, str(output_dir), volumetric=True, **kwargs)
+def make_example() -> Example:
+    image = np.zeros((8, 8), np.float32)
+    return Example("detected", "c", 0, 1.0, image, image, {"anomaly_map": image}, None)
 
 
-def test_all_files_are_written(tmp_path: Path) -> None:
+class FakeCases:
+    """Scores nothing: gives the rows when run."""
+
+    def __init__(self, output_dir: Path, rows: list[Row], failures: int = 0) -> None:
+        self.output_dir = output_dir
+        self.rows = rows
+        self.failures = [FailedCase(Case(f"f{n}", "p", ()), f"cut {n}") for n in range(failures)]
+        self.evaluator = SimpleNamespace(
+            scorer=SimpleNamespace(
+                threshold=torch.tensor(1.5),
+                pixel_threshold=torch.tensor(2.5),
+                n_normal=torch.tensor(40),
+                target_fpr=torch.tensor(0.05),
+                quantiles=torch.linspace(0, 1, 5),
+            )
+        )
+
+    def run(self) -> Gathered:
+        pixels, mask = PixelHistogram(), np.eye(8, dtype=bool)
+        for patient in ("p0", "p1"):
+            pixels.add(patient, 3.0 * mask, mask)
+        return Gathered(self.rows, pixels, PixelHistogram(), [make_example()], self.failures)
+
+
+def evaluation_of(output_dir: Path, rows: list[Row], failures: int = 0, **kw: Any) -> Evaluation:
+    cases: Any = FakeCases(output_dir, rows, failures)
+    return Evaluation(cases, volumetric=True, **kw)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What reports are made of."""
+    found: list[Any] = []
+
+    def write(folder: Path, content: Any) -> Path:
+        found.append(content)
+        (folder / "report.html").write_text("report")
+        return folder / "report.html"
+
+    monkeypatch.setattr(evaluation_run, "ReportContent", SimpleNamespace)
+    monkeypatch.setattr(evaluation_run, "write_report", write)
+    monkeypatch.setattr(evaluation_run, "viewer_volumes", lambda cases, gathered: ["a volume"])
+    return found
+
+
+def test_all_files_are_written(tmp_path: Path, reports: list[Any]) -> None:
+    folder = tmp_path / "out"
     evaluation = evaluation_of(
-        make_rows(), tmp_path / "out", notes=("these are phantoms",), about={"layout": "brats"}
+        folder, make_rows(), 2, notes=("these are phantoms",), about={"layout": "brats"}
     )
     assert evaluation.files() == []
     metrics = evaluation.run()
-    names = ["metrics.json", "scores.csv", "examples.png", "scores.png"]
+    evaluation.report("Evaluation", {})
+    names = ["metrics.json", "scores.csv", "report.html"]
     assert [path.name for path in evaluation.files()] == names
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text()) == metrics
+    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    for name in ("failures.csv", "roc.png"):
+        (folder / name).write_text("")
+        assert name in [path.name for path in evaluation.files()]
+    assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert metrics["notes"] == ["these are phantoms"] and metrics["about"] == {"layout": "brats"}
     assert metrics["n_calibration"] == {"value": 40, "ci95": None}
+    assert metrics["n_failed"] == {"value": 2, "ci95": None}
     assert metrics["target_fpr"]["value"] == pytest.approx(0.05)
     assert metrics["threshold"]["value"] == 1.5 and metrics["pixel_threshold"]["value"] == 2.5
     assert metrics["n_normal"]["value"] == 4 and metrics["dice_at_threshold"]["value"] == 1.0
+    assert metrics["volumes"]["n_anomalous"]["value"] == 1
+    assert set(metrics["patients"]) == {"p0", "p1", "p2", "p3"}
 
 
 def test_scores_hold_every_row_but_no_patients(tmp_path: Path) -> None:
     rows = make_rows()
-    evaluation_of(rows, tmp_path).run()
+    write_scores(tmp_path / "scores.csv", rows)
     with (tmp_path / "scores.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
-    first = ["case", "slice", "label", "score", "flow_score", "recon_score", "percentile"]
-    assert list(table[0]) == [*first, "flagged", "sharpness", "mean"]
-    assert [row["case"] for row in table] == [row["case"] for row in rows]
-    assert [float(row["score"]) for row in table] == [row["score"] for row in rows]
-    assert table[-1]["label"] == ""
+    first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
+    assert list(table[0]) == [*first, "percentile", "flagged", "sharpness", "mean"]
+    for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
+        assert [row[name] for row in table] == [str(row[name]) for row in rows], name
+    write_scores(tmp_path / "scores.csv", [{"head_score": 1.0, "mean": 2.0, **rows[0]}])
+    header = (tmp_path / "scores.csv").read_text().splitlines()[0]
+    assert ",recon_score,head_score,percentile," in header and header.endswith("mean,sharpness")
 
 
 def test_no_rows_give_no_figures(tmp_path: Path) -> None:
-    evaluation = evaluation_of([], tmp_path)
-    metrics = evaluation.run()
+    metrics = evaluation_of(tmp_path, []).run()
     assert metrics["n_normal"]["value"] == 0 and "image_auroc" not in metrics
-    assert not (tmp_path / "scores.png").exists()
     assert (tmp_path / "metrics.json").exists() and (tmp_path / "scores.csv").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    evaluation = evaluation_of(make_rows(), tmp_path / "file" / "out")
-    with pytest.raises(InputError, match="output_dir"):
-        evaluation.run()
-    assert evaluation.collector.rows == []
+def test_the_report_holds_what_was_found(tmp_path: Path, reports: list[Any]) -> None:
+    evaluation = evaluation_of(tmp_path, make_rows(), 1, notes=("a note",), about={"layout": "x"})
+    with pytest.raises(RuntimeError, match="call run first"):
+        evaluation.report("Evaluation", {})
+    evaluation.run()
+    path = evaluation.report("Training", {"device": "cpu"}, history=[{"train_loss": 1.0}])
+    assert path == tmp_path / "report.html"
+    (content,) = reports
+    assert content.title == "Training" and content.about == {"device": "cpu", "layout": "x"}
+    assert content.rows == make_rows() and content.metrics == evaluation.metrics
+    assert (content.threshold, content.n_normal) == (1.5, 40)
+    assert content.target_fpr == pytest.approx(0.05)
+    assert content.quantiles.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert content.history == [{"train_loss": 1.0}] and content.notes == ["a note"]
+    assert [example.case for example in content.examples] == ["c"]
+    assert content.volumes == ["a volume"] and content.volumetric
+    assert content.failures == [{"case": "f0", "reason": "cut 0"}]
+
+
+def test_a_report_on_pictures_has_no_viewer(tmp_path: Path, reports: list[Any]) -> None:
+    cases: Any = FakeCases(tmp_path, make_rows())
+    report_on(cases, cases.run(), "Inference", {})
+    (content,) = reports
+    assert content.volumes == () and content.metrics is None and not content.volumetric

@@ -23,6 +23,7 @@ def make_rows(count: int = 24, head: bool = False, seed: int = 0) -> list[Row]:
         row: Row = {
             "case": f"c{index // 4}",
             "patient": f"p{index // 4}",
+            "level": "slice",
             "slice": index % 4 + 10,
             "label": label,
             "score": score,
@@ -46,6 +47,17 @@ def make_pixels(seed: int = 0) -> PixelHistogram:
         mask[:3, :3] = True
         histogram.add(f"p{patient}", rng.normal(size=(8, 8)) + 2 * mask, mask)
     return histogram
+
+
+def volume_rows(rows: list[Row]) -> list[Row]:
+    """A row for each case, every second one anomalous; case 5 is of unknown label."""
+    volumes = []
+    for number, case in enumerate(dict.fromkeys(row["case"] for row in rows)):
+        row = next(row for row in rows if row["case"] == case)
+        label: Any = "" if number == 5 else number % 2
+        more = {"level": "volume", "slice": "", "label": label, "score": float(number)}
+        volumes.append(row | more | {"percentile": "", "flagged": "" if number > 2 else number % 2})
+    return volumes
 
 
 def summary(rows: list[Row], volumetric: bool = True, **pixels: PixelHistogram) -> dict[str, Any]:
@@ -83,6 +95,7 @@ def test_every_figure_has_a_value_and_an_interval(full: dict[str, Any]) -> None:
     found = figures(full)
     fixed = {"/threshold", "/pixel_threshold", "/n_normal", "/n_anomalous", "/n_patients"}
     assert fixed <= set(found) and len(found) > 40
+    assert set(full) - {path.split("/")[1] for path in found} == {"volumes", "patients"}
     for path, figure in found.items():
         assert {"value", "ci95"} <= set(figure), path
         assert isinstance(figure["value"], float), path
@@ -122,6 +135,7 @@ def test_volumes_are_matched_by_level_and_pictures_by_sharpness(full: dict[str, 
     for row in rows:
         row["sharpness"] = -1.0 if row["slice"] < 12 else -2.0
     pictures = summary(rows, volumetric=False)
+    assert "volumes" not in pictures and set(pictures["patients"]) == {f"p{n}" for n in range(6)}
     assert pictures["matched_auroc"]["matched_by"] == "sharpness"
     assert pictures["matched_auroc"]["pairs"] == 2 * 6 * 6  # two levels of sharpness
     for row in rows:
@@ -144,6 +158,33 @@ def test_rows_without_a_label_do_not_count() -> None:
     rows = make_rows()
     unlabelled = [row | {"label": "", "score": 100.0, "patient": "other"} for row in rows[:5]]
     assert summary(rows + unlabelled) == summary(rows)
+
+
+def test_volumes_have_figures_of_their_own(full: dict[str, Any]) -> None:
+    rows = make_rows(head=True)
+    result = summary([*rows, *volume_rows(rows)])
+    for name in ("n_normal", "image_auroc", "matched_auroc", "sensitivity", "parts"):
+        assert result[name] == full[name]  # those of the slices alone
+    assert result["baselines"]["mean"] == full["baselines"]["mean"] and full["volumes"] == {}
+    volumes = result["volumes"]
+    assert volumes["n_normal"]["value"] == 3 and volumes["n_anomalous"]["value"] == 2
+    # Scores 0, 2 and 4 are normal, 1 and 3 anomalous; only 1 is flagged.
+    assert volumes["image_auroc"]["value"] == pytest.approx(3 / 6)
+    assert volumes["sensitivity"]["value"] == 0.5 and volumes["specificity"]["value"] == 1.0
+
+
+def test_each_patient_is_told_of() -> None:
+    rows = [row | {"patient": "other", "label": 0} for row in make_rows(4)] + make_rows()
+    result = summary([*rows, *volume_rows(rows)], ours=make_pixels())["patients"]
+    assert list(result) == ["other", *(f"p{n}" for n in range(6))]
+    own = [row for row in rows if row["patient"] == "p0"]
+    labels, scores = [row["label"] for row in own], [row["score"] for row in own]
+    assert result["p0"]["n_normal"] == result["p0"]["n_anomalous"] == 2
+    assert result["p0"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
+    assert result["p0"]["flagged"] == sum(row["flagged"] for row in own)
+    assert 0 < result["p0"]["dice_at_threshold"] < 1
+    assert result["other"]["image_auroc"] is None and result["other"]["n_normal"] == 4
+    assert result["p5"]["dice_at_threshold"] is None  # no pixels of this patient
 
 
 @pytest.mark.parametrize("label", [0, 1])

@@ -2,27 +2,22 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from ignite.engine import Engine, Events
 
 from pipelines import session
-from pipelines.cases import Case, Cohort
-from pipelines.data import Data
+from pipelines.case_scores import CaseReference
+from pipelines.cases import Case, Cohort, FailedCase
+from pipelines.data import Data, seen_content
 from pipelines.datasets import CaseLoader
 from pipelines.model_file import MODEL_NAME
-from pipelines.session import (
-    EvaluationSession,
-    TrainingSession,
-    about_model,
-    installed_versions,
-    log_evaluation,
-    plain_options,
-    tell_summary,
-)
+from pipelines.session import TrainingSession, installed_versions, plain_options
 from pipelines.splits import Split
 from transforms.errors import InputError
 
@@ -31,17 +26,7 @@ METRICS: dict[str, Any] = {
     "n_anomalous": {"value": 3.0, "ci95": None},
     "n_patients": {"value": 5.0, "ci95": None},
     "image_auroc": {"value": 0.9, "ci95": [0.8, 0.95]},
-    "matched_auroc": {"value": None, "ci95": None},
-    "baselines": {
-        "mean": {
-            "image_auroc": {"value": 0.7, "ci95": None},
-            "difference": {"value": 0.2, "ci95": [0.1, 0.3]},
-        },
-        "area": {
-            "image_auroc": {"value": None, "ci95": None},
-            "difference": {"value": None, "ci95": None},
-        },
-    },
+    "baselines": {},
     "notes": ["these are phantoms"],
 }
 
@@ -82,17 +67,26 @@ class FakeTracker:
 
 
 class FakeEvaluation:
-    about = {"layout": "folder"}
-
-    def __init__(self, output_dir: Path, error: Exception | None = None) -> None:
+    def __init__(self, output_dir: Path, error: Exception | None = None, failures: int = 0) -> None:
         self.output_dir = output_dir
         self.error = error
+        self.reported: Any = None
+        self.cases: Any = SimpleNamespace(
+            dataset=[0] * 7,
+            failures=[FailedCase(Case("f", "p", ()), "cut")] * failures,
+            output_dir=output_dir,
+            evaluator=SimpleNamespace(reference=None),
+        )
 
     def run(self) -> dict[str, Any]:
         if self.error is not None:
             raise self.error
         (self.output_dir / "metrics.json").write_text("{}")
         return METRICS
+
+    def report(self, title: str, about: dict[str, Any], history: Any = ()) -> Path:
+        self.reported = (title, about, list(history))
+        return self.output_dir / "report.html"
 
     def files(self) -> list[Path]:
         return [self.output_dir / "metrics.json"]
@@ -107,12 +101,16 @@ def data(tmp_path: Path) -> Data:
 
 @pytest.fixture
 def lines(caplog: pytest.LogCaptureFixture) -> Any:
-    caplog.set_level(logging.INFO, logger="pipelines.session")
+    caplog.set_level(logging.INFO, logger="pipelines")
     return lambda: "\n".join(record.getMessage() for record in caplog.records)
 
 
 def training_of(
-    data: Data, folder: Path, check: Any = lambda: None, error: Exception | None = None
+    data: Data,
+    folder: Path,
+    check: Any = lambda: None,
+    error: Exception | None = None,
+    failures: int = 0,
 ) -> tuple[TrainingSession, FakeTracker, Engine]:
     trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
 
@@ -123,8 +121,14 @@ def training_of(
         validator.state.metrics["val_loss"] = 2.0
 
     tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(folder / "out", error)
-    calibrator: Any = SimpleNamespace(check=check, scorer="scorer")
+    evaluation: Any = FakeEvaluation(folder / "out", error, failures)
+    calibrator: Any = SimpleNamespace(
+        check=check,
+        scorer="scorer",
+        slice_scores=np.array([4.0, 1.0, 2.0, 3.0]),
+        loader=SimpleNamespace(dataset=SimpleNamespace(case_numbers=np.array([1, 0, 0, 0]))),
+        target_fpr=0.1,
+    )
     training = TrainingSession(
         data=data,
         preprocessing=CaseLoader(32),
@@ -168,6 +172,12 @@ def test_a_whole_training(
     assert scorer == "scorer" and facts["split"] == split and facts["notes"] == ["a note"]
     assert facts["preprocessing"] == CaseLoader(32).parameters and facts["seed"] == 3
     assert facts["versions"]["torch"] == installed_versions()["torch"]
+    assert facts["case_scores"] == [] and facts["target_fpr"] == 0.1  # pictures have none
+    assert facts["volumetric"] is False and facts["seen"] == seen_content(data)
+    title, about, history = training.evaluation.reported  # type: ignore[attr-defined]
+    assert title == "Training" and history == training.history
+    assert about["training cases"] == about["calibration cases"] == about["test cases"] == 1
+    assert about["seed"] == 3 and "version of torch" in about
     assert len(training.history) == 2
     assert training.history[1]["train_loss"] == 0.5 and training.history[1]["val_loss"] == 2.0
     assert str(tmp_path / "models" / MODEL_NAME) in lines()
@@ -196,44 +206,31 @@ def test_a_failing_evaluation_fails_the_run(data: Data, tmp_path: Path) -> None:
     assert tracker.told[-1] == "fail" and "finish" not in tracker.told
 
 
-@pytest.mark.parametrize("error", [None, ZeroDivisionError()])
-def test_an_evaluation(tmp_path: Path, error: Exception | None, lines: Any) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path / "evaluation", error)
-    running = EvaluationSession(evaluation, tracker)
-    if error is not None:
-        with pytest.raises(ZeroDivisionError):
-            running.run()
-        assert tracker.told == ["start evaluation", "enter", "fail"]
-        return
-    running.run()
-    assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
-    assert tracker.parameters["layout"] == "folder" and tracker.artifacts == ["metrics.json"]
-    assert str(tmp_path / "evaluation") in lines()
+def test_cases_left_out_end_a_training_that_is_complete_otherwise(
+    data: Data, tmp_path: Path, lines: Any
+) -> None:
+    training, tracker, _ = training_of(data, tmp_path, failures=1)
+    training.begin()
+    training.model_path.write_text("model")
+    (training.model_path.parent / "split.json").write_text("{}")
+    with pytest.raises(InputError, match="1 of 7 cases could not be used"):
+        training.finish()
+    assert tracker.told[-1] == "finish" and MODEL_NAME in tracker.artifacts
+    assert str(training.model_path) in lines()
 
 
-def test_the_summary_tells_figures_baselines_and_places(lines: Any) -> None:
-    tell_summary(METRICS, {"model": "models/model.pt"})
-    told = lines()
-    assert "Note: these are phantoms" in told
-    assert "4 normal images, 3 anomalous images, 5 patients" in told
-    assert "0.900 [0.800, 0.950]" in told and "not defined here" in told
-    assert "0.200 [0.100, 0.300]" in told and "models/model.pt" in told
-
-
-def test_the_summary_bears_an_evaluation_without_labels(lines: Any) -> None:
-    bare = {name: METRICS[name] for name in ("n_normal", "n_anomalous", "n_patients", "notes")}
-    tell_summary(bare | {"baselines": {}}, {})
-    assert "Evaluated on 4 normal images" in lines()
-
-
-def test_only_defined_figures_are_tracked(tmp_path: Path) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path)
-    log_evaluation(tracker, evaluation, evaluation.run())
-    assert tracker.metrics["baseline_mean_auroc"] == 0.7
-    assert "matched_auroc" not in tracker.metrics
-    assert "baseline_area_auroc" not in tracker.metrics
+def test_held_out_volumes_are_what_new_ones_are_judged_by(
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved: list[Any] = []
+    monkeypatch.setattr(session, "save_model", lambda path, scorer, facts: saved.append(facts))
+    volumes = replace(data, cohort=replace(data.cohort, volumetric=True))
+    training, _, _ = training_of(volumes, tmp_path)
+    training.begin()
+    training.save_model()
+    assert training.case_reference() == CaseReference((3.0, 4.0), 0.1)
+    assert training.evaluation.cases.evaluator.reference == CaseReference((3.0, 4.0), 0.1)
+    assert saved[0]["case_scores"] == [3.0, 4.0] and saved[0]["volumetric"] is True
 
 
 def test_options_are_the_plain_values_of_a_config() -> None:
@@ -248,10 +245,3 @@ def test_options_are_the_plain_values_of_a_config() -> None:
         "initialize": [{}],
     }
     assert plain_options(config) == {"max_epochs": 3, "flow_strides": [16], "dataset_dir": None}
-
-
-def test_results_tell_of_model_and_data(data: Data) -> None:
-    model = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
-    about = about_model(model, data)
-    assert about["model_created"] == "now" and about["data_fingerprint"] == data.fingerprint
-    json.dumps(about)
