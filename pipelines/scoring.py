@@ -126,7 +126,7 @@ def score_cases(
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     starts = [0, *ends[:-1]]
     return [
-        _one_case(sample, scored, slice(start, end), scorer, reference)
+        scored_case(sample, scored, slice(start, end), scorer, reference)
         for sample, start, end in zip(samples, starts, ends, strict=True)
     ]
 
@@ -159,13 +159,22 @@ def score_slices(
     return {name: torch.cat(parts) for name, parts in gathered.items()}
 
 
-def _one_case(
+def scored_case(
     sample: CaseSample,
     scored: dict[str, Tensor],
     where: slice,
     scorer: AnomalyScorer,
     reference: CaseReference | None,
 ) -> ScoredCase:
+    """One case out of slices that were scored together.
+
+    Args:
+        sample: the case.
+        scored: what `score_slices` gave for the slices of all cases.
+        where: the slices of this one.
+        scorer: the scorer, for its threshold.
+        reference: scores of held-out normal volumes.
+    """
     maps = {n: v[where] for n, v in scored.items() if n == "anomaly_map" or n.startswith("map_")}
     scores = {n: scored[n][where].double().numpy() for n in SCORE_COLUMNS if n in scored}
     flagged = scored["flagged"][where].numpy()
