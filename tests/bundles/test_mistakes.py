@@ -174,5 +174,3 @@ def test_on_the_command_line_a_mistake_is_one_paragraph(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
     paragraph = done.stderr[done.stderr.index("Error: ") :].strip()
     assert "\n\n" not in paragraph and "max_epochs" in paragraph
-
-
