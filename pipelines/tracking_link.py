@@ -268,6 +268,7 @@ def hidden_environment() -> Iterator[None]:
     try:
         yield
     finally:
+        os.environ.pop(URI_VARIABLE, None)  # MLflow sets it, which a later run would follow
         if hidden is not None:
             os.environ[URI_VARIABLE] = hidden
 

@@ -77,11 +77,13 @@ def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train(dataset_dir: Path, folder: Path, **options: Any) -> None:
-    run(
-        "training",
-        config_file=str(BUNDLE / "train.json"),
-        dataset_dir=str(dataset_dir),
-        output_dir=str(folder / "output"),
-        ckpt_dir=str(folder / "models"),
-        **{**TINY, **options},
-    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        run(
+            "training",
+            config_file=str(BUNDLE / "train.json"),
+            dataset_dir=str(dataset_dir),
+            output_dir=str(folder / "output"),
+            ckpt_dir=str(folder / "models"),
+            **{**TINY, **options},
+        )
