@@ -1,0 +1,1 @@
+"""Parts of the MONAI Label app; ``main.py`` puts them together."""

@@ -1,0 +1,164 @@
+"""The folder of studies as MONAI Label's datastore, closed against names that lead out of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monailabel.config import settings
+from monailabel.datastore.local import LocalDatastore
+
+from lib import guard
+from lib.guard import Refusal
+from lib.images import IMAGE_SUFFIXES, holds_dicom
+from lib.records import Records, checked_info
+
+LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".png")
+_LABELS_FOLDER = "labels"
+
+
+class Studies(Records, LocalDatastore):  # type: ignore[misc]
+    """A folder of NIfTI, NRRD, DICOM and picture files, and of folders with one DICOM series each.
+
+    Ids are looked up in the index and never taken as paths; links that lead out of the folder are
+    not followed.
+
+    Args:
+        folder: of the studies.
+    """
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(
+            folder,
+            extensions=[f"*{suffix}" for suffix in IMAGE_SUFFIXES],
+            auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
+            read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
+        )
+
+    def path(self, image_id: object) -> Path:
+        """The file or DICOM folder of a study.
+
+        Raises:
+            Refusal: 404 for an unknown id, 400 for a link out of the folder.
+        """
+        self.require(image_id)
+        return guard.inside(super().get_image_uri(image_id), self._datastore_path)
+
+    def require(self, image_id: object) -> None:
+        """Refuses an id that the datastore does not hold.
+
+        Raises:
+            Refusal: 404.
+        """
+        if not isinstance(image_id, str) or not self.known(image_id):
+            raise Refusal(404, f"image: there is no study {guard.shown(image_id)}.")
+
+    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
+        found: dict[str, str] = super()._list_files(path, patterns)
+        found = {n: f for n, f in found.items() if os.path.isfile(os.path.join(path, f))}
+        if os.path.realpath(path) == os.path.realpath(self._datastore.image_path()):
+            for entry in os.scandir(path):
+                if self._is_series(entry):
+                    found[entry.name] = entry.name
+        return found
+
+    @staticmethod
+    def _is_series(entry: os.DirEntry[str]) -> bool:
+        if entry.name.startswith(".") or entry.name == _LABELS_FOLDER:
+            return False
+        return entry.is_dir(follow_symlinks=False) and holds_dicom(Path(entry.path))
+
+    def _to_id(self, file: str) -> tuple[str, str]:
+        if os.path.isdir(os.path.join(self._datastore.image_path(), file)):
+            return file, ""
+        suffix = next((s for s in LABEL_SUFFIXES if file.lower().endswith(s)), None)
+        suffix = suffix or next((s for s in IMAGE_SUFFIXES if file.lower().endswith(s)), "")
+        cut = len(file) - len(suffix)
+        return file[:cut], file[cut:]
+
+    def get_image_uri(self, image_id: str) -> str:
+        """The path of a study; see `path`."""
+        return str(self.path(image_id))
+
+    def get_image_info(self, image_id: str) -> dict[str, Any]:
+        """What is recorded of a study, and its path."""
+        return self.info(image_id) | {"path": str(self.path(image_id))}
+
+    def get_label_uri(self, label_id: str, label_tag: str) -> str:
+        """The path of a label.
+
+        Raises:
+            Refusal: 404 for an unknown id or tag, 400 for a link out of the folder.
+        """
+        self._require_label(label_id, label_tag)
+        return str(guard.inside(super().get_label_uri(label_id, label_tag), self._datastore_path))
+
+    def get_label_info(self, label_id: str, label_tag: str) -> dict[str, Any]:
+        """What is recorded of a label."""
+        self._require_label(label_id, label_tag)
+        return dict(super().get_label_info(label_id, label_tag))
+
+    def _require_label(self, label_id: str, label_tag: str) -> None:
+        self.require(label_id)
+        if guard.tag(label_tag) not in self.get_labels_by_image_id(label_id):
+            raise Refusal(404, f"label: the study has no label tagged {guard.shown(label_tag)}.")
+
+    def add_image(self, image_id: str, image_filename: str, image_info: dict[str, Any]) -> str:
+        """Adds a study from a temporary file that we named."""
+        name = guard.new_id(image_id) + guard.suffix_of(image_filename, IMAGE_SUFFIXES)
+        self._require_free_name(Path(self._datastore.image_path()), name)
+        with self.writing:
+            self._init_from_datastore_file()
+            return str(super().add_image(image_id, image_filename, dict(checked_info(image_info))))
+
+    def save_label(
+        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+    ) -> str:
+        """Saves the label of a known study under a plain tag."""
+        self.require(image_id)
+        label_tag = guard.tag(label_tag)
+        name = image_id + guard.suffix_of(label_filename, LABEL_SUFFIXES)
+        self._require_free_name(Path(self._datastore.label_path(label_tag)), name)
+        with self.writing:
+            self._init_from_datastore_file()
+            return str(super().save_label(image_id, label_filename, label_tag, label_info))
+
+    def _require_free_name(self, folder: Path, name: str) -> None:
+        """Refuses to write through a link."""
+        guard.inside(folder / "x", self._datastore_path)
+        if (folder / name).is_symlink():
+            raise Refusal(400, "image: expected a file of the datastore, found a link.")
+
+    def remove_image(self, image_id: str) -> None:
+        """Removes a study and its labels."""
+        self.path(image_id)
+        with self.writing:
+            self._init_from_datastore_file()
+            super().remove_image(image_id)
+        self.refresh()
+
+    def remove_label(self, label_id: str, label_tag: str) -> None:
+        """Removes a label."""
+        self._require_label(label_id, label_tag)
+        with self.writing:
+            super().remove_label(label_id, guard.tag(label_tag))
+
+    def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
+        """Records what a client says of a study, such as ``{"normal": true}``."""
+        self.require(image_id)
+        self.record(image_id, checked_info(info))
+
+    def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
+        """Records what a client says of a label."""
+        self._require_label(label_id, label_tag)
+        if not isinstance(info, Mapping):
+            raise Refusal(400, "info: expected a JSON object.")
+        with self.writing:
+            self._init_from_datastore_file()
+            super().update_label_info(label_id, label_tag, dict(info))
+
+    def get_dataset_archive(self, limit_cases: int | None) -> str:
+        """Not offered: the archive would be a copy of patients' data that nobody removes."""
+        raise Refusal(403, "dataset: not offered; copy the folder of the studies instead.")

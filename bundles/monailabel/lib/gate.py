@@ -1,0 +1,248 @@
+"""The gate in front of MONAI Label's endpoints: what is not listed here is not answered."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+from monailabel.interfaces.exception import MONAILabelException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from lib import guard
+from lib.guard import Refusal
+from transforms.errors import InputError
+
+if TYPE_CHECKING:
+    from main import AEFlowApp
+
+logger = logging.getLogger("aeflow.label")
+
+MAX_JSON = 65_536
+"""Longest JSON body, in bytes."""
+
+_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
+_CHANGING = ("POST", "PUT", "DELETE")
+Check = Callable[["AEFlowApp", str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """An endpoint that is open.
+
+    Attributes:
+        methods: of HTTP.
+        path: expression for the whole path; a group is handed to the check.
+        check: looks at the name in the path and at the JSON body.
+        json: whether the body is JSON; such a body is read before the endpoint sees it.
+    """
+
+    methods: tuple[str, ...]
+    path: str
+    check: Check | None = None
+    json: bool = False
+
+
+def _model(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    app.infer_task(name)
+
+
+def _training(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    app.check_training(name, body)
+
+
+def _scoring(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    app.check_scoring(name, body)
+
+
+def _strategy(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    app.check_strategy(str(body.get("strategy", name)))
+
+
+def _batch(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    app.check_batch(name, body)
+
+
+def _store(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
+    if not app.has_store:
+        raise Refusal(404, "proxy: this server has no DICOMweb store.")
+
+
+_READ = ("GET", "HEAD")
+RULES = (
+    Rule(_READ, r"/|/docs|/openapi\.json|/favicon\.ico|/info/?|/logs/?"),
+    Rule(_READ, r"/(?:static|ohif)(?:/.*)?"),
+    Rule(("POST",), r"/infer/([^/]+)", _model),
+    Rule(("GET", "DELETE"), r"/(?:batch/infer|train/|scoring/)"),
+    Rule(("POST",), r"/batch/infer/([^/]+)", _batch, json=True),
+    Rule(("POST",), r"/train/([^/]*)", _training, json=True),
+    Rule(("POST",), r"/scoring/([^/]*)", _scoring, json=True),
+    Rule(("POST",), r"/activelearning/([^/]+)", _strategy, json=True),
+    Rule(("GET", "PUT"), r"/datastore/"),
+    Rule(("GET", "HEAD", "PUT", "DELETE"), r"/datastore/(?:image|label)"),
+    Rule(("GET", "PUT"), r"/datastore/(?:image|label)/info"),
+    Rule(("PUT",), r"/session/"),
+    Rule(("GET", "DELETE"), r"/session/([^/]+)"),
+    Rule(("GET",), r"/model/info/([^/]+)", _model),
+    Rule(("GET", "POST"), r"/proxy/dicom/.*", _store),
+)
+
+
+class Gate:
+    """ASGI middleware that lets through what `RULES` list, and turns refusals into answers.
+
+    Args:
+        inner: the server behind.
+        app: the app.
+    """
+
+    def __init__(self, inner: ASGIApp, app: AEFlowApp) -> None:
+        self.inner = inner
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers or passes on one request."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.inner(scope, receive, send)
+            return
+        started = False
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            receive = await self._admit(scope, receive)
+            await self.inner(scope, receive, sending)
+        except Exception as error:
+            refusal = _as_refusal(error)
+            if started:
+                raise ConnectionAbortedError("The answer broke off.") from None
+            headers = {"retry-after": "5"} if refusal.status == 503 else None
+            content = {"detail": refusal.reason}
+            await JSONResponse(content, refusal.status, headers)(scope, receive, send)
+
+    async def _admit(self, scope: Scope, receive: Receive) -> Receive:
+        headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        self._require_local(scope, headers)
+        query = parse_qs(scope["query_string"].decode("latin-1"))
+        if any(value.lower() not in ("false", "0") for value in query.get("run_sync", ())):
+            raise Refusal(400, "run_sync: not offered, since nothing else would be answered.")
+        rule, name = _rule(scope["method"], scope["path"])
+        body: dict[str, Any] = {}
+        if rule.json:
+            content = await _content(receive)
+            body = _json(content)
+            receive = _replay(content)
+        if rule.check:
+            rule.check(self.app, name, body)
+        return receive
+
+    def _require_local(self, scope: Scope, headers: dict[str, str]) -> None:
+        """Only this machine may ask, and only pages of this server or of known viewers."""
+        server = scope.get("server")
+        if not self.app.options.any_address and not _is_loopback(server[0] if server else ""):
+            raise Refusal(
+                403, "This server answers on 127.0.0.1 only; put a proxy with a log-in before it."
+            )
+        host = _hostname(f"//{headers.get('host', '')}")
+        known = [_hostname(one) for one in self.app.options.origins]
+        if not self.app.options.any_address and host not in (*_LOCAL_NAMES, *known):
+            raise Refusal(403, "host: expected localhost or a host named with --conf origins.")
+        origin = headers.get("origin")
+        if origin is None or origin in self.app.options.origins:
+            return
+        if origin == "null" or urlsplit(origin).netloc != headers.get("host"):
+            raise Refusal(403, "origin: pages of other sites may not use this server.")
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ip_address(address.removeprefix("::ffff:")).is_loopback
+    except ValueError:
+        return False
+
+
+def _hostname(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _rule(method: str, path: str) -> tuple[Rule, str]:
+    if ".." in path or "\\" in path or not path.isprintable():
+        raise Refusal(400, "path: expected a plain path.")
+    other = False
+    for rule in RULES:
+        found = re.fullmatch(rule.path, path)
+        if found and method in rule.methods:
+            return rule, found.group(1) if found.re.groups else ""
+        other = other or bool(found)
+    if other:
+        raise Refusal(405, f"{method} is not offered here.")
+    raise Refusal(404, "path: not offered by this server.")
+
+
+async def _content(receive: Receive) -> bytes:
+    content: bytes = b""
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return content
+        content += bytes(message.get("body", b""))
+        if len(content) > MAX_JSON:
+            raise Refusal(413, f"body: expected at most {MAX_JSON} bytes.")
+        if not message.get("more_body"):
+            return content
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(content or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, "body: expected a JSON object.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise Refusal(400, f"body: expected a JSON object, found {guard.shown(values)}.")
+    return values
+
+
+def _replay(content: bytes) -> Receive:
+    messages: Iterable[Message] = iter(
+        [{"type": "http.request", "body": content, "more_body": False}]
+    )
+
+    async def receive() -> Message:
+        return next(iter(messages), {"type": "http.disconnect"})
+
+    return receive
+
+
+def _as_refusal(error: Exception) -> Refusal:
+    """What a client gets to know of an error; the log gets its place, never its message."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, MONAILabelException):
+        return Refusal(400, str(error.msg)[:200])
+    if isinstance(error, InputError):  # its message may name files of this machine
+        logger.error("An input was refused:\n%s", _places(error))
+        return Refusal(400, "image: the study cannot be used for this; see the guide.")
+    if isinstance(error, json.JSONDecodeError):
+        return Refusal(400, "expected a JSON object, found what is no JSON.")
+    logger.error("Unexpected %s at\n%s", type(error).__name__, _places(error))
+    return Refusal(500, f"The server failed unexpectedly ({type(error).__name__}); see its log.")
+
+
+def _places(error: Exception) -> str:
+    return "".join(traceback.format_tb(error.__traceback__)[-4:])

@@ -1,0 +1,138 @@
+"""What may come in: checks of names, paths and values that a client sends.
+
+This file knows neither MONAI Label nor the web framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+_NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,127}")
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UID = re.compile(r"[0-9](\.?[0-9]+)*")
+_LONGEST_UID = 64
+
+
+class Refusal(Exception):
+    """A request that is not answered; the reason goes to the client.
+
+    Args:
+        status: the HTTP status.
+        reason: what was expected and what to do, without any server path.
+    """
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+def shown(value: object) -> str:
+    """A client's value as it may stand in an answer: short and printable."""
+    return ascii(value if isinstance(value, str) else type(value).__name__)[:80]
+
+
+def new_id(value: object) -> str:
+    """The id of a new study: a plain name, so that it can become a file name.
+
+    Raises:
+        Refusal: 400 for anything that could leave the folder of the studies.
+    """
+    if not isinstance(value, str) or not _NEW_ID.fullmatch(value) or ".." in value:
+        raise Refusal(
+            400,
+            f"image: expected letters, digits, spaces and . _ + - (no path), found {shown(value)}.",
+        )
+    return value
+
+
+def tag(value: object) -> str:
+    """The tag of a label.
+
+    Raises:
+        Refusal: 400 for anything but letters, digits, _ and -.
+    """
+    if not isinstance(value, str) or not _TAG.fullmatch(value):
+        raise Refusal(400, f"tag: expected letters, digits, _ and -, found {shown(value)}.")
+    return str(getattr(value, "value", value))
+
+
+def session_id(value: object) -> str:
+    """The id of a session.
+
+    Raises:
+        Refusal: 400 for anything but a lower-case UUID.
+    """
+    if not isinstance(value, str) or not _SESSION.fullmatch(value):
+        raise Refusal(400, f"session_id: expected the id of a session, found {shown(value)}.")
+    return value
+
+
+def uid(value: object) -> str:
+    """A DICOM UID.
+
+    Raises:
+        Refusal: 400 for anything but digits and dots.
+    """
+    if not isinstance(value, str) or len(value) > _LONGEST_UID or not _UID.fullmatch(value):
+        raise Refusal(400, f"image: expected the UID of a DICOM series, found {shown(value)}.")
+    return value
+
+
+def inside(path: str | Path, root: str | Path) -> Path:
+    """A path, links resolved, that must lie below a folder.
+
+    Raises:
+        Refusal: 400 when it does not.
+    """
+    real = Path(path).resolve()
+    if not real.is_relative_to(Path(root).resolve()) or real == Path(root).resolve():
+        raise Refusal(400, "image: expected a study inside the datastore, found a link out of it.")
+    return real
+
+
+def choice(name: str, value: object, choices: Iterable[str], status: int = 400) -> str:
+    """One of some names.
+
+    Raises:
+        Refusal: with ``status`` and the names.
+    """
+    known = list(choices)
+    if not isinstance(value, str) or value not in known:
+        listed = ", ".join(known) or "none at present"
+        raise Refusal(status, f"{name}: expected one of {listed}; found {shown(value)}.")
+    return value
+
+
+def only_keys(name: str, values: object, allowed: Iterable[str]) -> Mapping[str, Any]:
+    """A JSON object with known keys only.
+
+    Raises:
+        Refusal: 400 for another type or another key.
+    """
+    if not isinstance(values, Mapping):
+        raise Refusal(400, f"{name}: expected a JSON object, found {shown(values)}.")
+    known = sorted(allowed)
+    for key in values:
+        if key not in known:
+            raise Refusal(
+                400, f"{name}: {shown(key)} is not accepted here; known are {', '.join(known)}."
+            )
+    return values
+
+
+def suffix_of(name: object, suffixes: Iterable[str]) -> str:
+    """The suffix of an uploaded file's name, as we spell it.
+
+    Raises:
+        Refusal: 400 when it is none of those.
+    """
+    known = list(suffixes)
+    for suffix in known:
+        if isinstance(name, str) and name.lower().endswith(suffix):
+            return suffix
+    raise Refusal(400, f"file: expected a name that ends in one of {', '.join(known)}.")

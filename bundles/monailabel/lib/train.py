@@ -1,0 +1,206 @@
+"""Retraining on the studies that were marked normal, through the bundle's own pipeline."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monailabel.interfaces.tasks.train import TrainTask
+
+import pipelines
+from lib.guard import Refusal, only_keys, shown
+from lib.images import require_readable
+from lib.options import Options
+from lib.records import NORMAL
+from lib.serving import ServedModel
+
+logger = logging.getLogger("aeflow.label")
+
+LEAST_STUDIES = 3
+"""Fewest normal studies that can be divided into training, calibration and test."""
+
+_NUMBERS: dict[str, tuple[type, float, float]] = {
+    "max_epochs": (int, 1, 1000),
+    "pretrain_epochs": (int, 0, 1000),
+    "batch_size": (int, 1, 1024),
+    "target_fpr": (float, 0.001, 0.5),
+    "seed": (int, 0, 2**31 - 1),
+}
+_DEFAULTS = {"max_epochs": 6, "pretrain_epochs": 2, "target_fpr": 0.05}
+_FROM_CLIENTS = ("client_id", "device", "model")
+_STATS = "training.json"
+_KEPT_FROM_MODEL = ("image_size", "axis", "intensity", "slice_range", "min_body_fraction")
+_TOLD = re.compile(
+    r"^\d\d:\d\d:\d\d (?:Pre-training|Epoch|Calibrat|Reading|Training|Evaluat)(?!.*[\s=:]/).*$"
+)
+"""Lines of progress, which name no file."""
+
+
+def checked_params(params: object) -> dict[str, int | float]:
+    """The options of train.json that a client may set.
+
+    Raises:
+        Refusal: 400 for an unknown option or a value out of its range.
+    """
+    values = only_keys("train", params, (*_NUMBERS, *_FROM_CLIENTS))
+    options: dict[str, int | float] = {}
+    for name, (kind, low, high) in _NUMBERS.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        if not plain or not low <= value <= high or kind(value) != value:
+            raise Refusal(400, f"{name}: expected {low:g} to {high:g}, found {shown(str(value))}.")
+        options[name] = kind(value)
+    return options
+
+
+class NormalTraining(TrainTask):  # type: ignore[misc]
+    """Trains the bundle on normal studies and serves the model once it has proved to work.
+
+    Args:
+        model: the served model.
+        options: of the app.
+    """
+
+    def __init__(self, model: ServedModel, options: Options) -> None:
+        super().__init__(description="Train on the studies that are marked normal")
+        self.model = model
+        self.options = options
+
+    def config(self) -> dict[str, Any]:
+        """What viewers offer to set."""
+        return {k: self.options.train.get(k, v) for k, v in _DEFAULTS.items()}
+
+    def stats(self) -> dict[str, Any]:
+        """Facts of the last training."""
+        try:
+            found = json.loads((self.model.path.parent / _STATS).read_text())
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def normals(self, datastore: Any) -> list[str]:
+        """The studies that are marked normal.
+
+        Raises:
+            Refusal: 409 when they are too few.
+        """
+        datastore.reread()
+        found = sorted(one for one in datastore.list_images() if datastore.is_normal(one))
+        if len(found) < LEAST_STUDIES:
+            raise Refusal(
+                409,
+                f"train: expected at least {LEAST_STUDIES} studies that are marked normal, found "
+                f'{len(found)}. Mark one with PUT /datastore/image/info and {{"{NORMAL}": true}}, '
+                "or by submitting an empty label.",
+            )
+        return found
+
+    def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
+        """Trains; the served model changes only at the very end.
+
+        Raises:
+            Refusal: when there is too little to train on, or the training fails.
+        """
+        began = time.monotonic()
+        asked = {name: request[name] for name in _NUMBERS if name in request}
+        options = self._options(checked_params(asked))
+        normals = self.normals(datastore)
+        with tempfile.TemporaryDirectory(prefix="training-") as place:
+            folder = Path(place)
+            files = self._write_table(datastore, normals, folder)
+            self._train(folder, options)
+            _tell("Trying the new model.")
+            self._try(folder / "models", files[0])
+            self.model.replace(folder / "models" / "model.pt")
+        stats = {
+            "studies": len(normals),
+            "seconds": round(time.monotonic() - began, 1),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "options": options,
+            "model": self.model.fingerprint,
+        }
+        (self.model.path.parent / _STATS).write_text(json.dumps(stats, indent=2) + "\n")
+        _tell("The new model is served.")
+        return stats
+
+    def _options(self, asked: Mapping[str, int | float]) -> dict[str, Any]:
+        """The bundle's options: as the present model was trained, the operator's, asked."""
+        options: dict[str, Any] = {}
+        if self.model.available:
+            preprocessing = self.model.predictor().model["preprocessing"]
+            options = {k: preprocessing[k] for k in _KEPT_FROM_MODEL if k in preprocessing}
+        merged = {**options, **self.options.train, **asked}
+        return {name: value for name, value in merged.items() if value is not None}
+
+    def _write_table(self, datastore: Any, normals: list[str], folder: Path) -> list[Path]:
+        files = []
+        with (folder / "cases.csv").open("w", newline="") as stream:
+            table = csv.writer(stream)
+            table.writerow(("path", "patient", "label"))
+            for image_id in normals:
+                files.append(datastore.path(image_id))
+                require_readable(files[-1])
+                patient = datastore.info(image_id).get("patient") or image_id
+                table.writerow((files[-1], patient, "normal"))
+        return files
+
+    def _train(self, folder: Path, options: Mapping[str, Any]) -> None:
+        command = [sys.executable, "-m", "monai.bundle", "run", "training"]
+        command += ["--config_file", str(self.options.bundle / "train.json"), "--layout", "list"]
+        command += ["--dataset_dir", str(folder / "cases.csv"), "--tracking_uri", "none"]
+        command += ["--output_dir", str(folder / "output"), "--ckpt_dir", str(folder / "models")]
+        for name, value in options.items():
+            command += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+        root = str(Path(pipelines.__file__).parents[1])
+        environment = {**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
+        log = folder / "log.txt"
+        with log.open("w") as stream:
+            process = subprocess.Popen(
+                command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT
+            )
+            for line in _lines_until_end(process, log):
+                if _TOLD.match(line):
+                    _tell(line[9:])
+        if process.returncode or not (folder / "models" / "model.pt").is_file():
+            raise Refusal(500, f"train: failed; the served model is unchanged. {_cause(log)}")
+
+    def _try(self, ckpt_dir: Path, study: Path) -> None:
+        """A new model must load and give a finite map of a study that it knows."""
+        candidate = ServedModel(ckpt_dir, self.options.device, self.options.batch_size)
+        anomaly_map = candidate.score(study).case.grid_map().as_tensor().numpy()
+        if not np.isfinite(anomaly_map).all():
+            raise Refusal(500, "train: the new model gives no finite map; the old one stays.")
+
+
+def _lines_until_end(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
+    with log.open(errors="replace") as stream:
+        running = True
+        while running:
+            running = process.poll() is None
+            yield from (line.rstrip() for line in stream)
+            if running:
+                time.sleep(0.5)
+
+
+def _cause(log: Path) -> str:
+    """The last paragraph of the training's output, without paths."""
+    text = re.sub(r"\S*/\S*", "<file>", log.read_text(errors="replace"))
+    return " ".join(text.strip().splitlines()[-8:])[-800:]
+
+
+def _tell(line: str) -> None:
+    """MONAI Label shows what a background task prints as its progress."""
+    print(line, flush=True)

@@ -1,0 +1,309 @@
+"""A tiny model, a few studies and a real MONAI Label server on the loopback interface."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import requests
+from monai.bundle import run
+from pydicom.dataset import FileDataset, FileMetaDataset
+
+from pipelines.phantom import ensure_phantom_dataset
+
+collect_ignore = ["dicomweb_store.py", "read_seg.py", "slicer_client.py"]  # programs
+
+ROOT = Path(__file__).parents[2]
+PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
+TINY: dict[str, Any] = {
+    "image_size": 32,
+    "flow_steps": 2,
+    "decoder_width": 4,
+    "pretrain_epochs": 1,
+    "pretrain_epoch_size": 32,
+    "pretrain_batch_size": 16,
+    "max_epochs": 1,
+    "batch_size": 16,
+    "target_fpr": 0.2,
+}
+MARGIN = 0.5
+SECRET = "Doe^Jane"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not PYTHON:
+        skip = pytest.mark.skip(
+            reason="set AEFLOW_LABEL_PYTHON to the python of bundles/monailabel/build_env.sh"
+        )
+        for item in items:
+            if Path(__file__).parent in Path(item.path).parents:
+                item.add_marker(skip)
+
+
+@dataclass
+class Server:
+    """A running server.
+
+    Attributes:
+        url: where it answers.
+        studies: folder of the studies.
+        ckpt_dir: folder of the served model.
+        log: what it prints.
+        temporary: the folder that holds its temporary folder.
+        seconds: from the start of the process to the first answer.
+    """
+
+    url: str
+    studies: Path
+    ckpt_dir: Path
+    log: Path
+    temporary: Path
+    process: subprocess.Popen[bytes]
+    seconds: float = 0.0
+    session: requests.Session = field(default_factory=requests.Session)
+
+    def call(self, method: str, path: str, **kwargs: Any) -> requests.Response:
+        return self.session.request(method, self.url + path, timeout=120, **kwargs)
+
+    def get(self, path: str, **kwargs: Any) -> Any:
+        response = self.call("GET", path, **kwargs)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    def infer(self, image: str = "", output: str = "json", **kwargs: Any) -> requests.Response:
+        params = kwargs.pop("params", {})
+        query = {"image": image, "output": output, **kwargs.pop("query", {})}
+        data = {"params": json.dumps(params)}
+        return self.call("POST", "/infer/aeflow", params=query, data=data, **kwargs)
+
+    def wait(self, task: str, seconds: float = 150.0) -> dict[str, Any]:
+        """Waits until no background task of a kind runs or waits; gives the last one."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            response = self.call("GET", f"/{task}/", params={"all": "true"})
+            listed = response.json() if response.status_code == 200 else []
+            if all(one["status"] not in ("SUBMITTED", "RUNNING") for one in listed):
+                return listed[-1] if listed else {}
+            time.sleep(0.5)
+        raise TimeoutError(f"{task} still runs: {self.log.read_text()[-2000:]}")
+
+
+def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, how)
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(20)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
+    """Starts servers; each is a context that ends with its whole process group."""
+
+    @contextlib.contextmanager
+    def start(
+        studies: Path | str, ckpt_dir: Path, environment: dict[str, str] | None = None, **conf: Any
+    ) -> Iterator[Server]:
+        place = tmp_path_factory.mktemp("server")
+        (place / "tmp").mkdir()
+        port = free_port()
+        command = [PYTHON, "-m", "monailabel.main", "start_server"]
+        command += ["--app", str(ROOT / "bundles" / "monailabel"), "--studies", str(studies)]
+        command += ["--host", "127.0.0.1", "--port", str(port)]
+        options = {"models": "aeflow", "ckpt_dir": ckpt_dir, "very_suspicious": MARGIN, **conf}
+        for name, value in options.items():
+            command += ["--conf", name, str(value)]
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
+        inherited |= {"TMPDIR": str(place / "tmp"), "PYTHONPATH": str(ROOT), **(environment or {})}
+        began = time.monotonic()
+        with (place / "log.txt").open("wb") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=place,
+                env=inherited,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        server = Server(
+            f"http://127.0.0.1:{port}",
+            Path(studies) if "://" not in str(studies) else place,
+            ckpt_dir,
+            place / "log.txt",
+            place / "tmp",
+            process,
+        )
+        try:
+            _wait_for(server)
+            server.seconds = time.monotonic() - began
+            yield server
+        finally:
+            stop(process)
+        assert_gone(place / "tmp")
+
+    return start
+
+
+def assert_gone(folder: Path, seconds: float = 60.0) -> None:
+    """No temporary file and no process of a server may outlive it.
+
+    MONAI Label itself leaves its logging configuration, a JSON file without any data.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and (_left(folder) or _processes_with(str(folder))):
+        time.sleep(0.2)
+    assert not _left(folder)
+    assert not _processes_with(str(folder))
+
+
+def _left(folder: Path) -> list[Path]:
+    return [one for one in folder.iterdir() if one.suffix != ".json"]
+
+
+def _processes_with(word: str) -> list[str]:
+    found = []
+    for one in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"TMPDIR={word}" in one.read_bytes().decode(errors="replace"):
+                found.append(one.parent.name)
+    return found
+
+
+def _wait_for(server: Server) -> None:
+    end = time.monotonic() + 120
+    while time.monotonic() < end and server.process.poll() is None:
+        with contextlib.suppress(requests.ConnectionError):
+            if server.call("GET", "/info/").status_code == 200:
+                return
+        time.sleep(0.3)
+    raise RuntimeError(f"The server did not start:\n{server.log.read_text()[-3000:]}")
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return ensure_phantom_dataset(
+        tmp_path_factory.mktemp("phantoms"), patients=6, size=(64, 64, 24)
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a tiny trained model."""
+    folder = tmp_path_factory.mktemp("trained")
+    hook = sys.excepthook
+    run(
+        "training",
+        config_file=str(ROOT / "bundles" / "aeflow" / "train.json"),
+        dataset_dir=str(phantoms),
+        output_dir=str(folder / "output"),
+        ckpt_dir=str(folder / "models"),
+        tracking_uri="none",
+        **TINY,
+    )
+    sys.excepthook = hook
+    return folder / "models"
+
+
+@pytest.fixture(scope="session")
+def volumes(phantoms: Path) -> list[Path]:
+    return sorted(phantoms.rglob("*_flair.nii.gz"))
+
+
+@pytest.fixture(scope="session")
+def server(
+    trained: Path,
+    volumes: list[Path],
+    start_server: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Server]:
+    """A server on three NIfTI studies and a DICOM series, with a model that it may replace."""
+    folder = tmp_path_factory.mktemp("place")
+    studies = folder / "studies"
+    studies.mkdir()
+    for number, path in enumerate(volumes[:3]):
+        shutil.copy(path, studies / f"study{number}.nii.gz")
+    write_series(volumes[3], studies / "series.one")
+    shutil.copytree(trained, folder / "models")
+    options = {k: v for k, v in TINY.items() if k != "image_size"}
+    with start_server(studies, folder / "models", train=json.dumps(options)) as running:
+        yield running
+
+
+def write_series(volume: Path, folder: Path, study_uid: str | None = None) -> list[Path]:
+    """Writes a NIfTI volume as a DICOM series of a patient with a name."""
+    image = nib.as_closest_canonical(nib.load(volume))
+    values = np.asarray(image.dataobj, np.float32)
+    values = np.rint(values / values.max() * 4000).astype(np.uint16)
+    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ image.affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    uids = [pydicom.uid.generate_uid() for _ in range(3)]
+    folder.mkdir(parents=True)
+    files = []
+    for z in range(values.shape[2]):
+        one = _slice_header(study_uid or uids[0], uids[1], uids[2], z)
+        position = lps[:3, 3] + z * lps[:3, 2]
+        directions = np.concatenate([lps[:3, 0] / spacing[0], lps[:3, 1] / spacing[1]])
+        one.ImagePositionPatient = [f"{v:.6f}" for v in position]
+        one.ImageOrientationPatient = [f"{v:.6f}" for v in directions]
+        one.PixelSpacing = [f"{spacing[1]:.6f}", f"{spacing[0]:.6f}"]
+        one.SliceThickness = f"{spacing[2]:.6f}"
+        one.Rows, one.Columns = values.shape[1], values.shape[0]
+        one.PixelData = np.ascontiguousarray(values[:, :, z].T).tobytes()
+        files.append(folder / f"{z:03d}.dcm")
+        one.save_as(files[-1], write_like_original=False)
+    return files
+
+
+def _slice_header(study: str, series: str, frame: str, number: int) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    one = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    one.is_little_endian, one.is_implicit_VR = True, False
+    one.SOPClassUID = meta.MediaStorageSOPClassUID
+    one.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    one.StudyInstanceUID, one.SeriesInstanceUID, one.FrameOfReferenceUID = study, series, frame
+    one.PatientName, one.PatientID, one.PatientBirthDate = SECRET, "SECRET-ID-77", "19700101"
+    one.PatientSex, one.StudyDate, one.StudyTime = "O", "20260101", "120000"
+    one.StudyID, one.AccessionNumber, one.ReferringPhysicianName = "1", "1", ""
+    one.Manufacturer, one.Modality, one.PositionReferenceIndicator = "Phantom", "MR", ""
+    one.SeriesNumber, one.InstanceNumber = 1, number + 1
+    one.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+    one.ScanningSequence, one.SequenceVariant, one.ScanOptions = "SE", "NONE", ""
+    one.MRAcquisitionType, one.EchoTime, one.RepetitionTime = "2D", "10", "500"
+    one.EchoTrainLength = 1
+    one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+    one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
+    return one
+
+
+@pytest.fixture(scope="session")
+def make_series() -> Callable[..., list[Path]]:
+    return write_series
+
+
+@pytest.fixture(scope="session")
+def gone() -> Callable[[Path], None]:
+    return assert_gone

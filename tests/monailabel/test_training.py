@@ -1,0 +1,84 @@
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from pipelines.cases import Case
+from pipelines.model_file import read_model
+from pipelines.prediction import Predictor
+
+NORMALS = ("study0", "study1", "study2")
+
+
+def mark(server: Any, name: str, normal: bool = True) -> None:
+    data = {"info": json.dumps({"normal": normal})}
+    answer = server.call("PUT", f"/datastore/image/info?image={name}", data=data)
+    assert answer.status_code == 200, answer.text
+
+
+def test_an_empty_final_label_marks_a_study_normal(server: Any, tmp_path: Path) -> None:
+    source = nib.load(server.studies / "study2.nii.gz")
+    for value in (1, 0):
+        label = np.full(source.shape, value, np.uint8)
+        nib.save(nib.Nifti1Image(label, source.affine), tmp_path / "label.nii.gz")
+        with (tmp_path / "label.nii.gz").open("rb") as stream:
+            files = {"label": ("label.nii.gz", stream)}
+            answer = server.call("PUT", "/datastore/label?image=study2&tag=final", files=files)
+        assert answer.status_code == 200, answer.text
+        info = server.get("/datastore/image/info?image=study2")
+        assert info["normal"] is (value == 0)
+    assert (server.studies / "labels" / "final" / "study2.nii.gz").is_file()
+
+
+def test_training_replaces_the_model_when_it_is_complete(server: Any) -> None:
+    before = server.infer("study1").json()
+    too_few = server.call("POST", "/train/aeflow", json={})
+    assert too_few.status_code == 409 and "normal" in too_few.json()["detail"]
+    for name in NORMALS:
+        mark(server, name)
+    began = server.call("POST", "/train/aeflow", json={"max_epochs": 2, "seed": 5})
+    assert began.status_code == 200, began.text
+    seen, during = set(), []
+    end = time.monotonic() + 200
+    while time.monotonic() < end:
+        status = server.get("/train/")
+        seen.update(status.get("details", ()))
+        if status["status"] not in ("SUBMITTED", "RUNNING"):
+            break
+        during.append(server.infer("study1").json()["model"])
+        time.sleep(1)
+    assert status["status"] == "DONE", (status, server.log.read_text()[-3000:])
+    assert any("Epoch 2/2" in line for line in seen), seen
+    model = read_model(server.ckpt_dir)
+    used = {name for names in model["split"].values() for name in names}
+    assert used == set(NORMALS)
+    after = server.infer("study1").json()
+    assert after["model"] != before["model"]
+    assert during[0] == before["model"] and during == sorted(during, key=after["model"].__eq__)
+    path = server.studies / "study1.nii.gz"
+    scored = Predictor(server.ckpt_dir)(Case("study", "study", (path,)))
+    assert after["score"] == pytest.approx(scored.case_score.score, abs=1e-4)
+    assert (server.ckpt_dir / "model-previous.pt").is_file()
+    assert server.get("/info/")["train_stats"]["aeflow"]["studies"] == 3
+
+
+def test_training_that_fails_leaves_the_model(server: Any) -> None:
+    before = server.infer("study1").json()["model"]
+    for name in NORMALS:
+        mark(server, name)
+    content = (server.studies / "study0.nii.gz").read_bytes()
+    try:
+        (server.studies / "study0.nii.gz").write_bytes(content[:1000])
+        server.call("POST", "/train/aeflow", json={"max_epochs": 1})
+        status = server.wait("train")
+    finally:
+        (server.studies / "study0.nii.gz").write_bytes(content)
+    assert status["status"] == "ERROR"
+    told = " ".join(status["details"])
+    assert "unchanged" in told and "decoding it failed" in told, told
+    assert server.infer("study1").json()["model"] == before
+    assert not list(server.temporary.rglob("training-*"))
