@@ -327,21 +327,28 @@ class CaseDataset(MonaiDataset):
         """Reads one case, or says why it cannot be used."""
         case = self.data[index]
         try:
-            sample = self.read(case)
+            return require_slices(self.read(case))
         except InputError as error:
             return FailedCase(case, str(error))
         except Exception as error:  # one odd file must not end an unattended run
             logger.debug("%s", case.name, exc_info=True)
             found = f"{type(error).__name__}: {error}"
             return FailedCase(case, f"{case.images[0]}: reading failed unexpectedly ({found}).")
-        if not len(sample.images):
-            return FailedCase(
-                case,
-                f"{case.images[0]}: no slice shows enough of the body to be scored. Loosen "
-                "min_body_fraction and slice_range, with which the model was trained, or leave "
-                "this case out.",
-            )
-        return sample
+
+
+def require_slices(sample: CaseSample) -> CaseSample:
+    """The sample itself, if it has anything to score.
+
+    Raises:
+        InputError: for a volume of which no slice was chosen.
+    """
+    if not len(sample.images):
+        raise InputError(
+            f"{sample.case.images[0]}: no slice shows enough of the body to be scored. Loosen "
+            "min_body_fraction and slice_range, with which the model was trained, or leave "
+            "this case out."
+        )
+    return sample
 
 
 def case_loader(

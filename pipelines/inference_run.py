@@ -12,7 +12,7 @@ from pipelines.evaluation import CaseRun, Gathered
 from pipelines.evaluation_run import report_on, write_scores
 from pipelines.files import writable_folder
 from pipelines.progress import duration
-from pipelines.summary import refuse_failures
+from pipelines.summary import framed, refuse_failures
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +68,7 @@ class Inference:
     def _tell(self, gathered: Gathered, report: Path) -> None:
         whole = [row for row in gathered.rows if row["level"] != "slice"]
         whole.sort(key=lambda row: -row["score"])
-        lines = ["", "=" * 72]
-        lines += [f"Note: {note}" for note in self.model["notes"]]
-        lines.append(f"Scored {len(whole)} images, the most anomalous first:")
+        lines = [f"Scored {len(whole)} images, the most anomalous first:"]
         lines += [f"  {told(row)}" for row in whole[:MOST_TOLD]]
         if len(whole) > MOST_TOLD:
             lines.append(f"  and {len(whole) - MOST_TOLD} more in scores.csv")
@@ -83,10 +81,7 @@ class Inference:
             "panels": self.cases.output_dir / "panels",
             "duration": duration(time.monotonic() - self.began),
         }
-        lines.append("-" * 72)
-        lines += [f"  {name:<10} {place}" for name, place in places.items()]
-        lines.append("=" * 72)
-        logger.info("\n".join(lines))
+        logger.info(framed(self.model["notes"], lines, places))
 
 
 def told(row: Mapping[str, Any]) -> str:

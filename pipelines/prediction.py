@@ -11,10 +11,9 @@ import torch
 from networks.scorer import AnomalyScorer
 from pipelines.case_scores import CaseReference
 from pipelines.cases import Case
-from pipelines.datasets import CaseLoader
+from pipelines.datasets import CaseLoader, require_slices
 from pipelines.model_file import load_scorer, read_model
 from pipelines.scoring import ScoredCase, score_cases
-from transforms.errors import InputError
 
 
 class Predictor:
@@ -52,9 +51,7 @@ class Predictor:
         Raises:
             InputError: when the case cannot be used.
         """
-        sample = self.loader(case)
-        if not len(sample.images):
-            raise InputError(f"{case.images[0]}: no slice shows enough of the body to be scored.")
+        sample = require_slices(self.loader(case))
         with torch.no_grad():
             return score_cases(self.scorer, [sample], self.batch_size, self.device, self.reference)[
                 0

@@ -19,7 +19,7 @@ from networks.scorer import AnomalyScorer
 from pipelines.case_scores import CaseReference, CaseScore, score_volume
 from pipelines.cases import FailedCase
 from pipelines.datasets import CaseSample
-from transforms.slices import to_native
+from transforms.slices import on_grid, to_native
 
 SCORE_COLUMNS = ("score", "flow_score", "recon_score", "head_score", "percentile")
 
@@ -55,15 +55,11 @@ class ScoredCase:
             not scored.
         """
         sample = self.sample
-        geometry = sample.geometry
         native = torch.from_numpy(self.anomaly_map)
         if sample.body is not None:
             outlines = np.stack([binary_fill_holes(slice_) for slice_ in sample.body.numpy()])
             native = native * torch.from_numpy(outlines)
-        stack = native.new_zeros((geometry.count, *geometry.native_shape))
-        stack[sample.indices] = native
-        affine = torch.tensor(geometry.affine, dtype=torch.float64)
-        return MetaTensor(geometry.from_stack(stack), affine=affine)
+        return on_grid(native, sample.geometry, sample.indices)
 
 
 class CaseEvaluator(SupervisedEvaluator):

@@ -25,7 +25,7 @@ from networks.scorer import AnomalyScorer
 from pipelines.bands import MARGIN, Bands, findings
 from pipelines.case_scores import CaseReference
 from pipelines.cases import Case
-from pipelines.datasets import CaseLoader, CaseSample
+from pipelines.datasets import CaseLoader, CaseSample, require_slices
 from pipelines.scoring import score_slices, scored_case
 from transforms.errors import InputError
 
@@ -57,9 +57,7 @@ class LoadSlicesd(MapTransform):
         d = dict(data)
         for key in self.key_iterator(d):
             paths = tuple(Path(one) for one in ensure_tuple(d[key]))
-            sample = self.loader(Case("image", "image", paths))
-            if not len(sample.images):
-                raise InputError(f"{paths[0]}: no slice shows enough of the body to be scored.")
+            sample = require_slices(self.loader(Case("image", "image", paths)))
             d[key], d[CASE] = sample.images, sample
         return d
 

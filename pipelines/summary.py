@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.evaluation import CaseRun
@@ -59,9 +59,7 @@ def refuse_failures(cases: CaseRun) -> None:
 
 def tell_summary(metrics: Mapping[str, Any], places: Mapping[str, str]) -> None:
     """Writes the last lines of a run: figures, baselines, and where everything is."""
-    lines = ["", "=" * 72]
-    for note in metrics["notes"]:
-        lines.append(f"Note: {note}")
+    lines = []
     counts = ", ".join(
         f"{int(metrics[name]['value'])} {what}"
         for name, what in (
@@ -79,10 +77,14 @@ def tell_summary(metrics: Mapping[str, Any], places: Mapping[str, str]) -> None:
             f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
             f"{_figure(content['difference'])}"
         )
-    lines.append("-" * 72)
-    lines += [f"  {name:<10} {place}" for name, place in places.items()]
-    lines.append("=" * 72)
-    logger.info("\n".join(lines))
+    logger.info(framed(metrics["notes"], lines, places))
+
+
+def framed(notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any]) -> str:
+    """The last words of any run: its warnings, what it found, and where everything is."""
+    noted = [f"Note: {note}" for note in notes]
+    found = [f"  {name:<10} {place}" for name, place in places.items()]
+    return "\n".join(["", "=" * 72, *noted, *lines, "-" * 72, *found, "=" * 72])
 
 
 def _figure(figure: Mapping[str, Any]) -> str:

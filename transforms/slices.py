@@ -163,9 +163,25 @@ def restore(
             f"indices: expected a different slice for each of {len(maps)} maps, found "
             f"{chosen.tolist()}."
         )
-    native = to_native(maps, geometry, mode)
+    return on_grid(to_native(maps, geometry, mode), geometry, chosen, fill)
+
+
+def on_grid(
+    native: torch.Tensor, geometry: SliceGeometry, indices: torch.Tensor, fill: float = 0.0
+) -> MetaTensor:
+    """Put maps at native resolution back onto the grid of the image.
+
+    Args:
+        native: (K, h, w), as ``to_native`` gives them.
+        geometry: of the image that the slices were cut from.
+        indices: int64 (K,), the slice of each map.
+        fill: the value of slices without a map.
+
+    Returns:
+        (X, Y, Z) with the affine of the volume, or (H, W) for a picture, of the maps' dtype.
+    """
     stack = native.new_full((geometry.count, *geometry.native_shape), fill)
-    stack[chosen.to(stack.device)] = native
+    stack[indices.to(stack.device)] = native
     affine = torch.tensor(geometry.affine, dtype=torch.float64)
     return MetaTensor(geometry.from_stack(stack), affine=affine)
 

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from transforms.volumes import ITK_SUFFIXES
+
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 NIFTI = (".nii.gz", ".nii")
-ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
 DICOM = (".dcm", ".dicom", ".ima")
 #: Deepest level of folders that is looked at: data sets stay well below, link cycles do not.
 MAX_DEPTH = 8
@@ -19,7 +20,7 @@ MAX_DEPTH = 8
 def suffix_of(path: Path) -> str:
     """Return the image suffix as written, such as ``.nii.gz``; empty for any other name."""
     lower = path.name.lower()
-    for suffix in (*NIFTI, *ITK, *PICTURES, *DICOM):
+    for suffix in (*NIFTI, *ITK_SUFFIXES, *PICTURES, *DICOM):
         if lower.endswith(suffix):
             return path.name[len(path.name) - len(suffix) :]
     return ""
@@ -48,7 +49,7 @@ def is_dicom(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """Tell a NIfTI, NRRD or MetaImage file by its name."""
-    return path.name.lower().endswith((*NIFTI, *ITK))
+    return path.name.lower().endswith((*NIFTI, *ITK_SUFFIXES))
 
 
 def is_image(path: Path) -> bool:
