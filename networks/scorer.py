@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .aeflow import AEFlow, AEFlowOutput
 from .choices import choose
+from .levels import N_LEVELS
 from .loss import negative_log_likelihood_maps
 
 N_QUANTILES = 1001
@@ -108,6 +109,8 @@ class AnomalyScorer(nn.Module):
     quantiles: Tensor
     threshold: Tensor
     pixel_threshold: Tensor
+    pixel_fpr: Tensor
+    pixel_levels: Tensor
     n_normal: Tensor
     target_fpr: Tensor
 
@@ -152,6 +155,8 @@ class AnomalyScorer(nn.Module):
         self.register_buffer("quantiles", torch.linspace(0.0, 1.0, N_QUANTILES))
         self.register_buffer("threshold", torch.tensor(float("inf")))
         self.register_buffer("pixel_threshold", torch.tensor(float("inf")))
+        self.register_buffer("pixel_fpr", torch.zeros(()))
+        self.register_buffer("pixel_levels", torch.full((N_LEVELS,), float("inf")))
         self.register_buffer("n_normal", torch.zeros((), dtype=torch.long))
         self.register_buffer("target_fpr", torch.zeros(()))
 

@@ -9,47 +9,72 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from networks.levels import level_at
+from networks.scorer import AnomalyScorer
 from pipelines.case_scores import top_slices
 from pipelines.scoring import ScoredCase
+from transforms.errors import InputError
 
 SUSPICIOUS = "suspicious"
 VERY_SUSPICIOUS = "very suspicious"
 LABELS = {SUSPICIOUS: 1, VERY_SUSPICIOUS: 2}
 """Names and values of the label map; 0 is unremarkable or not scored."""
 
-MARGIN = 2.0
-"""Standard deviations between the pixel threshold and the second band, unless told otherwise."""
+VERY_SUSPICIOUS_PERCENTILE = 99.9
+"""Percentile of held-out normal pixels at which the second band begins, unless told otherwise."""
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Map values, in standard deviations above normal pixels, above which a band begins.
+    """Where the bands begin: percentiles of the body pixels of held-out normal images.
 
     Attributes:
-        suspicious: the model's pixel threshold, from its calibration.
-        very_suspicious: the second level.
+        levels: map values above which each band begins, in standard deviations; suspicious first.
+        percentiles: the percentiles of these values, in [0, 100].
     """
 
-    suspicious: float
-    very_suspicious: float
+    levels: tuple[float, float]
+    percentiles: tuple[float, float]
 
     @classmethod
-    def above(cls, pixel_threshold: float, margin: float = MARGIN) -> Bands:
-        """Bands from the pixel threshold and ``margin`` standard deviations above it."""
-        return cls(pixel_threshold, pixel_threshold + margin)
+    def of(
+        cls, scorer: AnomalyScorer, very_suspicious: float = VERY_SUSPICIOUS_PERCENTILE
+    ) -> Bands:
+        """Bands of a calibrated scorer: its pixel threshold, and a higher percentile.
+
+        Args:
+            scorer: the scorer.
+            very_suspicious: percentile at which the second band begins.
+
+        Raises:
+            InputError: when that is not above the percentile of the pixel threshold.
+        """
+        first = 100.0 * (1.0 - round(float(scorer.pixel_fpr), 6))
+        try:
+            level = level_at(scorer.pixel_levels, very_suspicious)
+        except ValueError as error:
+            raise InputError(f"very_suspicious: {error}") from error
+        if very_suspicious <= first:
+            raise InputError(
+                f"very_suspicious: expected a percentile above {first:g}, at which this model's "
+                f"first band begins (--pixel_fpr of its training), found {very_suspicious:g}."
+            )
+        lower = float(scorer.pixel_threshold)
+        return cls((lower, max(lower, level)), (first, very_suspicious))
 
     def label_map(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.uint8]:
         """The bands of a map of any shape: 0, 1 suspicious, 2 very suspicious."""
-        levels = (anomaly_map > self.suspicious).astype(np.uint8)
-        return levels + (anomaly_map > self.very_suspicious)
+        first, second = ((anomaly_map > level).astype(np.uint8) for level in self.levels)
+        return first + second
 
     def summary(self, label_map: NDArray[np.uint8], voxel_ml: float | None) -> dict[str, Any]:
-        """Per band: where it begins, its voxels and, for volumes, its volume."""
-        begins = {SUSPICIOUS: self.suspicious, VERY_SUSPICIOUS: self.very_suspicious}
+        """Per band: where it begins, its voxels and, for volumes, its volume in millilitres."""
         found: dict[str, Any] = {}
-        for name, value in LABELS.items():
+        for (name, value), level, percentile in zip(
+            LABELS.items(), self.levels, self.percentiles, strict=True
+        ):
             count = int((label_map == value).sum())
-            found[name] = {"above": begins[name], "voxels": count}
+            found[name] = {"above": level, "percentile": percentile, "voxels": count}
             if voxel_ml is not None:
                 found[name]["millilitres"] = count * voxel_ml
         return found

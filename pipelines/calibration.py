@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from networks.levels import levels_of, ranks
 from networks.scorer import N_QUANTILES, AnomalyScorer
 from pipelines.progress import EngineProgress
 from transforms.errors import InputError
@@ -58,7 +59,8 @@ class Calibrator:
     """Fits a scorer's buffers on held-out normal images, in two passes over them.
 
     The first pass standardises the part maps; the second the image parts, then the score, its
-    quantiles, the threshold at the target false-positive rate and the pixel threshold.
+    quantiles, the threshold at the target false-positive rate, the pixel threshold and the levels
+    of the map from which severity bands are read.
 
     Args:
         scorer: the trained scorer.
@@ -177,8 +179,10 @@ class Calibrator:
 
     def _fit_pixels(self, pixels: Tensor) -> None:
         ordered = pixels.sort().values
-        rank = min(len(ordered) - 1, math.ceil(len(ordered) * (1.0 - self.pixel_fpr)))
-        self.scorer.pixel_threshold.copy_(ordered[rank])
+        asked = torch.tensor(self.pixel_fpr, dtype=torch.float64)
+        self.scorer.pixel_threshold.copy_(ordered[ranks(asked, len(ordered))])
+        self.scorer.pixel_levels.copy_(levels_of(ordered))
+        self.scorer.pixel_fpr.fill_(self.pixel_fpr)
 
 
 def _scale(values: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from networks.scorer import AnomalyScorer
 from pipelines.files import replacing
 from transforms.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 MODEL_NAME = "model.pt"
 
 

@@ -126,6 +126,7 @@ _CHECKS: dict[str, Callable[[str, Any], None]] = {
     },
     **{name: _number("a number from 0 to 1", lambda v: 0 <= v <= 1) for name in _SHARES},
     **{name: _flag for name in _FLAGS},
+    "very_suspicious": _number("a percentile from 0 to below 100", lambda v: 0 <= v < 100),
     "image_size": _image_size,
     "slice_range": _slice_range,
     "device": _device,

@@ -22,7 +22,7 @@ from monai.utils.misc import ensure_tuple
 from torch import Tensor
 
 from networks.scorer import AnomalyScorer
-from pipelines.bands import MARGIN, Bands, findings
+from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE, Bands, findings
 from pipelines.case_scores import CaseReference
 from pipelines.cases import Case
 from pipelines.datasets import CaseLoader, CaseSample, require_slices
@@ -103,7 +103,7 @@ class LabelBandsd(MapTransform):
         keys: of the scored slices.
         scorer: the calibrated scorer.
         reference: scores of held-out normal volumes.
-        very_suspicious: standard deviations between the pixel threshold and the second band.
+        very_suspicious: percentile of held-out normal pixels at which the second band begins.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class LabelBandsd(MapTransform):
         keys: KeysCollection,
         scorer: AnomalyScorer,
         reference: CaseReference,
-        very_suspicious: float = MARGIN,
+        very_suspicious: float = VERY_SUSPICIOUS_PERCENTILE,
     ) -> None:
         super().__init__(keys)
         self.scorer = scorer
         self.reference = reference
-        self.bands = Bands.above(float(scorer.pixel_threshold), float(very_suspicious))
+        self.bands = Bands.of(scorer, float(very_suspicious))
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Makes the label map.

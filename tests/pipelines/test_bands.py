@@ -1,29 +1,69 @@
 """From maps to bands and words."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from networks import AnomalyScorer
+from networks.levels import N_LEVELS
 from pipelines.bands import LABELS, Bands, findings
 from pipelines.cases import Case
 from pipelines.datasets import CaseLoader
 from pipelines.scoring import ScoredCase
+from transforms.errors import InputError
 
 AFFINE = np.array([[0, -2.0, 0, 9], [-1, 0, 0, 7], [0, 0, 1.5, -5], [0, 0, 0, 1]])
+BANDS = Bands((1.0, 3.0), (99.0, 99.9))
+
+
+@pytest.fixture
+def scorer(make_scorer: Callable[..., AnomalyScorer]) -> AnomalyScorer:
+    """A scorer whose map has the value 10 d where a share 10 ** -d of normal pixels exceeds it."""
+    made = make_scorer()
+    made.pixel_levels.copy_(torch.linspace(0.0, 40.0, N_LEVELS))
+    made.pixel_threshold.fill_(20.0)
+    made.pixel_fpr.fill_(0.01)
+    return made
+
+
+def test_bands_begin_at_percentiles_of_normal_pixels(scorer: AnomalyScorer) -> None:
+    bands = Bands.of(scorer)
+    assert bands.percentiles == pytest.approx((99.0, 99.9))
+    assert bands.levels == pytest.approx((20.0, 30.0), abs=1e-4)
+    assert Bands.of(scorer, 99.5).levels[1] == pytest.approx(10 * math.log10(200), abs=0.01)
+    scorer.pixel_threshold.fill_(35.0)  # a threshold of few pixels may lie above
+    assert Bands.of(scorer).levels == pytest.approx((35.0, 35.0))
+
+
+@pytest.mark.parametrize("percentile", [99.0, 50.0])
+def test_the_second_band_lies_above_the_first(scorer: AnomalyScorer, percentile: float) -> None:
+    with pytest.raises(InputError, match="very_suspicious: expected a percentile above 99, "):
+        Bands.of(scorer, percentile)
+
+
+@pytest.mark.parametrize("percentile", [-1.0, 99.995, 100.0, float("nan")])
+def test_a_percentile_that_no_calibration_knows_is_refused(
+    scorer: AnomalyScorer, percentile: float
+) -> None:
+    with pytest.raises(InputError, match="very_suspicious: percentile: expected 0 to 99.99"):
+        Bands.of(scorer, percentile)
 
 
 def test_a_band_begins_above_its_level() -> None:
-    bands = Bands.above(1.5, 2.0)
+    bands = Bands((1.5, 3.5), (99.0, 99.9))
     values = np.array([[-9.0, 1.5], [1.6, 3.5], [3.6, np.nan]], np.float32)
     labels = bands.label_map(values)
     assert labels.dtype == np.uint8
     np.testing.assert_array_equal(labels, [[0, 0], [1, 1], [2, 0]])
     found = bands.summary(labels, 0.5)
-    assert found["suspicious"] == {"above": 1.5, "voxels": 2, "millilitres": 1.0}
-    assert found["very suspicious"] == {"above": 3.5, "voxels": 1, "millilitres": 0.5}
+    first = {"above": 1.5, "percentile": 99.0, "voxels": 2, "millilitres": 1.0}
+    second = {"above": 3.5, "percentile": 99.9, "voxels": 1, "millilitres": 0.5}
+    assert found == {"suspicious": first, "very suspicious": second}
     assert "millilitres" not in bands.summary(labels, None)["suspicious"]
     assert LABELS == {"suspicious": 1, "very suspicious": 2}
 
@@ -38,7 +78,7 @@ def volume(write_volume: Callable[..., Path], fake_scored: Callable[..., ScoredC
 
 
 def test_findings_are_on_the_grid_of_the_input(volume: ScoredCase) -> None:
-    found = findings(volume, Bands.above(1.0, 2.0))
+    found = findings(volume, BANDS)
     assert found.label_map.shape == found.anomaly_map.shape == (24, 24, 6)
     np.testing.assert_array_equal(found.anomaly_map, volume.grid_map().as_tensor().numpy())
     np.testing.assert_array_equal(
@@ -48,7 +88,7 @@ def test_findings_are_on_the_grid_of_the_input(volume: ScoredCase) -> None:
 
 
 def test_words_are_plain(volume: ScoredCase) -> None:
-    words: dict[str, Any] = findings(volume, Bands.above(1.0, 2.0)).words
+    words: dict[str, Any] = findings(volume, BANDS).words
     assert words["score"] == volume.case_score.score and words["flagged"] is False
     assert words["threshold"] is None  # infinite: JSON has no word for it
     assert words["most_anomalous_slices"] == [int(volume.sample.indices[-1])]

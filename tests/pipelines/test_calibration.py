@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from networks import AnomalyScorer
+from networks.levels import level_at
 from networks.scorer import LINEAR_RANGE, N_QUANTILES
 from pipelines.calibration import Calibrator, conformal_rank
 from pipelines.datasets import NormalSlices, slice_loader
@@ -150,6 +151,23 @@ def test_the_pixel_threshold_lets_about_the_asked_share_through(
     Calibrator(scorer, slice_loader(make_slices(images), 4), "cpu", 0.2, pixel_fpr).run()
     share = (all_pixels(scorer, images) > scorer.pixel_threshold).float().mean().item()
     assert 0.8 * pixel_fpr < share <= pixel_fpr
+
+
+def test_the_levels_of_the_map_are_those_of_the_normal_pixels(
+    make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
+) -> None:
+    scorer, images = make_scorer(), make_images(10)
+    Calibrator(scorer, slice_loader(make_slices(images), 4), "cpu", 0.2, 0.02).run()
+    pixels = all_pixels(scorer, images)
+    assert float(scorer.pixel_fpr) == pytest.approx(0.02)
+    assert level_at(scorer.pixel_levels, 98.0) == pytest.approx(
+        float(scorer.pixel_threshold), abs=0.02
+    )
+    assert level_at(scorer.pixel_levels, 0.0) == pytest.approx(float(pixels.min()), abs=1e-4)
+    for percentile in (20.0, 50.0, 90.0, 99.0, 99.7):
+        share = 100 * float((pixels > level_at(scorer.pixel_levels, percentile)).float().mean())
+        assert share == pytest.approx(100 - percentile, rel=0.2), percentile
+    assert (scorer.pixel_levels.diff() >= 0).all()
 
 
 def test_large_images_give_evenly_spaced_pixels_alone(

@@ -79,7 +79,7 @@ def test_a_missing_file_is_told(tmp_path: Path) -> None:
 
 
 def write_damaged(path: Path) -> None:
-    torch.save({"format": 1, "model": {"weight": torch.rand(1000)}}, path)
+    torch.save({"format": 2, "model": {"weight": torch.rand(1000)}}, path)
     path.write_bytes(path.read_bytes()[:-500])
 
 
@@ -95,7 +95,7 @@ def write_zip(path: Path) -> None:
         write_zip,
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256))),
-        lambda path: path.write_text('{"format": 1}'),
+        lambda path: path.write_text('{"format": 2}'),
         lambda path: path.write_text("weights"),
         lambda path: path.write_bytes(b"\x1f\x8b" + bytes(100)),
         lambda path: torch.save(torch.nn.Linear(1, 1), path),  # an object, not plain values
@@ -111,12 +111,12 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path, write: Callable[[Path
 @pytest.mark.parametrize(
     ("content", "found"),
     [
-        ({"format": 0, "model": {}}, "found 0"),
+        ({"format": 1, "model": {}}, "found 1"),
         ({"state_dict": {}}, "found None"),
         ([1, 2], "found 'list'"),
     ],
 )
 def test_another_format_is_told(tmp_path: Path, content: Any, found: str) -> None:
     torch.save(content, tmp_path / MODEL_NAME)
-    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 1 .{found}"):
+    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 2 .{found}"):
         load_scorer(tmp_path)

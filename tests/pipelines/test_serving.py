@@ -56,6 +56,8 @@ def write_lively(write_model: WriteModel, tmp_path: Path) -> WriteModel:
         state["map_scale"] *= 0.1
         state["map_mean"] -= 16 * state["map_scale"]
         state["pixel_threshold"].fill_(0.5)
+        state["pixel_fpr"].fill_(0.01)
+        state["pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
         torch.save(full, path)
         return content
 
@@ -79,7 +81,7 @@ def serve(write_lively: WriteModel, tmp_path: Path) -> Serve:
 
 def predicted(models: Path, image: Path) -> tuple[ScoredCase, Bands]:
     predictor = Predictor(models)
-    bands = Bands.above(float(predictor.scorer.pixel_threshold))
+    bands = Bands.of(predictor.scorer)
     return predictor(Case("image", "image", (image,))), bands
 
 
@@ -125,6 +127,19 @@ def test_files_of_several_modalities_are_one_image(
     assert served["result"]["score"] == pytest.approx(found.case_score.score, abs=1e-5)
 
 
+def test_one_4d_file_holds_several_modalities(
+    serve: Serve, write_volume: WriteVolume, tmp_path: Path
+) -> None:
+    images = [write_volume("case_flair"), write_volume("case_t2", seed=1)]
+    parts: list[Any] = [nib.load(one) for one in images]
+    both = nib.Nifti1Image(np.stack([one.get_fdata() for one in parts], -1), parts[0].affine)
+    nib.save(both, tmp_path / "both.nii.gz")
+    served = serve(str(tmp_path / "both.nii.gz"), channels=2, modalities=["flair", "t2"])
+    found = Predictor(tmp_path / "models")(Case("case", "case", tuple(images)))
+    assert served["result"]["score"] == pytest.approx(found.case_score.score, abs=1e-5)
+    assert served["pred"].shape == (1, *parts[0].shape)
+
+
 def test_scores_do_not_depend_on_the_batch_size(
     write_model: WriteModel, write_volume: WriteVolume, tmp_path: Path
 ) -> None:
@@ -145,8 +160,9 @@ def test_the_second_band_can_be_moved(
     predictor = Predictor(tmp_path / "models")
     pre = Compose([LoadSlicesd("image", predictor.loader)])
     found = []
-    for margin in (0.0, 1e6):
-        post = LabelBandsd("pred", predictor.scorer, predictor.reference, margin)
+    predictor.scorer.pixel_levels[:300], predictor.scorer.pixel_levels[300:] = 0.5, 1e6
+    for percentile in (99.1, 99.95):
+        post = LabelBandsd("pred", predictor.scorer, predictor.reference, percentile)
         image = write_volume("scan")
         parts = (ScoreSlices(), predictor.scorer, Compose([post]))
         found.append(set(np.unique(run_like_a_server(image, pre, *parts)["pred"].array)))
