@@ -1,6 +1,6 @@
 """Packs a trained model with all that runs it into one folder, in the layout of MONAI's model zoo.
 
-    python -m pipelines.package bundles/aeflow --ckpt_dir bundles/aeflow/models --output aeflow
+    python -m pipelines.package bundles/aeflow --output aeflow
 
 The folder holds the configs, the model, the documents and the code. ``python -m monai.bundle run``
 runs it from its own folder, and MONAI Label's ``monaibundle`` app serves it, wherever the packages
@@ -44,8 +44,9 @@ _README = """
 ## This package
 
 The model was made {created} from {kind} of {modalities}; its network sees {height} x {width}
-pixels. A map value above {threshold:.2f} standard deviations is suspicious, one more than
-`very_suspicious` (in `configs/inference.json`) above that is very suspicious.
+pixels. A map value above {threshold:.2f} standard deviations is suspicious; {fpr:.3g} % of the
+pixels of held-out normal images are. One above the percentile `very_suspicious` of these pixels (in
+`configs/inference.json`) is very suspicious.
 
 Python 3.11 or newer, and:
 
@@ -208,6 +209,7 @@ def describe_package(
         height=height,
         width=width,
         threshold=float(content["model"]["pixel_threshold"]),
+        fpr=100 * float(content["model"]["pixel_fpr"]),
         requirements=" ".join(wanted),
         labels=" and ".join(f"`{name}` ({value})" for name, value in LABELS.items()),
         model=MODEL_NAME,
@@ -288,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m pipelines.package", description=str(__doc__).split("\n")[0]
     )
     parser.add_argument("bundle", type=Path, help="folder of the configs: bundles/aeflow")
-    parser.add_argument("--ckpt_dir", type=Path, required=True, help="folder of model.pt")
+    parser.add_argument("--ckpt_dir", type=Path, help="folder of model.pt; models in the bundle")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument(
         "--strip_names",
@@ -297,9 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     try:
-        content = package_bundle(
-            options.bundle, options.ckpt_dir, options.output, options.strip_names
-        )
+        ckpt_dir = options.ckpt_dir or options.bundle / "models"
+        content = package_bundle(options.bundle, ckpt_dir, options.output, options.strip_names)
     except InputError as error:
         parser.exit(1, f"Error: {error}\n")
     count = sum(len(names) for names in content["split"].values())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -193,6 +194,19 @@ def test_an_empty_folder_is_taken_and_the_command_tells_of_names(
     assert left.value.code == 1 and "Error: output: " in capsys.readouterr().err
     main([*given[:-1], str(tmp_path / "other"), "--strip_names"])
     assert "case names removed" in capsys.readouterr().out
+
+
+def test_the_model_is_the_bundle_s_own_unless_told_otherwise(
+    models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle = tmp_path / "clone" / "bundles" / "aeflow"
+    shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("models", "output"))
+    shutil.copytree(models, bundle / "models")
+    shutil.copyfile(BUNDLE.parents[1] / "LICENSE", tmp_path / "clone" / "LICENSE")
+    main([str(bundle), "--output", str(tmp_path / "out")])
+    packed = tmp_path / "out" / "models" / "model.pt"
+    assert packed.read_bytes() == (models / "model.pt").read_bytes()
+    assert "packaged" in capsys.readouterr().out
 
 
 def run_package(folder: Path, commands: list[list[str]]) -> str:
