@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
 
 from lib import guard
+from lib.copies import as_nifti
 from lib.guard import Refusal
 from lib.images import IMAGE_SUFFIXES, holds_dicom
-from lib.records import Records, checked_info
+from lib.records import Records, checked_info, label_info
 
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".png")
 _LABELS_FOLDER = "labels"
@@ -78,13 +79,35 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
         cut = len(file) - len(suffix)
         return file[:cut], file[cut:]
 
+    def list_images(self) -> list[str]:
+        """The ids of all studies."""
+        with self.turn:
+            return list(super().list_images())
+
+    def get_labeled_images(self, *args: Any) -> list[str]:
+        """The ids of the studies with a final label."""
+        with self.turn:
+            return list(super().get_labeled_images(*args))
+
+    def get_unlabeled_images(self, *args: Any) -> list[str]:
+        """The ids of the studies without a final label."""
+        with self.turn:
+            return list(super().get_unlabeled_images(*args))
+
+    def json(self) -> Any:
+        """The whole index."""
+        with self.turn:
+            return super().json()
+
     def get_image_uri(self, image_id: str) -> str:
-        """The path of a study; see `path`."""
-        return str(self.path(image_id))
+        """The path of one file that viewers load: the study, or a NIfTI copy of a DICOM folder."""
+        path = self.path(image_id)
+        return str(as_nifti(path) if path.is_dir() else path)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
-        """What is recorded of a study, and its path."""
-        return self.info(image_id) | {"path": str(self.path(image_id))}
+        """What is recorded of a study, and path and name of the file for viewers."""
+        path = self.get_image_uri(image_id)
+        return self.info(image_id) | {"path": path, "name": os.path.basename(path)}
 
     def get_label_uri(self, label_id: str, label_tag: str) -> str:
         """The path of a label.
@@ -109,21 +132,20 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
         """Adds a study from a temporary file that we named."""
         name = guard.new_id(image_id) + guard.suffix_of(image_filename, IMAGE_SUFFIXES)
         self._require_free_name(Path(self._datastore.image_path()), name)
-        with self.writing:
-            self._init_from_datastore_file()
+        with self.changing():
             return str(super().add_image(image_id, image_filename, dict(checked_info(image_info))))
 
     def save_label(
-        self, image_id: str, label_filename: str, label_tag: str, label_info: dict[str, Any]
+        self, image_id: str, label_filename: str, label_tag: str, info: dict[str, Any]
     ) -> str:
         """Saves the label of a known study under a plain tag."""
         self.require(image_id)
+        checked = label_info(info)
         label_tag = guard.tag(label_tag)
         name = image_id + guard.suffix_of(label_filename, LABEL_SUFFIXES)
         self._require_free_name(Path(self._datastore.label_path(label_tag)), name)
-        with self.writing:
-            self._init_from_datastore_file()
-            return str(super().save_label(image_id, label_filename, label_tag, label_info))
+        with self.changing():
+            return str(super().save_label(image_id, label_filename, label_tag, checked))
 
     def _require_free_name(self, folder: Path, name: str) -> None:
         """Refuses to write through a link."""
@@ -134,15 +156,14 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
     def remove_image(self, image_id: str) -> None:
         """Removes a study and its labels."""
         self.path(image_id)
-        with self.writing:
-            self._init_from_datastore_file()
+        with self.changing():
             super().remove_image(image_id)
         self.refresh()
 
     def remove_label(self, label_id: str, label_tag: str) -> None:
         """Removes a label."""
         self._require_label(label_id, label_tag)
-        with self.writing:
+        with self.changing():
             super().remove_label(label_id, guard.tag(label_tag))
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
@@ -153,11 +174,9 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Records what a client says of a label."""
         self._require_label(label_id, label_tag)
-        if not isinstance(info, Mapping):
-            raise Refusal(400, "info: expected a JSON object.")
-        with self.writing:
-            self._init_from_datastore_file()
-            super().update_label_info(label_id, label_tag, dict(info))
+        checked = label_info(info)
+        with self.changing():
+            super().update_label_info(label_id, label_tag, checked)
 
     def get_dataset_archive(self, limit_cases: int | None) -> str:
         """Not offered: the archive would be a copy of patients' data that nobody removes."""

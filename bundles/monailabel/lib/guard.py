@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_NEW_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,127}")
+_NEW_ID = re.compile(r"\w[\w .,:;=+()\[\]#&@~-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UID = re.compile(r"[0-9](\.?[0-9]+)*")
 _LONGEST_UID = 64
+_CHECKSUM = re.compile(r"(?:(SHA256|SHA512|MD5):)?([0-9a-fA-F]{32,128})")
 
 
 class Refusal(Exception):
@@ -37,7 +38,7 @@ def shown(value: object) -> str:
 
 
 def new_id(value: object) -> str:
-    """The id of a new study: a plain name, so that it can become a file name.
+    """The id of a new study: a plain name, such as Slicer gives to volumes ("2: AX T2 [b=0]").
 
     Raises:
         Refusal: 400 for anything that could leave the folder of the studies.
@@ -45,7 +46,7 @@ def new_id(value: object) -> str:
     if not isinstance(value, str) or not _NEW_ID.fullmatch(value) or ".." in value:
         raise Refusal(
             400,
-            f"image: expected letters, digits, spaces and . _ + - (no path), found {shown(value)}.",
+            f"image: expected a plain name without slashes, found {shown(value)}.",
         )
     return value
 
@@ -81,6 +82,18 @@ def uid(value: object) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST_UID or not _UID.fullmatch(value):
         raise Refusal(400, f"image: expected the UID of a DICOM series, found {shown(value)}.")
     return value
+
+
+def checksum(value: str) -> tuple[str, str]:
+    """The algorithm, SHA-256 unless it is named, and the digits of a checksum.
+
+    Raises:
+        Refusal: 400 for another form.
+    """
+    found = _CHECKSUM.fullmatch(value)
+    if not found:
+        raise Refusal(400, f"check_sum: expected e.g. SHA256:<digits>, found {shown(value)}.")
+    return (found[1] or "SHA256").lower(), found[2].lower()
 
 
 def inside(path: str | Path, root: str | Path) -> Path:

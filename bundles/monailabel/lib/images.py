@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import SimpleITK as sitk
+from PIL import Image
 
 from lib.guard import Refusal
 
@@ -22,6 +26,7 @@ MAX_VOXELS = 2**30
 """Largest image that is read: 4 GiB as 32-bit numbers."""
 
 _LONGEST_HEADER = 1 << 20
+_DICOM_SIZE = ["Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"]
 
 
 def require_readable(path: Path) -> None:
@@ -31,11 +36,18 @@ def require_readable(path: Path) -> None:
         path: the image, or the folder of a DICOM series.
 
     Raises:
-        Refusal: 400 when it is too large, or an NRRD whose voxels are elsewhere.
+        Refusal: 400 when it says that it is too large, or is an NRRD whose voxels are elsewhere.
     """
     name = path.name.lower()
     if path.is_dir():
-        _require_plain_files(path)
+        files = list(files_below(path))
+        if any(one.is_symlink() for one in files):
+            raise Refusal(400, "image: the folder of the series holds a link; copy the files.")
+        _require_size(sum(map(_dicom_voxels, files)))
+    elif name.endswith(".dcm"):
+        _require_size(_dicom_voxels(path))
+    elif name.endswith(PICTURES):
+        _require_size(_pixels(path))
     elif name.endswith(NIFTI):
         _require_size(_nifti_voxels(path))
     elif name.endswith(".nrrd"):
@@ -43,10 +55,19 @@ def require_readable(path: Path) -> None:
         _require_size(_nrrd_voxels(path))
 
 
+def files_below(folder: Path) -> Iterator[Path]:
+    """The files and links in a folder and its subfolders, but for hidden ones; in order."""
+    for place, folders, names in os.walk(folder):
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        folders[:] = sorted(name for name in folders if name[0] != "." and name not in links)
+        for name in sorted([*names, *links]):
+            if name[0] != "." and name != "DICOMDIR":
+                yield Path(place, name)
+
+
 def holds_dicom(folder: Path) -> bool:
-    """Whether the first files of a folder are DICOM."""
-    files = sorted(one for one in folder.iterdir() if one.is_file() and one.name[0] != ".")
-    return any(one.name != "DICOMDIR" and _is_dicom(one) for one in files[:3])
+    """Whether one of the first files in a folder and its subfolders is DICOM."""
+    return any(_is_dicom(one) for one in islice(files_below(folder), 3) if one.is_file())
 
 
 def is_empty_label(path: Path) -> bool | None:
@@ -68,12 +89,6 @@ def _is_dicom(path: Path) -> bool:
         return stream.read(132)[128:] == b"DICM"
 
 
-def _require_plain_files(folder: Path) -> None:
-    for one in folder.iterdir():
-        if one.is_symlink():
-            raise Refusal(400, "image: the folder of the series holds a link; copy the files.")
-
-
 def _require_size(voxels: float) -> None:
     if voxels > MAX_VOXELS:
         raise Refusal(400, f"image: {voxels:.3g} voxels are more than the {MAX_VOXELS} accepted.")
@@ -87,6 +102,24 @@ def _product(sides: Sequence[int]) -> float:
 def _nifti_voxels(path: Path) -> float:
     try:
         return _product(nib.Nifti1Image.from_filename(path).shape)
+    except Exception:  # the bundle's reader says what is wrong with the file
+        return 0.0
+
+
+def _dicom_voxels(path: Path) -> float:
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_DICOM_SIZE)
+        return _product([int(header.get(name) or 1) for name in _DICOM_SIZE])
+    except Exception:  # the bundle's reader says what is wrong with the file
+        return 0.0
+
+
+def _pixels(path: Path) -> float:
+    try:
+        with Image.open(path) as picture:  # reads the header alone
+            return _product(picture.size)
+    except Image.DecompressionBombError:
+        return math.inf
     except Exception:  # the bundle's reader says what is wrong with the file
         return 0.0
 

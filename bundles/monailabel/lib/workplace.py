@@ -17,8 +17,12 @@ from pathlib import Path
 
 import psutil
 
+_PREFIX = "aeflow-label-"
 _SERVER = "AEFLOW_LABEL_SERVER"
-_CHATTY = ("monailabel", "__main__", "pydicom", "dicomweb_client", "watchdog", "filelock")
+_CHATTY = (
+    *("monailabel", "__main__", "pydicom", "dicomweb_client", "watchdog", "filelock"),
+    *("networks", "transforms", "pipelines"),
+)
 
 
 def serving() -> bool:
@@ -35,7 +39,8 @@ def prepare() -> Path:
     _silence()
     if not serving():
         _require_server()
-    root = Path(tempfile.mkdtemp(prefix="aeflow-label-"))
+    sweep()
+    root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     tempfile.tempdir = str(root)
     os.environ["TMPDIR"] = str(root)
     atexit.register(shutil.rmtree, root, ignore_errors=True)
@@ -47,8 +52,16 @@ def prepare() -> Path:
     return root
 
 
+def sweep() -> None:
+    """Removes what background tasks that were killed have left in the server's folder."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        number = folder.name.removeprefix(_PREFIX).split("-")[0]
+        if number.isdecimal() and not psutil.pid_exists(int(number)):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _silence() -> None:
-    """MONAI Label logs requests, file names and DICOM headers, which can name patients."""
+    """What MONAI Label logs of requests and headers, and our readers of files, can name people."""
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pydicom")
