@@ -14,7 +14,7 @@ from lib.guard import Refusal
 from lib.images import require_readable
 from lib.results import wanted, write_result
 from lib.serving import ServedModel
-from pipelines.bands import LABELS, Bands, Findings, findings
+from pipelines.bands import LABELS, Findings, findings
 from pipelines.dicom_output import write_segmentation
 
 
@@ -23,10 +23,9 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
 
     Args:
         model: the served model.
-        margin: standard deviations between the pixel threshold and the second band.
     """
 
-    def __init__(self, model: ServedModel, margin: float) -> None:
+    def __init__(self, model: ServedModel) -> None:
         super().__init__(
             type=InferType.SEGMENTATION,
             labels=dict(LABELS),
@@ -34,7 +33,6 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
             description="AE-Flow: regions unlike the normal scans it was trained on, in two bands",
         )
         self.model = model
-        self.margin = margin
 
     def is_valid(self) -> bool:
         """Whether there is a model to serve."""
@@ -53,8 +51,8 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         began = time.monotonic()
         require_readable(source)
         served = self.model.score(source)
-        found = findings(served.case, Bands.above(served.pixel_threshold, self.margin))
-        found.words["model"] = served.fingerprint
+        found = findings(served.case, served.model.bands)
+        found.words["model"] = served.model.fingerprint
         found.words["latencies"] = {"total": round(time.monotonic() - began, 3)}
         return found
 

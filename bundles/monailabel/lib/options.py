@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipelines.bands import MARGIN
+from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE
 from transforms.errors import InputError
 
 MODEL = "aeflow"
@@ -27,9 +28,11 @@ class Options:
         ckpt_dir: folder of the served ``model.pt``; a retrained model replaces it.
         device: where inference computes.
         batch_size: slices that go through the network at once.
-        very_suspicious: standard deviations between the pixel threshold and the second band.
+        very_suspicious: percentile of held-out normal pixels at which the second band begins.
         origins: other web origins whose pages may use this server, e.g. of a viewer.
         any_address: whether requests that reach the machine by its network address are answered.
+        auto_score: whether studies are scored by themselves, at start and after each *Next Sample*;
+            None does so for a folder, and not for a store, whose series would all be fetched.
         train: options of train.json that every training gets.
     """
 
@@ -38,9 +41,10 @@ class Options:
     models: tuple[str, ...] = (MODEL,)
     device: str = "cpu"
     batch_size: int = 32
-    very_suspicious: float = MARGIN
+    very_suspicious: float = VERY_SUSPICIOUS_PERCENTILE
     origins: tuple[str, ...] = ()
     any_address: bool = False
+    auto_score: bool | None = None
     train: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -70,9 +74,10 @@ def read_options(app_dir: Path, conf: Mapping[str, str]) -> Options:
         models=_models(conf.get("models") or MODEL),
         device=conf.get("device") or default,
         batch_size=int(_number(conf, "batch_size", 32, 1)),
-        very_suspicious=_number(conf, "very_suspicious", MARGIN, 0),
+        very_suspicious=_number(conf, "very_suspicious", VERY_SUSPICIOUS_PERCENTILE, 0, 99.99),
         origins=_origins(conf.get("origins") or ""),
         any_address=_flag(conf, "any_address"),
+        auto_score=_flag(conf, "auto_score") if "auto_score" in conf else None,
         train=_train(conf.get("train") or "{}"),
     )
 
@@ -84,13 +89,18 @@ def _models(value: str) -> tuple[str, ...]:
     return names
 
 
-def _number(conf: Mapping[str, str], name: str, default: float, least: float) -> float:
+def _number(
+    conf: Mapping[str, str], name: str, default: float, least: float, most: float = math.inf
+) -> float:
     try:
         value = float(conf.get(name, default))
     except ValueError:
-        value = float("nan")
-    if not least <= value < float("inf"):
-        raise InputError(f"--conf {name}: expected a number from {least:g}, found {conf[name]!r}.")
+        value = math.nan
+    if not least <= value <= most or math.isinf(value):
+        upto = "" if math.isinf(most) else f" to {most:g}"
+        raise InputError(
+            f"--conf {name}: expected a number from {least:g}{upto}, found {conf[name]!r}."
+        )
     return value
 
 

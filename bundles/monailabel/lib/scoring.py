@@ -33,7 +33,7 @@ class AnomalyScoring(ScoringMethod):  # type: ignore[misc]
 
     def waiting(self, datastore: Any) -> list[str]:
         """The ids of the studies that have no score of the present model."""
-        model = self.task.model.fingerprint
+        model = self.task.model.loaded().fingerprint
         return [one for one in datastore.list_images() if not _current(datastore, one, model)]
 
     def __call__(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
@@ -54,7 +54,7 @@ class AnomalyScoring(ScoringMethod):  # type: ignore[misc]
         }
 
     def _score(self, datastore: Any, image_id: str) -> dict[str, Any]:
-        record: dict[str, Any] = {"model": self.task.model.fingerprint}
+        record: dict[str, Any] = {"model": self.task.model.loaded().fingerprint}
         try:
             path = datastore.path(image_id)
             record["file"] = stamp(path)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.guard import Refusal
+from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE, Bands
 from pipelines.cases import Case
 from pipelines.files import replacing
 from pipelines.model_file import MODEL_NAME
@@ -23,18 +24,31 @@ _Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A model that was read from its file.
+
+    Attributes:
+        predictor: scores files with it.
+        bands: where its severity bands begin.
+        fingerprint: the start of the SHA-256 of the model file.
+    """
+
+    predictor: Predictor
+    bands: Bands
+    fingerprint: str
+
+
+@dataclass(frozen=True)
 class Served:
     """A scored case and the model that scored it.
 
     Attributes:
         case: the scored case.
-        pixel_threshold: of the model, in standard deviations.
-        fingerprint: the start of the SHA-256 of the model file.
+        model: the model.
     """
 
     case: ScoredCase
-    pixel_threshold: float
-    fingerprint: str
+    model: Loaded
 
 
 class ServedModel:
@@ -44,46 +58,48 @@ class ServedModel:
         ckpt_dir: the folder of ``model.pt``.
         device: where to compute.
         batch_size: slices that go through the network at once.
+        very_suspicious: percentile of held-out normal pixels at which the second band begins.
 
     Attributes:
         path: the model file.
     """
 
-    def __init__(self, ckpt_dir: Path, device: str = "cpu", batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        ckpt_dir: Path,
+        device: str = "cpu",
+        batch_size: int = 32,
+        very_suspicious: float = VERY_SUSPICIOUS_PERCENTILE,
+    ) -> None:
         self.path = ckpt_dir / MODEL_NAME
         self.device = device
         self.batch_size = batch_size
-        self._lock = threading.RLock()
+        self.very_suspicious = very_suspicious
+        self._loading = threading.Lock()
+        self._scoring = threading.Lock()  # another one, so that a long inference blocks no look-up
         self._stamp: _Stamp | None = None
-        self._predictor: Predictor | None = None
-        self._fingerprint = ""
+        self._loaded: Loaded | None = None
 
     @property
     def available(self) -> bool:
         """Whether there is a model to serve."""
-        return self._predictor is not None or self.path.is_file()
+        return self._loaded is not None or self.path.is_file()
 
-    @property
-    def fingerprint(self) -> str:
-        """The start of the SHA-256 of the model in use."""
-        self.predictor()
-        return self._fingerprint
-
-    def predictor(self) -> Predictor:
+    def loaded(self) -> Loaded:
         """The model in use; a new file that cannot be loaded leaves the present one in use.
 
         Raises:
             Refusal: 409 when there is none.
         """
-        with self._lock:
+        with self._loading:
             stamp = _stamp(self.path)
             if stamp is not None and stamp != self._stamp:
                 self._load(stamp)
-            if self._predictor is None:
+            if self._loaded is None:
                 raise Refusal(
                     409, "model: there is no usable model file yet; train one, or see the guide."
                 )
-            return self._predictor
+            return self._loaded
 
     def score(self, path: Path) -> Served:
         """Scores one file or DICOM folder; requests wait for each other.
@@ -91,16 +107,16 @@ class ServedModel:
         Raises:
             Refusal: 400 when it cannot be used, 409 without a model.
         """
-        with self._lock:
-            predictor = self.predictor()
+        with self._scoring:
+            model = self.loaded()
             try:
-                case = predictor(Case("study", "study", (path,)))
+                case = model.predictor(Case("study", "study", (path,)))
             except InputError as error:
                 reason = str(error).replace(str(path), "the study").replace(f"{path.parent}/", "")
                 raise Refusal(400, f"image: {reason}") from error
             except MemoryError as error:
                 raise Refusal(400, "image: the study is too large for this server.") from error
-            return Served(case, float(predictor.scorer.pixel_threshold), self._fingerprint)
+            return Served(case, model)
 
     def replace(self, candidate: Path) -> None:
         """Puts a complete and tried model file in the place of the served one.
@@ -116,13 +132,15 @@ class ServedModel:
         try:
             content = self.path.read_bytes()
             predictor = Predictor(self.path, self.device, self.batch_size)
+            bands = Bands.of(predictor.scorer, self.very_suspicious)
         except Exception as error:  # whatever a half-written or foreign file leads to
-            kept = "the one in use stays" if self._predictor else "there is none to serve"
-            logger.error("The model file cannot be loaded (%s); %s.", type(error).__name__, kept)
+            cause = error if isinstance(error, InputError) else type(error).__name__
+            kept = "The one in use stays." if self._loaded else "There is none to serve."
+            logger.error("The model file cannot be loaded. %s (%s)", kept, cause)
             return
-        self._predictor = predictor
-        self._fingerprint = hashlib.sha256(content).hexdigest()[:16]
-        logger.info("Model %s loaded.", self._fingerprint)
+        fingerprint = hashlib.sha256(content).hexdigest()[:16]
+        self._loaded = Loaded(predictor, bands, fingerprint)
+        logger.info("Model %s loaded.", fingerprint)
 
 
 def _stamp(path: Path) -> _Stamp | None:

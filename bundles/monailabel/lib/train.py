@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from monailabel.interfaces.tasks.train import TrainTask
 
 import pipelines
@@ -24,11 +25,13 @@ from lib.images import require_readable
 from lib.options import Options
 from lib.records import NORMAL
 from lib.serving import ServedModel
+from pipelines.files import write_json
+from pipelines.progress import duration
 
 logger = logging.getLogger("aeflow.label")
 
-LEAST_STUDIES = 3
-"""Fewest normal studies that can be divided into training, calibration and test."""
+LEAST_PATIENTS = 3
+"""Fewest patients whose normal studies can be divided into training, calibration and test."""
 
 _NUMBERS: dict[str, tuple[type, float, float]] = {
     "max_epochs": (int, 1, 1000),
@@ -37,14 +40,16 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "target_fpr": (float, 0.001, 0.5),
     "seed": (int, 0, 2**31 - 1),
 }
-_DEFAULTS = {"max_epochs": 6, "pretrain_epochs": 2, "target_fpr": 0.05}
+_SHOWN = ("max_epochs", "pretrain_epochs", "target_fpr")
 _FROM_CLIENTS = ("client_id", "device", "model")
-_STATS = "training.json"
-_KEPT_FROM_MODEL = ("image_size", "axis", "intensity", "slice_range", "min_body_fraction")
+_STATS, _PROGRESS = "training.json", "training-progress.json"
+_KEPT_FROM_MODEL = ("image_size", "axis", "intensity", "n4", "slice_range", "min_body_fraction")
 _TOLD = re.compile(
     r"^\d\d:\d\d:\d\d (?:Pre-training|Epoch|Calibrat|Reading|Training|Evaluat)(?!.*[\s=:]/).*$"
 )
 """Lines of progress, which name no file."""
+
+_EPOCH = re.compile(r"(Pre-training epoch|Epoch) (\d+)/(\d+)")
 
 
 def checked_params(params: object) -> dict[str, int | float]:
@@ -81,12 +86,17 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
 
     def config(self) -> dict[str, Any]:
         """What viewers offer to set."""
-        return {k: self.options.train.get(k, v) for k, v in _DEFAULTS.items()}
+        defaults = json.loads((self.options.bundle / "train.json").read_text())
+        return {name: self.options.train.get(name, defaults[name]) for name in _SHOWN}
 
     def stats(self) -> dict[str, Any]:
-        """Facts of the last training."""
+        """How far a training is that runs, else facts of the last one; viewers draw a bar of it."""
+        running = self._read(_PROGRESS)
+        return running if psutil.pid_exists(running.pop("pid", -1)) else self._read(_STATS)
+
+    def _read(self, name: str) -> dict[str, Any]:
         try:
-            found = json.loads((self.model.path.parent / _STATS).read_text())
+            found = json.loads((self.model.path.parent / name).read_text())
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -99,12 +109,13 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         """
         datastore.reread()
         found = sorted(one for one in datastore.list_images() if datastore.is_normal(one))
-        if len(found) < LEAST_STUDIES:
+        patients = {_patient(datastore, one) for one in found}
+        if len(patients) < LEAST_PATIENTS:
             raise Refusal(
                 409,
-                f"train: expected at least {LEAST_STUDIES} studies that are marked normal, found "
-                f'{len(found)}. Mark one with PUT /datastore/image/info and {{"{NORMAL}": true}}, '
-                "or by submitting an empty label.",
+                f"train: expected studies of at least {LEAST_PATIENTS} patients that are marked "
+                f"normal, found {len(found)} of {len(patients)}. Mark one in the worklist, by an "
+                f'empty label, or with PUT /datastore/image/info and {{"{NORMAL}": true}}.',
             )
         return found
 
@@ -112,12 +123,36 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         """Trains; the served model changes only at the very end.
 
         Raises:
-            Refusal: when there is too little to train on, or the training fails.
+            SystemExit: when there is too little to train on, or the training fails; the reason is
+                the last line of the task's details.
         """
+        try:
+            return self._retrain(request, datastore)
+        except Refusal as refusal:
+            _tell(refusal.reason)
+            raise SystemExit(1) from refusal
+
+    def _retrain(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         began = time.monotonic()
         asked = {name: request[name] for name in _NUMBERS if name in request}
         options = self._options(checked_params(asked))
         normals = self.normals(datastore)
+        try:
+            self._make_model(datastore, normals, options)
+        finally:
+            (self.model.path.parent / _PROGRESS).unlink(missing_ok=True)
+        stats = {
+            "studies": len(normals),
+            "total_time": duration(time.monotonic() - began),
+            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "options": options,
+            "model": self.model.loaded().fingerprint,
+        }
+        write_json(self.model.path.parent / _STATS, stats)
+        _tell("The new model is served.")
+        return stats
+
+    def _make_model(self, datastore: Any, normals: list[str], options: Mapping[str, Any]) -> None:
         with tempfile.TemporaryDirectory(prefix="training-") as place:
             folder = Path(place)
             files = self._write_table(datastore, normals, folder)
@@ -125,23 +160,14 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
             _tell("Trying the new model.")
             self._try(folder / "models", files[0])
             self.model.replace(folder / "models" / "model.pt")
-        stats = {
-            "studies": len(normals),
-            "seconds": round(time.monotonic() - began, 1),
-            "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "options": options,
-            "model": self.model.fingerprint,
-        }
-        (self.model.path.parent / _STATS).write_text(json.dumps(stats, indent=2) + "\n")
-        _tell("The new model is served.")
-        return stats
 
     def _options(self, asked: Mapping[str, int | float]) -> dict[str, Any]:
         """The bundle's options: as the present model was trained, the operator's, asked."""
         options: dict[str, Any] = {}
         if self.model.available:
-            preprocessing = self.model.predictor().model["preprocessing"]
-            options = {k: preprocessing[k] for k in _KEPT_FROM_MODEL if k in preprocessing}
+            model = self.model.loaded().predictor.model
+            options = {name: model["preprocessing"][name] for name in _KEPT_FROM_MODEL}
+            options["modalities"] = list(model["modalities"])
         merged = {**options, **self.options.train, **asked}
         return {name: value for name, value in merged.items() if value is not None}
 
@@ -153,8 +179,7 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
             for image_id in normals:
                 files.append(datastore.path(image_id))
                 require_readable(files[-1])
-                patient = datastore.info(image_id).get("patient") or image_id
-                table.writerow((files[-1], patient, "normal"))
+                table.writerow((files[-1], _patient(datastore, image_id), "normal"))
         return files
 
     def _train(self, folder: Path, options: Mapping[str, Any]) -> None:
@@ -163,7 +188,7 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         command += ["--dataset_dir", str(folder / "cases.csv"), "--tracking_uri", "none"]
         command += ["--output_dir", str(folder / "output"), "--ckpt_dir", str(folder / "models")]
         for name, value in options.items():
-            command += [f"--{name}", value if isinstance(value, str) else json.dumps(value)]
+            command += [f"--{name}", value if isinstance(value, str) else repr(value)]
         root = str(Path(pipelines.__file__).parents[1])
         environment = {**os.environ, "PYTHONPATH": root, "PYTHONUNBUFFERED": "1"}
         log = folder / "log.txt"
@@ -174,15 +199,31 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
             for line in _lines_until_end(process, log):
                 if _TOLD.match(line):
                     _tell(line[9:])
+                    self._note_epoch(line, options)
         if process.returncode or not (folder / "models" / "model.pt").is_file():
             raise Refusal(500, f"train: failed; the served model is unchanged. {_cause(log)}")
 
+    def _note_epoch(self, line: str, options: Mapping[str, Any]) -> None:
+        """Keeps how many of the epochs of pre-training and training are done."""
+        found = _EPOCH.search(line)
+        if not found:
+            return
+        epochs = {name: options.get(name, self.config()[name]) for name in _SHOWN[:2]}
+        done, before = int(found[2]), 0 if found[1].startswith("Pre") else epochs["pretrain_epochs"]
+        progress = {"epoch": before + done, "total_epochs": sum(epochs.values())}
+        write_json(self.model.path.parent / _PROGRESS, {**progress, "pid": os.getpid()})
+
     def _try(self, ckpt_dir: Path, study: Path) -> None:
         """A new model must load and give a finite map of a study that it knows."""
-        candidate = ServedModel(ckpt_dir, self.options.device, self.options.batch_size)
+        served = self.model
+        candidate = ServedModel(ckpt_dir, served.device, served.batch_size, served.very_suspicious)
         anomaly_map = candidate.score(study).case.grid_map().as_tensor().numpy()
         if not np.isfinite(anomaly_map).all():
             raise Refusal(500, "train: the new model gives no finite map; the old one stays.")
+
+
+def _patient(datastore: Any, image_id: str) -> str:
+    return str(datastore.info(image_id).get("patient") or image_id)
 
 
 def _lines_until_end(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
