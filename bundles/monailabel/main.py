@@ -6,8 +6,9 @@ Started with ``python -m monailabel.main start_server --app bundles/monailabel -
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 if find_spec("pipelines") is None:  # started from a clone that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import torch
-from lib import endpoints, guard, workplace
+import requests
+from lib import endpoints, guard, pages, workplace
+from lib.batch import LabelAll
 from lib.datastore import Studies
 from lib.dicomweb import DicomWebStudies, open_store
 from lib.gate import Gate
@@ -31,10 +33,11 @@ from lib.sessions import PrivateSessions
 from lib.strategy import Ranked, strategies
 from lib.train import NormalTraining, checked_params
 from monailabel.interfaces.app import MONAILabelApp
-from monailabel.interfaces.tasks.batch_infer import BatchInferTask
 from monailabel.utils.sessions import Sessions
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+
+logger = logging.getLogger("aeflow.label")
 
 SCORING = "anomaly_score"
 _BATCH = (
@@ -56,7 +59,9 @@ class AEFlowApp(MONAILabelApp):  # type: ignore[misc]
         self.options = read_options(Path(app_dir), conf)
         self.workplace = workplace.prepare()
         options = self.options
-        self.model = ServedModel(options.ckpt_dir, options.device, options.batch_size)
+        self.model = ServedModel(
+            options.ckpt_dir, options.device, options.batch_size, options.very_suspicious
+        )
         super().__init__(
             app_dir=app_dir,
             studies=studies,
@@ -65,12 +70,14 @@ class AEFlowApp(MONAILabelApp):  # type: ignore[misc]
             description="Finds what is unlike normal scans. For research only.",
             version="0.1.0",
         )
+        if options.auto_score is False or (options.auto_score is None and self.has_store):
+            self._auto_update_scoring = False
         if workplace.serving():
             self._close_server(sys.modules["monailabel.app"].app)
 
     def _close_server(self, server: Any) -> None:
         """Puts the gate before MONAI Label's endpoints and ours in the place of some of them."""
-        mine = endpoints.router(self).routes
+        mine = [*endpoints.router(self).routes, *pages.router(self).routes]
         server.router.routes[:0] = mine
         server.user_middleware = [Middleware(Gate, app=self)]
         if self.options.origins:
@@ -90,8 +97,7 @@ class AEFlowApp(MONAILabelApp):  # type: ignore[misc]
 
     def init_infers(self) -> dict[str, AnomalyInfer]:
         """Inference per model."""
-        margin = self.options.very_suspicious
-        return {name: AnomalyInfer(self.model, margin) for name in self.options.models}
+        return {name: AnomalyInfer(self.model) for name in self.options.models}
 
     def init_trainers(self) -> dict[str, NormalTraining]:
         """Training per model."""
@@ -105,15 +111,9 @@ class AEFlowApp(MONAILabelApp):  # type: ignore[misc]
         """The anomaly score per study."""
         return {SCORING: AnomalyScoring(self._infers[self.options.models[0]])}
 
-    def init_batch_infer(self) -> Callable[..., Any]:
-        """MONAI Label's, which divides by the number of GPUs."""
-        task = BatchInferTask()
-
-        def run(request: dict[str, Any], *rest: Any) -> Any:
-            multi_gpu = torch.cuda.device_count() > 0 and request.get("multi_gpu", True)
-            return task({**request, "multi_gpu": multi_gpu, "device": "cpu"}, *rest)
-
-        return run
+    def init_batch_infer(self) -> LabelAll:
+        """Label maps of many studies."""
+        return LabelAll()
 
     def _load_sessions(self, load: bool = False) -> Sessions | None:
         return PrivateSessions(str(self.workplace / "sessions"), 3600) if load else None
@@ -188,6 +188,9 @@ class AEFlowApp(MONAILabelApp):  # type: ignore[misc]
         try:
             waiting = self._scoring_methods[SCORING].waiting(self.datastore())
         except Refusal:
+            return {}
+        except requests.RequestException as error:
+            logger.error("The DICOMweb store cannot be asked (%s).", type(error).__name__)
             return {}
         return super().async_scoring(method, params) if waiting and self._server_mode else {}
 

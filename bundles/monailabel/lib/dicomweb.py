@@ -20,12 +20,15 @@ from pydicom.dataset import Dataset
 from lib import guard
 from lib.datastore import LABEL_SUFFIXES
 from lib.guard import Refusal
-from lib.records import Records, checked_info
+from lib.images import is_empty_label
+from lib.proxy import StoreProxy, impatient
+from lib.records import Records, checked_info, label_info
 
 _NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC")
 _LIST_SECONDS = 60.0
 _UPSTREAM_FILTER = {"Modality": "CT"}  # MONAI Label's default, which would hide every other series
 _KEPT = ("Modality", "StudyInstanceUID")
+_ATTEMPTS = 2
 
 
 class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
@@ -35,11 +38,17 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
         client: of the store.
         search_filter: QIDO filter of the series; all series of images without one.
         cache_path: where series are kept; MONAI Label's own place without one.
+        proxy: hands viewers' requests on to the store.
     """
 
     def __init__(
-        self, client: DICOMwebClientX, search_filter: Mapping[str, Any], cache_path: str | None
+        self,
+        client: DICOMwebClientX,
+        search_filter: Mapping[str, Any],
+        cache_path: str | None,
+        proxy: StoreProxy,
     ) -> None:
+        self.proxy = proxy
         self._listed: tuple[float, list[str]] = (0.0, [])
         super().__init__(client, dict(search_filter), cache_path, False, True)
 
@@ -115,7 +124,7 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is recorded of a series."""
         self.require(image_id)
-        return self.info(image_id)
+        return self.info(image_id) | {"name": f"{image_id}.nii.gz"}
 
     def get_label_uri(self, label_id: str, label_tag: str, image_id: str = "") -> str:
         """The path of a label in the cache."""
@@ -131,13 +140,24 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
         image_id: str,
         label_filename: str,
         label_tag: str,
-        label_info: dict[str, Any],
+        info: dict[str, Any],
         label_id: str = "",
     ) -> str:
-        """Saves a label; a final one also goes to the store as a DICOM segmentation."""
+        """Saves a label; a final one also goes to the store as a DICOM segmentation.
+
+        A label that marks nothing is not stored: DICOM knows no segmentation without a segment.
+        """
         self.require(image_id)
+        checked, tag = label_info(info), guard.tag(label_tag)
         guard.suffix_of(label_filename, (*LABEL_SUFFIXES, ".bin"))
-        return str(super().save_label(image_id, label_filename, guard.tag(label_tag), label_info))
+        if tag == "final" and is_empty_label(Path(label_filename)):
+            return image_id
+        try:
+            return str(super().save_label(image_id, label_filename, tag, checked))
+        except (ValueError, RuntimeError, OSError) as error:
+            raise Refusal(
+                400, "label: it cannot become a segmentation of this series; is its grid the same?"
+            ) from error
 
     def update_image_info(self, image_id: str, info: dict[str, Any]) -> None:
         """Records what a client says of a series that was used before."""
@@ -146,7 +166,7 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
 
     def update_label_info(self, label_id: str, label_tag: str, info: dict[str, Any]) -> None:
         """Records what a client says of a label."""
-        super().update_label_info(guard.uid(label_id), guard.tag(label_tag), dict(info))
+        super().update_label_info(guard.uid(label_id), guard.tag(label_tag), label_info(info))
 
     def remove_image(self, image_id: str) -> None:
         """Not offered: series are removed in the store."""
@@ -168,21 +188,28 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
 
 def open_store(url: str) -> DicomWebStudies:
     """Opens the store at a URL; user, password and prefixes come from MONAI Label's settings."""
-    from dicomweb_client.session_utils import create_session_from_user_pass
+    from dicomweb_client.session_utils import create_session, create_session_from_user_pass
 
     # MONAI Label writes segmentations with dcmqi's program, which lies beside this python.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     user, password = settings.MONAI_LABEL_DICOMWEB_USERNAME, settings.MONAI_LABEL_DICOMWEB_PASSWORD
+    known = bool(user and password)
+    session = create_session_from_user_pass(user, password) if known else create_session()
+    prefixes = {
+        "qido": settings.MONAI_LABEL_QIDO_PREFIX,
+        "wado": settings.MONAI_LABEL_WADO_PREFIX,
+        "stow": settings.MONAI_LABEL_STOW_PREFIX,
+    }
     client = DICOMwebClientX(
         url=url,
-        session=create_session_from_user_pass(user, password) if user and password else None,
-        qido_url_prefix=settings.MONAI_LABEL_QIDO_PREFIX,
-        wado_url_prefix=settings.MONAI_LABEL_WADO_PREFIX,
-        stow_url_prefix=settings.MONAI_LABEL_STOW_PREFIX,
+        session=impatient(session),
+        **{f"{name}_url_prefix": prefix for name, prefix in prefixes.items()},
     )
+    client.set_http_retry_params(max_attempts=_ATTEMPTS, wait_exponential_multiplier=100)
     wanted = settings.MONAI_LABEL_DICOMWEB_SEARCH_FILTER
     return DicomWebStudies(
         client,
         {} if wanted == _UPSTREAM_FILTER else wanted,
         settings.MONAI_LABEL_DICOMWEB_CACHE_PATH.strip() or None,
+        StoreProxy(url, session, prefixes),
     )

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 MAX_WAITING = 32
 """Inferences that may wait; further ones are told to come back."""
 
+MAX_EXPIRY = 24 * 3600
+"""Seconds for which a session is kept at most when nobody asks for it."""
+
 Output = Literal["image", "json", "all", "dicom_seg"]
 _RESERVED = ("image", "model", "session", "session_id", "label", "file", "bundle_path")
 _MIME = {".json": "application/json", ".png": "image/png", ".dcm": "application/dicom"}
@@ -228,6 +231,7 @@ def _session(
         known = (*IMAGE_SUFFIXES, "") if len(files) > 1 else IMAGE_SUFFIXES
         paths = [stored(one, series, known, f"{i:05d}") for i, one in enumerate(files)]
         image = paths[0] if len(paths) == 1 else series
-    name, info = sessions.add_session(str(image), max(0, expiry), uncompress)
+    seconds = min(max(0, expiry), MAX_EXPIRY)
+    name, info = sessions.add_session(str(image), seconds, uncompress)
     told = {key: value for key, value in info.to_json().items() if key not in ("path", "image")}
     return {"session_id": name, "session_info": told}

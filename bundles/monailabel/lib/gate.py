@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
+import requests
 from monailabel.interfaces.exception import MONAILabelException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,8 +29,13 @@ logger = logging.getLogger("aeflow.label")
 MAX_JSON = 65_536
 """Longest JSON body, in bytes."""
 
+_FIXED = ("/ohif", "/static", "/favicon.ico")
+_HEADERS = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+}
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_CHANGING = ("POST", "PUT", "DELETE")
 Check = Callable[["AEFlowApp", str, dict[str, Any]], None]
 
 
@@ -77,7 +83,7 @@ def _store(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
 
 _READ = ("GET", "HEAD")
 RULES = (
-    Rule(_READ, r"/|/docs|/openapi\.json|/favicon\.ico|/info/?|/logs/?"),
+    Rule(_READ, r"/|/openapi\.json|/favicon\.ico|/info/?|/logs/?|/worklist"),
     Rule(_READ, r"/(?:static|ohif)(?:/.*)?"),
     Rule(("POST",), r"/infer/([^/]+)", _model),
     Rule(("GET", "DELETE"), r"/(?:batch/infer|train/|scoring/)"),
@@ -91,7 +97,7 @@ RULES = (
     Rule(("PUT",), r"/session/"),
     Rule(("GET", "DELETE"), r"/session/([^/]+)"),
     Rule(("GET",), r"/model/info/([^/]+)", _model),
-    Rule(("GET", "POST"), r"/proxy/dicom/.*", _store),
+    Rule(("GET", "POST"), r"/proxy/dicom/(?:qido|wado|stow)/(.+)", _store),
 )
 
 
@@ -117,7 +123,9 @@ class Gate:
 
         async def sending(message: Message) -> None:
             nonlocal started
-            started = started or message["type"] == "http.response.start"
+            if message["type"] == "http.response.start":
+                started = True
+                message = {**message, "headers": _guarded(scope["path"], message["headers"])}
             await send(message)
 
         try:
@@ -129,7 +137,7 @@ class Gate:
                 raise ConnectionAbortedError("The answer broke off.") from None
             headers = {"retry-after": "5"} if refusal.status == 503 else None
             content = {"detail": refusal.reason}
-            await JSONResponse(content, refusal.status, headers)(scope, receive, send)
+            await JSONResponse(content, refusal.status, headers)(scope, receive, sending)
 
     async def _admit(self, scope: Scope, receive: Receive) -> Receive:
         headers = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
@@ -140,7 +148,7 @@ class Gate:
         rule, name = _rule(scope["method"], scope["path"])
         body: dict[str, Any] = {}
         if rule.json:
-            content = await _content(receive)
+            content = await read_body(receive, MAX_JSON)
             body = _json(content)
             receive = _replay(content)
         if rule.check:
@@ -163,6 +171,15 @@ class Gate:
             return
         if origin == "null" or urlsplit(origin).netloc != headers.get("host"):
             raise Refusal(403, "origin: pages of other sites may not use this server.")
+
+
+def _guarded(path: str, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, with those that keep its content to this server and this page."""
+    found = [(name.lower(), value) for name, value in headers]
+    present = {name for name, _ in found}
+    fixed = path.startswith(_FIXED)
+    wanted = {**_HEADERS, **({} if fixed else {b"cache-control": b"no-store"})}
+    return [*found, *((name, value) for name, value in wanted.items() if name not in present)]
 
 
 def _is_loopback(address: str) -> bool:
@@ -193,17 +210,22 @@ def _rule(method: str, path: str) -> tuple[Rule, str]:
     raise Refusal(404, "path: not offered by this server.")
 
 
-async def _content(receive: Receive) -> bytes:
-    content: bytes = b""
+async def read_body(receive: Receive, most: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        Refusal: 413 when it has more than ``most`` bytes.
+    """
+    content = bytearray()
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            return content
-        content += bytes(message.get("body", b""))
-        if len(content) > MAX_JSON:
-            raise Refusal(413, f"body: expected at most {MAX_JSON} bytes.")
+            return bytes(content)
+        content += message.get("body", b"")
+        if len(content) > most:
+            raise Refusal(413, f"body: expected at most {most} bytes.")
         if not message.get("more_body"):
-            return content
+            return bytes(content)
 
 
 def _json(content: bytes) -> dict[str, Any]:
@@ -238,6 +260,9 @@ def _as_refusal(error: Exception) -> Refusal:
     if isinstance(error, InputError):  # its message may name files of this machine
         logger.error("An input was refused:\n%s", _places(error))
         return Refusal(400, "image: the study cannot be used for this; see the guide.")
+    if isinstance(error, requests.RequestException):
+        logger.error("The DICOMweb store failed: %s", type(error).__name__)
+        return Refusal(502, "store: the DICOMweb store did not answer as expected; see its log.")
     if isinstance(error, json.JSONDecodeError):
         return Refusal(400, "expected a JSON object, found what is no JSON.")
     logger.error("Unexpected %s at\n%s", type(error).__name__, _places(error))

@@ -1,0 +1,84 @@
+"""The worklist: a page with every study, its score and what was said of it."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from lib.records import NORMAL, SCORE
+
+if TYPE_CHECKING:
+    from main import AEFlowApp
+
+_VIEWER = "/ohif/monai-label?StudyInstanceUIDs="
+_PARTS = ("flow_score", "recon_score", "head_score")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the worklist.
+
+    Attributes:
+        image: the id of the study.
+        score: what `lib.scoring` recorded; empty without a usable score.
+        failed: why the study has no score.
+        said: ``normal``, ``labelled`` or empty.
+        link: of the study in OHIF; empty without a DICOMweb store.
+    """
+
+    image: str
+    score: Mapping[str, Any]
+    failed: str
+    said: str
+    link: str
+
+    @property
+    def parts(self) -> str:
+        """The parts of the score in words."""
+        shown = {name: self.score.get(name) for name in _PARTS}
+        return ", ".join(f"{n[:-6]} {v:.1f}" for n, v in shown.items() if v is not None)
+
+
+def entries(datastore: Any) -> list[Entry]:
+    """The studies, the highest score first; those without a score last."""
+    datastore.reread()
+    final = set(datastore.list_images()) - set(datastore.get_unlabeled_images())
+    found = [_entry(datastore, one, one in final) for one in datastore.list_images()]
+    return sorted(found, key=lambda one: (not one.score, -one.score.get("score", 0.0), one.image))
+
+
+def _entry(datastore: Any, image: str, final: bool) -> Entry:
+    info = datastore.info(image)
+    record = info.get(SCORE) if isinstance(info.get(SCORE), dict) else {}
+    said = "normal" if info.get(NORMAL) is True else "labelled" if final else ""
+    study = info.get("StudyInstanceUID")
+    link = f"{_VIEWER}{study}" if study else ""
+    return Entry(image, datastore.score(image) or {}, str(record.get("failed", "")), said, link)
+
+
+def page(app: AEFlowApp) -> HTMLResponse:
+    """The page; it asks nothing but this server."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+    )
+    nonce = secrets.token_urlsafe(16)
+    listed = entries(app.datastore())
+    html = environment.get_template("worklist.html.j2").render(
+        entries=listed,
+        nonce=nonce,
+        models=app.options.models,
+        normal=sum(one.said == "normal" for one in listed),
+        flagged=sum(one.score.get("flagged") is True for one in listed),
+        waiting=sum(not one.score and not one.failed for one in listed),
+    )
+    policy = (
+        f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return HTMLResponse(html, headers={"Content-Security-Policy": policy})
