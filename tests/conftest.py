@@ -3,7 +3,8 @@
 import copy
 import os
 import random
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +33,17 @@ WriteVolume = Callable[..., Path]
 FakeScored = Callable[..., ScoredCase]
 WriteModel = Callable[..., dict[str, Any]]
 
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+DRIVER = shutil.which("chromedriver")
+BROWSER_FLAGS = (
+    "--headless=new", "--no-sandbox", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist",
+    "--window-size=1280,900", "about:blank",
+)  # fmt: skip
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that run side by side take one thread each, and so do the programs they start."""
@@ -51,6 +63,23 @@ def _seeds() -> None:
 def _no_tracking_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "")  # so that what a test leaves behind is undone
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Chromium without a window, as Selenium drives it; WebGL is computed by the processor."""
+    if not (BROWSER and DRIVER):
+        pytest.skip("needs Chromium and its driver")
+    webdriver = pytest.importorskip("selenium.webdriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for flag in (*BROWSER_FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(executable_path=DRIVER)
+    driver = webdriver.Chrome(service=service, options=options)
+    yield driver
+    driver.quit()
 
 
 @pytest.fixture

@@ -24,7 +24,9 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 
 from pipelines.phantom import ensure_phantom_dataset
 
-collect_ignore = ["dicomweb_store.py", "read_seg.py", "slicer_client.py"]  # programs
+collect_ignore = [
+    *("dicomweb_store.py", "offline.py", "read_seg.py", "slicer_client.py", "write_records.py"),
+]  # programs
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
@@ -39,7 +41,7 @@ TINY: dict[str, Any] = {
     "batch_size": 16,
     "target_fpr": 0.2,
 }
-MARGIN = 0.5
+VERY_SUSPICIOUS = 99.5
 SECRET = "Doe^Jane"
 
 
@@ -92,8 +94,9 @@ class Server:
     def wait(self, task: str, seconds: float = 150.0) -> dict[str, Any]:
         """Waits until no background task of a kind runs or waits; gives the last one."""
         end = time.monotonic() + seconds
+        path = "/batch/infer" if task == "batch" else f"/{task}/"
         while time.monotonic() < end:
-            response = self.call("GET", f"/{task}/", params={"all": "true"})
+            response = self.call("GET", path, params={"all": "true"})
             listed = response.json() if response.status_code == 200 else []
             if all(one["status"] not in ("SUBMITTED", "RUNNING") for one in listed):
                 return listed[-1] if listed else {}
@@ -117,25 +120,38 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+def start_command(studies: Path | str, ckpt_dir: Path, port: int, **conf: Any) -> list[str]:
+    command = [PYTHON, "-m", "monailabel.main", "start_server"]
+    command += ["--app", str(ROOT / "bundles" / "monailabel"), "--studies", str(studies)]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    options = {"models": "aeflow", "ckpt_dir": ckpt_dir, "very_suspicious": VERY_SUSPICIOUS, **conf}
+    for name, value in options.items():
+        command += ["--conf", name, str(value)]
+    return command
+
+
+def start_environment(temporary: Path) -> dict[str, str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
+    return inherited | {"TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
+
+
 @pytest.fixture(scope="session")
 def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
     """Starts servers; each is a context that ends with its whole process group."""
 
     @contextlib.contextmanager
     def start(
-        studies: Path | str, ckpt_dir: Path, environment: dict[str, str] | None = None, **conf: Any
+        studies: Path | str,
+        ckpt_dir: Path,
+        environment: dict[str, str] | None = None,
+        expected: int = 200,
+        **conf: Any,
     ) -> Iterator[Server]:
         place = tmp_path_factory.mktemp("server")
         (place / "tmp").mkdir()
         port = free_port()
-        command = [PYTHON, "-m", "monailabel.main", "start_server"]
-        command += ["--app", str(ROOT / "bundles" / "monailabel"), "--studies", str(studies)]
-        command += ["--host", "127.0.0.1", "--port", str(port)]
-        options = {"models": "aeflow", "ckpt_dir": ckpt_dir, "very_suspicious": MARGIN, **conf}
-        for name, value in options.items():
-            command += ["--conf", name, str(value)]
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith("MONAI_LABEL")}
-        inherited |= {"TMPDIR": str(place / "tmp"), "PYTHONPATH": str(ROOT), **(environment or {})}
+        command = start_command(studies, ckpt_dir, port, **conf)
+        inherited = start_environment(place / "tmp") | (environment or {})
         began = time.monotonic()
         with (place / "log.txt").open("wb") as log:
             process = subprocess.Popen(
@@ -155,7 +171,7 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
             process,
         )
         try:
-            _wait_for(server)
+            _wait_for(server, expected)
             server.seconds = time.monotonic() - began
             yield server
         finally:
@@ -190,11 +206,11 @@ def _processes_with(word: str) -> list[str]:
     return found
 
 
-def _wait_for(server: Server) -> None:
+def _wait_for(server: Server, expected: int) -> None:
     end = time.monotonic() + 120
     while time.monotonic() < end and server.process.poll() is None:
         with contextlib.suppress(requests.ConnectionError):
-            if server.call("GET", "/info/").status_code == 200:
+            if server.call("GET", "/info/").status_code == expected:
                 return
         time.sleep(0.3)
     raise RuntimeError(f"The server did not start:\n{server.log.read_text()[-3000:]}")
@@ -307,3 +323,60 @@ def make_series() -> Callable[..., list[Path]]:
 @pytest.fixture(scope="session")
 def gone() -> Callable[[Path], None]:
     return assert_gone
+
+
+@pytest.fixture(scope="module")
+def store(
+    volumes: list[Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[str, list[Path]]]:
+    """A store with one series."""
+    folder = tmp_path_factory.mktemp("store")
+    files = write_series(volumes[1], folder / "series")
+    port = free_port()
+    script = Path(__file__).with_name("dicomweb_store.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(folder), str(port)], start_new_session=True
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(100):
+            with contextlib.suppress(requests.ConnectionError):
+                if requests.get(f"{url}/series", timeout=10).status_code == 200:
+                    break
+            time.sleep(0.2)
+        yield url, files
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def own(
+    store: tuple[str, list[Path]],
+    trained: Path,
+    start_server: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Any]:
+    cache = tmp_path_factory.mktemp("cache")
+    environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache), "HOME": str(cache)}
+    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"
+    with start_server(store[0], trained, environment) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def how_to_start() -> Callable[..., list[str]]:
+    """Gives the command that starts a server."""
+    return start_command
+
+
+@pytest.fixture(scope="session")
+def where_to_start() -> Callable[[Path], dict[str, str]]:
+    """Gives the environment variables of a server with a temporary folder."""
+    return start_environment
+
+
+@pytest.fixture(scope="session")
+def any_port() -> Callable[[], int]:
+    return free_port

@@ -17,24 +17,37 @@ from urllib.parse import parse_qs, urlsplit
 import pydicom
 
 FOLDER, PORT = Path(sys.argv[1]), int(sys.argv[2])
-SHOWN = ("StudyInstanceUID", "SeriesInstanceUID", "Modality", "PatientID", "PatientName")
+STUDY = ("StudyInstanceUID", "PatientID", "PatientName", "StudyDate", "StudyTime", "StudyID")
+SERIES = (*STUDY, "SeriesInstanceUID", "Modality", "SeriesNumber", "SeriesDescription")
+INSTANCE = (*SERIES, "SOPClassUID", "SOPInstanceUID", "InstanceNumber")
+UID = r"([\d.]+)"
 BOUNDARY = "part-of-answer"
+Found = list[tuple[Path, pydicom.Dataset]]
 
 
-def instances() -> list[tuple[Path, pydicom.Dataset]]:
-    files = sorted(FOLDER.rglob("*.dcm"))
-    return [(one, pydicom.dcmread(one, stop_before_pixels=True)) for one in files]
+def instances(**wanted: str) -> Found:
+    found = []
+    for one in sorted(FOLDER.rglob("*.dcm")):
+        header = pydicom.dcmread(one, stop_before_pixels=True)
+        if all(str(header.get(name, "")) == value for name, value in wanted.items()):
+            found.append((one, header))
+    return found
 
 
-def series(filters: dict[str, str]) -> list[dict[str, object]]:
-    found = {}
-    for _, header in instances():
-        if all(str(header.get(name, "")) == value for name, value in filters.items()):
-            short = pydicom.Dataset()
-            for name in SHOWN:
-                setattr(short, name, header.get(name, ""))
-            found[str(header.SeriesInstanceUID)] = short.to_json_dict()
-    return list(found.values())
+def listed(found: Found, names: tuple[str, ...], key: str) -> list[dict[str, object]]:
+    """What QIDO tells: one entry for each value of ``key``."""
+    entries = {}
+    for _, header in found:
+        members = [h for _, h in found if h.get(key) == header.get(key)]
+        short = pydicom.Dataset()
+        for name in names:
+            if name in header:
+                setattr(short, name, header[name].value)
+        short.ModalitiesInStudy = sorted({str(h.Modality) for h in members})
+        short.NumberOfStudyRelatedInstances = len(members)
+        short.NumberOfSeriesRelatedInstances = len(members)
+        entries[str(header[key].value)] = short.to_json_dict()
+    return list(entries.values())
 
 
 class Store(BaseHTTPRequestHandler):
@@ -48,29 +61,48 @@ class Store(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
+    def tell(self, values: list[dict[str, object]]) -> None:
+        self.answer(json.dumps(values).encode())
+
+    def parts(self, contents: list[bytes], kind: str) -> None:
+        head = f"--{BOUNDARY}\r\nContent-Type: {kind}\r\n\r\n".encode()
+        content = b"".join(head + one + b"\r\n" for one in contents)
+        whole = f'multipart/related; type="{kind}"; boundary={BOUNDARY}'
+        self.answer(content + f"--{BOUNDARY}--\r\n".encode(), whole)
+
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         asked = {name: values[0] for name, values in parse_qs(url.query).items()}
-        filters = {n: v for n, v in asked.items() if n in SHOWN}
-        if url.path == "/series":
-            self.answer(json.dumps(series(filters)).encode())
+        filters = {name: value for name, value in asked.items() if name in INSTANCE}
+        if url.path == "/studies":
+            self.tell(listed(instances(**filters), STUDY, "StudyInstanceUID"))
             return
-        place = re.fullmatch(r"/studies/([\d.]+)/series/([\d.]+)(/metadata)?", url.path)
+        if url.path == "/series":
+            self.tell(listed(instances(**filters), SERIES, "SeriesInstanceUID"))
+            return
+        place = re.fullmatch(
+            rf"/studies/{UID}(?:/series/?{UID}?)?(?:/instances/?{UID}?)?(/metadata|/frames/1)?",
+            url.path,
+        )
         if not place:
             self.send_error(404)
             return
-        members = [p for p, h in instances() if str(h.SeriesInstanceUID) == place.group(2)]
-        if place.group(3):
-            listed = [pydicom.dcmread(p, stop_before_pixels=True).to_json_dict() for p in members]
-            self.answer(json.dumps(listed).encode())
-            return
-        content = b"".join(
-            b"--%s\r\nContent-Type: application/dicom\r\n\r\n%s\r\n"
-            % (BOUNDARY.encode(), p.read_bytes())
-            for p in members
-        )
-        kind = f'multipart/related; type="application/dicom"; boundary={BOUNDARY}'
-        self.answer(content + f"--{BOUNDARY}--\r\n".encode(), kind)
+        names = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+        wanted = {n: v for n, v in zip(names, place.groups(), strict=False) if v}
+        self.retrieve(url.path, instances(**wanted), place.group(4))
+
+    def retrieve(self, path: str, found: Found, what: str | None) -> None:
+        if what == "/metadata":
+            self.tell([header.to_json_dict() for _, header in found])
+        elif what == "/frames/1":
+            pixels = [pydicom.dcmread(one).PixelData for one, _ in found]
+            self.parts(pixels, "application/octet-stream")
+        elif path.rstrip("/").endswith("/series"):
+            self.tell(listed(found, SERIES, "SeriesInstanceUID"))
+        elif path.rstrip("/").endswith("/instances"):
+            self.tell(listed(found, INSTANCE, "SOPInstanceUID"))
+        else:
+            self.parts([one.read_bytes() for one, _ in found], "application/dicom")
 
     def do_POST(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))

@@ -25,6 +25,11 @@ session = client.create_session(upload)["session_id"]
 known = client.get_session(session)
 again, session_params = client.infer("aeflow", study, dict(forced), session_id=session)
 client.remove_session(session)
+named = "2: AX FLAIR [b=0] (1)"  # as Slicer names what it loads from DICOM
+uploaded = client.upload_image(upload, named)
+uploaded_params = client.infer("aeflow", named, dict(forced))[1]
+client.save_label(named, again, params={"label_info": [{"name": "suspicious"}]})
+listed = client.datastore()["objects"][named]
 saved = client.save_label(study, again, params={"label_info": [{"name": "suspicious"}]})
 print(
     json.dumps(
@@ -37,6 +42,9 @@ print(
             "session_label": again,
             "session_params": session_params,
             "saved": saved,
+            "uploaded": uploaded,
+            "uploaded_params": uploaded_params,
+            "uploaded_labels": list(listed["labels"]),
             "training": client.train_status(check_if_running=True),
             "downloaded": client.download_label(study, "final"),
         }

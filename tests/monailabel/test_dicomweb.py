@@ -1,12 +1,9 @@
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +17,6 @@ from pipelines.cases import Case
 from pipelines.prediction import Predictor
 
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
-
-
-@pytest.fixture(scope="module")
-def store(
-    volumes: list[Path],
-    make_series: Callable[..., list[Path]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[tuple[str, list[Path]]]:
-    """A store with one series."""
-    folder = tmp_path_factory.mktemp("store")
-    files = make_series(volumes[1], folder / "series")
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
-    script = Path(__file__).with_name("dicomweb_store.py")
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(folder), str(port)], start_new_session=True
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(100):
-            with contextlib.suppress(requests.ConnectionError):
-                if requests.get(f"{url}/series", timeout=10).status_code == 200:
-                    break
-            time.sleep(0.2)
-        yield url, files
-    finally:
-        process.kill()
-        process.wait(10)
-
-
-@pytest.fixture(scope="module")
-def own(
-    store: tuple[str, list[Path]],
-    trained: Path,
-    start_server: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Any]:
-    cache = tmp_path_factory.mktemp("cache")
-    environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache), "HOME": str(cache)}
-    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"
-    with start_server(store[0], trained, environment) as running:
-        yield running
 
 
 def uid_of(files: list[Path]) -> str:
@@ -138,6 +92,66 @@ def test_final_label_goes_to_the_store(
     assert len(stored) == 1
     assert pydicom.dcmread(stored[0]).Modality == "SEG"
     assert own.get("/info/")["datastore"]["total"] == 1
+
+
+def test_an_empty_final_label_marks_the_series_normal_and_is_not_stored(
+    own: Any, store: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    uid, folder = uid_of(store[1]), store[1][0].parents[1]
+    before = list(folder.glob("stored-*.dcm"))
+    (tmp_path / "label.nii.gz").write_bytes(own.infer(uid, "image").content)
+    label = nib.load(tmp_path / "label.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), tmp_path / "0.nii.gz")
+    (tmp_path / "0.bin").write_bytes(bytes(label.shape[0] * label.shape[1] * label.shape[2]))
+    for name in ("0.nii.gz", "0.bin"):
+        own.call("PUT", f"/datastore/image/info?image={uid}", data={"info": '{"normal": false}'})
+        with (tmp_path / name).open("rb") as stream:
+            answer = own.call(
+                "PUT", f"/datastore/label?image={uid}&tag=final", files={"label": (name, stream)}
+            )
+        assert answer.status_code == 200, answer.text
+        assert own.get(f"/datastore/image/info?image={uid}")["normal"] is True, name
+    assert list(folder.glob("stored-*.dcm")) == before
+
+
+def test_a_label_that_does_not_fit_is_refused(own: Any, store: tuple[str, list[Path]]) -> None:
+    uid = uid_of(store[1])
+    files = {"label": ("label.bin", b"\1" * 1000)}
+    answer = own.call("PUT", f"/datastore/label?image={uid}&tag=final", files=files)
+    assert answer.status_code == 400 and "grid" in answer.json()["detail"], answer.text
+
+
+def test_viewers_reach_the_store_through_the_server(
+    own: Any, store: tuple[str, list[Path]]
+) -> None:
+    header = pydicom.dcmread(store[1][0], stop_before_pixels=True)
+    study, series = str(header.StudyInstanceUID), str(header.SeriesInstanceUID)
+    proxy = "/proxy/dicom"
+    assert len(own.get(f"{proxy}/qido/studies?limit=9")) == 1
+    assert own.get(f"{proxy}/qido/studies?PatientID=nobody") == []
+    assert len(own.get(f"{proxy}/qido/studies/{study}/series/{series}/metadata")) == 24
+    one = f"{proxy}/wado/studies/{study}/series/{series}/instances/{header.SOPInstanceUID}"
+    frame = own.call("GET", f"{one}/frames/1")
+    assert frame.headers["content-type"].startswith("multipart/related")
+    assert pydicom.dcmread(store[1][0]).PixelData in frame.content
+    assert own.call("GET", f"{proxy}/wado/studies/{study}/nothing").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("qido/admin", 400),
+        ("qido/studies@x", 400),
+        ("qido//evil.example/x", 400),
+        ("wado/studies/../../x", 400),
+        ("ftp/studies", 404),
+    ],
+)
+def test_the_store_is_asked_for_images_alone(own: Any, path: str, expected: int) -> None:
+    session = requests.Session()
+    request = requests.Request("GET", "http://x").prepare()
+    request.url = f"{own.url}/proxy/dicom/{path}"  # as it stands, without any tidying
+    assert session.send(request, timeout=60).status_code == expected
 
 
 @pytest.mark.parametrize("image", ["../x", "/etc/passwd", "1.2.3", "1..2", "1.2/../../x"])

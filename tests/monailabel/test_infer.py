@@ -1,6 +1,9 @@
 import gzip
+import hashlib
 import json
 import shutil
+import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,10 +13,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from monai.bundle import run
 
+from networks.levels import level_at
 from pipelines.cases import Case
 from pipelines.prediction import Predictor
 
+ROOT = Path(__file__).parents[2]
 STUDY = "study1"
 
 
@@ -62,11 +68,15 @@ def test_label_map_has_the_bands_on_the_grid_of_the_input(server: Any, tmp_path:
     assert label.get_data_dtype() == np.uint8
     scorer = Predictor(server.ckpt_dir).scorer
     _, anomaly_map = expected_map(server, path)
-    begins = float(scorer.pixel_threshold)
-    bands = (anomaly_map > begins).astype(int) + (anomaly_map > begins + 0.5)
+    first, second = float(scorer.pixel_threshold), level_at(scorer.pixel_levels, 99.5)
+    bands = (anomaly_map > first).astype(int) + (anomaly_map > second)
     assert label.shape == source.shape
     assert (np.asarray(label.dataobj) != bands).sum() <= 2
-    assert bands.max() >= 1
+    assert set(np.unique(bands)) == {0, 1, 2}
+    told = server.infer(STUDY).json()["bands"]
+    assert told["suspicious"]["percentile"] == pytest.approx(99.0)
+    assert told["very suspicious"]["percentile"] == 99.5
+    assert told["very suspicious"]["above"] == pytest.approx(second)
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -160,6 +170,84 @@ def test_dicom_folder_among_the_studies(server: Any) -> None:
     words = server.infer("series.one").json()
     scored, _ = expected_map(server, folder)
     assert words["score"] == pytest.approx(scored.case_score.score, abs=1e-5)
+
+
+def test_viewers_get_a_dicom_folder_as_one_file(server: Any, tmp_path: Path) -> None:
+    info = server.get("/datastore/image/info?image=series.one")
+    assert info["name"] == "series.one.nii.gz" and info["path"].endswith("/series.one.nii.gz")
+    content = server.call("GET", "/datastore/image?image=series.one").content
+    (tmp_path / "copy.nii.gz").write_bytes(content)
+    copy = nib.load(tmp_path / "copy.nii.gz")
+    scored, _ = expected_map(server, server.studies / "series.one")
+    np.testing.assert_allclose(copy.affine, scored.sample.geometry.affine, atol=1e-5)
+    response = server.infer("series.one", "image", params={"result_extension": ".nii.gz"})
+    (tmp_path / "label.nii.gz").write_bytes(response.content)
+    label = nib.load(tmp_path / "label.nii.gz")
+    assert label.shape == copy.shape
+    np.testing.assert_allclose(label.affine, copy.affine, atol=1e-5)
+    assert sorted(one.name for one in server.studies.iterdir() if "series" in one.name) == [
+        "series.one"
+    ]
+
+
+def test_the_map_is_that_of_batch_evaluation(
+    server: Any, trained: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    if server.infer(STUDY).json()["model"] != fingerprint(trained / "model.pt"):
+        pytest.skip("the model was retrained by another test")
+    hook = sys.excepthook
+    run(
+        "evaluating",
+        config_file=str(ROOT / "bundles" / "aeflow" / "evaluate.json"),
+        dataset_dir=str(phantoms),
+        ckpt_dir=str(trained),
+        output_dir=str(tmp_path),
+        tracking_uri="none",
+    )
+    sys.excepthook = hook
+    maps = sorted((tmp_path / "maps").glob("*_anomaly.nii.gz"))
+    assert maps
+    for path in maps:
+        name = path.name.removesuffix("_anomaly.nii.gz")
+        source = next(phantoms.rglob(f"{name}_flair.nii.gz"))
+        with source.open("rb") as stream:
+            files = {"file": ("x.nii.gz", stream)}
+            response = server.infer("", "image", params={"result": "map"}, files=files)
+        (tmp_path / "served.nii.gz").write_bytes(response.content)
+        served, evaluated = nib.load(tmp_path / "served.nii.gz"), nib.load(path)
+        np.testing.assert_array_equal(served.affine, evaluated.affine)
+        np.testing.assert_allclose(
+            np.asarray(served.dataobj), np.asarray(evaluated.dataobj), atol=1e-5
+        )
+
+
+def fingerprint(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def test_a_batch_labels_what_it_can(server: Any) -> None:
+    (server.studies / "broken.nii.gz").write_bytes(b"no image")
+    images = ["broken", "study0", "study1"]
+    wait_for_study(server, "broken")
+    try:
+        body = {"images": images, "label_tag": "batch"}
+        began = server.call("POST", "/batch/infer/aeflow", json=body)
+        assert began.status_code == 200, began.text
+        done = server.wait("batch")
+    finally:
+        (server.studies / "broken.nii.gz").unlink()
+    assert done["status"] == "DONE", done
+    assert any("2 labelled, 1 failed" in line for line in done["details"]), done["details"]
+    for name in images[1:]:
+        assert server.call("GET", f"/datastore/label?label={name}&tag=batch").status_code == 200
+        assert server.call("DELETE", f"/datastore/label?id={name}&tag=batch").status_code == 200
+
+
+def wait_for_study(server: Any, name: str) -> None:
+    end = time.monotonic() + 30
+    while name not in server.get("/datastore/?output=all")["objects"]:
+        assert time.monotonic() < end
+        time.sleep(0.2)
 
 
 def test_file_that_is_no_image_is_refused_with_a_reason(server: Any) -> None:

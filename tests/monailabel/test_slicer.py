@@ -42,6 +42,12 @@ def test_slicer_client_gets_the_label_map_and_the_words(server: Any, tmp_path: P
     assert Path(got["sample"]["path"]).exists()
     assert got["info"]["models"]["aeflow"]["type"] == "segmentation"
     assert "image" not in got["session"] or str(server.temporary) in got["session"]["image"]
+    named = got["uploaded"]["image"]
+    assert named == "2: AX FLAIR [b=0] (1)" and got["uploaded_labels"] == ["final"]
+    assert got["uploaded_params"]["score"] == pytest.approx(expected["score"], abs=1e-5)
+    removed = server.call("DELETE", "/datastore/image", params={"id": named})
+    assert removed.status_code == 200
+    assert not [one for one in server.studies.rglob("*") if one.name.startswith("2:")]
     assert got["saved"] == {"image": "study1", "label": "study1"}
     assert server.get("/datastore/image/info?image=study1")["normal"] is False
     assert Path(got["downloaded"]).stat().st_size

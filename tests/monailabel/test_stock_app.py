@@ -57,7 +57,7 @@ class StockServer:
         """The same image by the predictor: its scores and its label map."""
         predictor = Predictor(self.app / "model" / model / "models")
         scored = predictor(Case("image", "image", (self.studies / file,)))
-        bands = Bands.above(float(predictor.scorer.pixel_threshold))
+        bands = Bands.of(predictor.scorer)
         return scored, bands.label_map(scored.grid_map().as_tensor().numpy())
 
 
@@ -113,6 +113,8 @@ def liven(model: Path) -> None:
     state["map_scale"] *= 0.1
     state["map_mean"] -= 16 * state["map_scale"]
     state["pixel_threshold"].fill_(0.5)
+    state["pixel_fpr"].fill_(0.01)
+    state["pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
     torch.save(content, model)
 
 

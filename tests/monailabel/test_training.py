@@ -5,6 +5,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 
 from pipelines.cases import Case
@@ -18,6 +19,11 @@ def mark(server: Any, name: str, normal: bool = True) -> None:
     data = {"info": json.dumps({"normal": normal})}
     answer = server.call("PUT", f"/datastore/image/info?image={name}", data=data)
     assert answer.status_code == 200, answer.text
+
+
+def is_training(process: psutil.Process, server: Any) -> bool:
+    words = process.info["cmdline"] or []
+    return "monai.bundle" in words and any(str(server.temporary) in word for word in words)
 
 
 def test_an_empty_final_label_marks_a_study_normal(server: Any, tmp_path: Path) -> None:
@@ -42,7 +48,7 @@ def test_training_replaces_the_model_when_it_is_complete(server: Any) -> None:
         mark(server, name)
     began = server.call("POST", "/train/aeflow", json={"max_epochs": 2, "seed": 5})
     assert began.status_code == 200, began.text
-    seen, during = set(), []
+    seen, during, epochs = set(), [], []
     end = time.monotonic() + 200
     while time.monotonic() < end:
         status = server.get("/train/")
@@ -50,10 +56,15 @@ def test_training_replaces_the_model_when_it_is_complete(server: Any) -> None:
         if status["status"] not in ("SUBMITTED", "RUNNING"):
             break
         during.append(server.infer("study1").json()["model"])
+        shown = server.get("/info/")["train_stats"]["aeflow"]
+        epochs.append((shown.get("epoch", 0), shown.get("total_epochs")))
         time.sleep(1)
     assert status["status"] == "DONE", (status, server.log.read_text()[-3000:])
     assert any("Epoch 2/2" in line for line in seen), seen
     model = read_model(server.ckpt_dir)
+    former = read_model(server.ckpt_dir / "model-previous.pt")
+    assert model["modalities"] == former["modalities"] == ["flair"]
+    assert model["preprocessing"] == former["preprocessing"]
     used = {name for names in model["split"].values() for name in names}
     assert used == set(NORMALS)
     after = server.infer("study1").json()
@@ -63,7 +74,12 @@ def test_training_replaces_the_model_when_it_is_complete(server: Any) -> None:
     scored = Predictor(server.ckpt_dir)(Case("study", "study", (path,)))
     assert after["score"] == pytest.approx(scored.case_score.score, abs=1e-4)
     assert (server.ckpt_dir / "model-previous.pt").is_file()
-    assert server.get("/info/")["train_stats"]["aeflow"]["studies"] == 3
+    # What the viewers' bars are drawn from: one epoch of pre-training, two of training.
+    reached = [epoch for epoch, _ in epochs if epoch]
+    assert {total for epoch, total in epochs if epoch} == {3}
+    assert reached == sorted(reached) and max(reached) >= 2
+    stats = server.get("/info/")["train_stats"]["aeflow"]
+    assert stats["studies"] == 3 and stats["total_time"] and "epoch" not in stats
 
 
 def test_training_that_fails_leaves_the_model(server: Any) -> None:
@@ -82,3 +98,20 @@ def test_training_that_fails_leaves_the_model(server: Any) -> None:
     assert "unchanged" in told and "decoding it failed" in told, told
     assert server.infer("study1").json()["model"] == before
     assert not list(server.temporary.rglob("training-*"))
+
+
+def test_training_that_is_stopped_leaves_nothing(server: Any) -> None:
+    before = server.infer("study1").json()["model"]
+    for name in NORMALS:
+        mark(server, name)
+    server.call("POST", "/train/aeflow", json={"max_epochs": 500})
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not list(server.temporary.rglob("training-*/log.txt")):
+        time.sleep(0.2)
+    assert list(server.temporary.rglob("training-*/log.txt"))
+    assert server.call("DELETE", "/train/").json()["status"] == "STOPPED"
+    assert not list(server.temporary.rglob("training-*"))
+    assert not [one for one in psutil.process_iter(["cmdline"]) if is_training(one, server)]
+    assert server.get("/train/")["status"] == "STOPPED"
+    assert "epoch" not in server.get("/info/")["train_stats"]["aeflow"]
+    assert server.infer("study1").json()["model"] == before

@@ -157,11 +157,17 @@ def test_mistakes_are_told(
 
 def test_missing_packages_are_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
-    hidden = {"onnxscript"}
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name in hidden else found(name)
-    )
-    with pytest.raises(InputError, match=r"onnxscript, which are not installed.*\[export\]"):
+    there = {"onnx": True, "onnxruntime": True, "onnxscript": False}  # whatever is installed here
+
+    def find(name: str) -> object:
+        return (
+            found("torch" if there[name] else "no_such_package") if name in there else found(name)
+        )
+
+    monkeypatch.setattr(importlib.util, "find_spec", find)
+    with pytest.raises(
+        InputError, match=r"package\(s\) onnxscript, which are not installed.*\[export\]"
+    ):
         export_model(model, "onnx")
     assert [path.name for path in model.iterdir()] == ["model.pt"]
 
