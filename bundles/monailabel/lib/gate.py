@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import requests
 from monailabel.interfaces.exception import MONAILabelException
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -151,8 +152,8 @@ class Gate:
             content = await read_body(receive, MAX_JSON)
             body = _json(content)
             receive = _replay(content)
-        if rule.check:
-            rule.check(self.app, name, body)
+        if rule.check:  # which may ask a store
+            await run_in_threadpool(rule.check, self.app, name, body)
         return receive
 
     def _require_local(self, scope: Scope, headers: dict[str, str]) -> None:

@@ -39,7 +39,7 @@ def prepare() -> Path:
     _silence()
     if not serving():
         _require_server()
-    sweep()
+        sweep()
     root = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-"))
     tempfile.tempdir = str(root)
     os.environ["TMPDIR"] = str(root)
