@@ -354,17 +354,10 @@ def store(
 
 
 @pytest.fixture(scope="module")
-def own(
-    store: tuple[str, list[Path]],
-    trained: Path,
-    start_server: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Any]:
-    cache = tmp_path_factory.mktemp("cache")
-    environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache), "HOME": str(cache)}
-    environment["MONAI_LABEL_AUTO_UPDATE_SCORING"] = "false"
-    with start_server(store[0], trained, environment) as running:
-        yield running
+def store_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Environment variables of a server on a store: a cache of its own."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return {"MONAI_LABEL_DICOMWEB_CACHE_PATH": cache, "HOME": cache}
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,17 @@ from pipelines.cases import Case
 from pipelines.prediction import Predictor
 
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
+
+
+@pytest.fixture(scope="module")
+def own(
+    store: tuple[str, list[Path]],
+    trained: Path,
+    start_server: Callable[..., Any],
+    store_environment: dict[str, str],
+) -> Iterator[Any]:
+    with start_server(store[0], trained, store_environment) as running:
+        yield running
 
 
 def uid_of(files: list[Path]) -> str:

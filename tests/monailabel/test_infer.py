@@ -190,6 +190,19 @@ def test_viewers_get_a_dicom_folder_as_one_file(server: Any, tmp_path: Path) -> 
     ]
 
 
+def test_a_folder_that_cannot_be_copied_is_refused_every_time(server: Any) -> None:
+    folder = server.studies / "series.linked"
+    shutil.copytree(server.studies / "series.one", folder)
+    (folder / "link.dcm").symlink_to(server.studies / "study0.nii.gz")
+    try:
+        wait_for_study(server, "series.linked")
+        for _ in range(2):
+            answer = server.call("GET", "/datastore/image?image=series.linked")
+            assert answer.status_code == 400 and "holds a link" in answer.json()["detail"]
+    finally:
+        shutil.rmtree(folder)
+
+
 def test_the_map_is_that_of_batch_evaluation(
     server: Any, trained: Path, phantoms: Path, tmp_path: Path
 ) -> None:

@@ -57,11 +57,13 @@ def test_it_starts_and_infers_without_any_network(
 
 
 def test_a_store_that_is_away_is_told_and_waited_for(
-    start_server: Callable[..., Any], trained: Path, any_port: Callable[[], int], tmp_path: Path
+    start_server: Callable[..., Any],
+    trained: Path,
+    any_port: Callable[[], int],
+    store_environment: dict[str, str],
 ) -> None:
-    environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(tmp_path), "HOME": str(tmp_path)}
     url = f"http://127.0.0.1:{any_port()}"
-    with start_server(url, trained, environment, expected=502, auto_score="true") as server:
+    with start_server(url, trained, store_environment, expected=502, auto_score="true") as server:
         for answer in (
             server.call("GET", "/info/"),
             server.infer("1.2.3"),

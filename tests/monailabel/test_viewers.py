@@ -3,7 +3,7 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def tinted(pixels: np.ndarray[Any, Any]) -> tuple[int, int]:
 
 
 def asked(browser: Any) -> set[str]:
-    """Hosts that the page has asked, or tried to, since the last call."""
+    """Hosts that have answered the page since the last call."""
     messages = [json.loads(one["message"])["message"] for one in browser.get_log("performance")]
     urls = [
         one["params"]["response"]["url"]
@@ -79,11 +79,9 @@ def stored(
     store: tuple[str, list[Path]],
     trained: Path,
     start_server: Callable[..., Any],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Any:
-    cache = tmp_path_factory.mktemp("cache")
-    environment = {"MONAI_LABEL_DICOMWEB_CACHE_PATH": str(cache), "HOME": str(cache)}
-    with start_server(store[0], trained, environment, auto_score="true") as running:
+    store_environment: dict[str, str],
+) -> Iterator[Any]:
+    with start_server(store[0], trained, store_environment, auto_score="true") as running:
         yield running
 
 

@@ -8,8 +8,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from lib.guard import Refusal
-from lib.images import require_readable
+from lib.images import require_readable, unreadable
 from lib.records import stamp
 from pipelines.maps import write_volume
 from transforms.errors import InputError
@@ -35,7 +34,6 @@ def as_nifti(series: Path) -> Path:
     with _copying:
         if not target.is_file():
             _make_room(place.parent)
-            place.mkdir(parents=True)
             _copy(series, target)
     return target
 
@@ -45,8 +43,7 @@ def _copy(series: Path, target: Path) -> None:
     try:
         volume = read_image(series)
     except InputError as error:
-        shutil.rmtree(target.parent)
-        raise Refusal(400, f"image: {str(error).replace(str(series), 'the study')}") from error
+        raise unreadable(error, series) from error
     write_volume(target, volume.numpy()[0], volume.affine.numpy(), {})
 
 

@@ -16,6 +16,7 @@ import SimpleITK as sitk
 from PIL import Image
 
 from lib.guard import Refusal
+from transforms.errors import InputError
 
 NIFTI = (".nii.gz", ".nii")
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -53,6 +54,12 @@ def require_readable(path: Path) -> None:
     elif name.endswith(".nrrd"):
         _require_attached_data(path)
         _require_size(_nrrd_voxels(path))
+
+
+def unreadable(error: InputError, path: Path) -> Refusal:
+    """What a client gets to know when our readers refuse a study: the reason without its place."""
+    reason = str(error).replace(str(path), "the study").replace(f"{path.parent}/", "")
+    return Refusal(400, f"image: {reason}")
 
 
 def files_below(folder: Path) -> Iterator[Path]:

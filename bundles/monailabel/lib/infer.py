@@ -108,7 +108,7 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         """MONAI Label's own way in; ``image`` is a path that was checked before.
 
         Returns:
-            A temporary file that the caller removes, and the plain values.
+            A file in a temporary folder of its own, which the caller removes, and the plain values.
         """
         folder = Path(tempfile.mkdtemp())
         path, words = self.run(Path(request["image"]), request, folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from networks.levels import HIGHEST_PERCENTILE
 from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE
 from transforms.errors import InputError
 
@@ -74,7 +75,9 @@ def read_options(app_dir: Path, conf: Mapping[str, str]) -> Options:
         models=_models(conf.get("models") or MODEL),
         device=conf.get("device") or default,
         batch_size=int(_number(conf, "batch_size", 32, 1)),
-        very_suspicious=_number(conf, "very_suspicious", VERY_SUSPICIOUS_PERCENTILE, 0, 99.99),
+        very_suspicious=_number(
+            conf, "very_suspicious", VERY_SUSPICIOUS_PERCENTILE, 0, HIGHEST_PERCENTILE
+        ),
         origins=_origins(conf.get("origins") or ""),
         any_address=_flag(conf, "any_address"),
         auto_score=_flag(conf, "auto_score") if "auto_score" in conf else None,

@@ -120,9 +120,15 @@ class Records:
 
     def score(self, image_id: str) -> dict[str, Any] | None:
         """The recorded score of a study; None without a usable one."""
-        found = self.info(image_id).get(SCORE)
-        if not isinstance(found, dict):
-            return None
+        found = self._scoring(image_id)
         value = found.get("score")
         usable = isinstance(value, int | float) and math.isfinite(value)
-        return dict(found) if usable else None
+        return found if usable else None
+
+    def failure(self, image_id: str) -> str:
+        """Why a study could not be scored; empty when it could, or was not tried."""
+        return str(self._scoring(image_id).get("failed", ""))
+
+    def _scoring(self, image_id: str) -> dict[str, Any]:
+        found = self.info(image_id).get(SCORE)
+        return dict(found) if isinstance(found, dict) else {}

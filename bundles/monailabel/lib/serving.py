@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.guard import Refusal
+from lib.images import unreadable
 from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE, Bands
 from pipelines.cases import Case
 from pipelines.files import replacing
@@ -112,8 +113,7 @@ class ServedModel:
             try:
                 case = model.predictor(Case("study", "study", (path,)))
             except InputError as error:
-                reason = str(error).replace(str(path), "the study").replace(f"{path.parent}/", "")
-                raise Refusal(400, f"image: {reason}") from error
+                raise unreadable(error, path) from error
             except MemoryError as error:
                 raise Refusal(400, "image: the study is too large for this server.") from error
             return Served(case, model)

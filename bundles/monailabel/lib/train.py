@@ -208,9 +208,10 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         found = _EPOCH.search(line)
         if not found:
             return
-        epochs = {name: options.get(name, self.config()[name]) for name in _SHOWN[:2]}
-        done, before = int(found[2]), 0 if found[1].startswith("Pre") else epochs["pretrain_epochs"]
-        progress = {"epoch": before + done, "total_epochs": sum(epochs.values())}
+        planned = {**self.config(), **options}
+        before = 0 if found[1].startswith("Pre") else planned["pretrain_epochs"]
+        total = planned["pretrain_epochs"] + planned["max_epochs"]
+        progress = {"epoch": before + int(found[2]), "total_epochs": total}
         write_json(self.model.path.parent / _PROGRESS, {**progress, "pid": os.getpid()})
 
     def _try(self, ckpt_dir: Path, study: Path) -> None:

@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from lib.records import NORMAL, SCORE
+from lib.records import NORMAL
 
 if TYPE_CHECKING:
     from main import AEFlowApp
 
 _VIEWER = "/ohif/monai-label?StudyInstanceUIDs="
+_PAGES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+)
 _PARTS = ("flow_score", "recon_score", "head_score")
 
 
@@ -48,31 +51,26 @@ class Entry:
 def entries(datastore: Any) -> list[Entry]:
     """The studies, the highest score first; those without a score last."""
     datastore.reread()
-    final = set(datastore.list_images()) - set(datastore.get_unlabeled_images())
+    final = set(datastore.get_labeled_images())
     found = [_entry(datastore, one, one in final) for one in datastore.list_images()]
     return sorted(found, key=lambda one: (not one.score, -one.score.get("score", 0.0), one.image))
 
 
 def _entry(datastore: Any, image: str, final: bool) -> Entry:
     info = datastore.info(image)
-    record = info.get(SCORE) if isinstance(info.get(SCORE), dict) else {}
     said = "normal" if info.get(NORMAL) is True else "labelled" if final else ""
     study = info.get("StudyInstanceUID")
     link = f"{_VIEWER}{study}" if study else ""
-    return Entry(image, datastore.score(image) or {}, str(record.get("failed", "")), said, link)
+    return Entry(image, datastore.score(image) or {}, datastore.failure(image), said, link)
 
 
 def page(app: AEFlowApp) -> HTMLResponse:
     """The page; it asks nothing but this server."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
-    )
     nonce = secrets.token_urlsafe(16)
     listed = entries(app.datastore())
-    html = environment.get_template("worklist.html.j2").render(
+    html = _PAGES.get_template("worklist.html.j2").render(
         entries=listed,
         nonce=nonce,
-        models=app.options.models,
         normal=sum(one.said == "normal" for one in listed),
         flagged=sum(one.score.get("flagged") is True for one in listed),
         waiting=sum(not one.score and not one.failed for one in listed),
