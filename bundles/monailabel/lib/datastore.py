@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from monailabel.config import settings
 from monailabel.datastore.local import LocalDatastore
+from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
 from lib import guard
 from lib.copies import as_nifti
@@ -18,6 +19,20 @@ from lib.records import Records, checked_info, label_info
 
 LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".png")
 _LABELS_FOLDER = "labels"
+_CHANGES = ("created", "closed", "moved", "deleted")
+
+
+class _Folders(FileSystemEventHandler):  # type: ignore[misc]
+    """Tells where files were written, moved or removed; not where they were only read."""
+
+    def __init__(self, notice: Callable[[Path], None]) -> None:
+        self.notice = notice
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        """Hands on the places of an event."""
+        if event.event_type in _CHANGES:
+            for place in filter(None, (event.src_path, event.dest_path)):
+                self.notice(Path(os.fsdecode(place)))
 
 
 class Studies(Records, LocalDatastore):  # type: ignore[misc]
@@ -37,6 +52,21 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
             auto_reload=settings.MONAI_LABEL_DATASTORE_AUTO_RELOAD,
             read_only=settings.MONAI_LABEL_DATASTORE_READ_ONLY,
         )
+        observer = getattr(self, "_observer", None)
+        if observer is not None and observer.is_alive():
+            observer.schedule(_Folders(self.notice), self._datastore_path, recursive=True)
+
+    def notice(self, path: Path) -> None:
+        """Takes over a folder that came or went; MONAI Label's watcher sees single files alone.
+
+        Args:
+            path: in the folder of the studies, where something was written, moved or removed.
+        """
+        root = Path(self._datastore_path)
+        name = path.relative_to(root).parts[0] if path != root else ""
+        if name and not name.startswith(".") and name != _LABELS_FOLDER:
+            if (root / name).is_dir() != self.known(name):
+                self.refresh()
 
     def path(self, image_id: object) -> Path:
         """The file or DICOM folder of a study.
