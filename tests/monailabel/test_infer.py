@@ -191,6 +191,7 @@ def test_viewers_get_a_dicom_folder_as_one_file(server: Any, tmp_path: Path) -> 
 
 
 def test_a_folder_that_cannot_be_copied_is_refused_every_time(server: Any) -> None:
+    server.wait("scoring")  # whose start would find the folder as well
     folder = server.studies / "series.linked"
     shutil.copytree(server.studies / "series.one", folder)
     (folder / "link.dcm").symlink_to(server.studies / "study0.nii.gz")
