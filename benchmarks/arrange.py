@@ -17,8 +17,8 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.files import replacing
-from pipelines.layouts.patients import kermany_patient
+from pipelines.common import replacing
+from pipelines.data import kermany_patient
 from transforms.errors import InputError
 
 COLUMNS = ("path", "patient", "label", "mask", "split")

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from networks.exported import ExportedScorer
-from pipelines.export import FORMATS, export_model, load_onnx
-from pipelines.export_parity import Parity
-from pipelines.model_file import load_scorer, read_model
+from pipelines.export import FORMATS, Parity, export_model, load_onnx
+from pipelines.scoring import load_scorer, read_model
 from transforms.errors import InputError
 
 Run = Callable[[Tensor], object]

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from networks.aeflow import AEFlow, build_aeflow
 from networks.scorer import AnomalyScorer
-from pipelines.calibration import Calibrator
-from pipelines.case_scores import CaseScore
-from pipelines.cases import Case
-from pipelines.datasets import CaseLoader, CaseSample, NormalSlices, slice_loader
-from pipelines.model_file import MODEL_NAME, save_model
-from pipelines.scoring import ScoredCase
+from pipelines.data.cases import Case
+from pipelines.data.slices import CaseLoader, CaseSample, NormalSlices, slice_loader
+from pipelines.scoring.calibration import Calibrator
+from pipelines.scoring.cases import ScoredCase
+from pipelines.scoring.model_file import MODEL_NAME, save_model
+from pipelines.scoring.volume import CaseScore
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]

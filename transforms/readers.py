@@ -19,8 +19,7 @@ from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform
 
-from transforms.dicom import DICOM_SUFFIXES, holds_dicom, read_dicom
-from transforms.dicom_files import is_dicom
+from transforms.dicom import DICOM_SUFFIXES, holds_dicom, is_dicom, read_dicom
 from transforms.errors import InputError
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
@@ -57,7 +56,7 @@ def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
         path: a PNG, JPEG or TIFF picture of 8 or 16 bits; a NIfTI, NRRD or MetaImage volume (3-D,
             or 4-D with the channels last; 2-D NRRD and MetaImage files are pictures); a DICOM
             file of one frame (a picture) or several (a volume), or a folder that holds the DICOM
-            slices of a series, itself or in subfolders (a volume; see ``transforms.dicom``).
+            slices of a series, itself or in subfolders (a volume; see ``transforms.dicom.reader``).
         series_uid: the DICOM series to read where a folder holds several; see ``list_series``.
 
     Returns:

@@ -1,6 +1,5 @@
 """``report.html``, the page that every run ends with."""
 
-from pipelines.report.content import ReportContent, ViewerVolume
-from pipelines.report.page import write_report
+import lazy_loader
 
-__all__ = ["ReportContent", "ViewerVolume", "write_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.examples import Example
+from pipelines.outputs import Example
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class ReportContent:
         title: what was done, e.g. "Training", "Evaluation" or "Inference".
         rows: as in ``scores.csv``: case, patient, slice, label (0, 1 or ""), score and its parts in
             standard deviations, percentile in [0, 100], flagged, and the trivial scores.
-        metrics: the content of ``metrics.json``, see `pipelines.results.summarize`.
+        metrics: the content of ``metrics.json``, see `pipelines.metrics.summary.summarize`.
         threshold: score above which an image is flagged, in standard deviations.
         target_fpr: share of normal images that the threshold was to flag, in [0, 1].
         n_normal: number of normal images that the calibration used.
         quantiles: (1001,) ascending scores of these normal images.
-        history: one mapping per epoch, as `pipelines.pictures.save_curves` takes.
+        history: one mapping per epoch, as `pipelines.outputs.pictures.save_curves` takes.
         examples: slices to be shown as panels, of any kind.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.

@@ -9,8 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pipelines.bootstrap import RESAMPLES, PatientBootstrap, draw_patients
-from pipelines.ranking import RankedScores, counts_above, ratio
+from pipelines.metrics import (
+    RESAMPLES,
+    PatientBootstrap,
+    RankedScores,
+    counts_above,
+    draw_patients,
+    ratio,
+)
 
 Floats = NDArray[np.float64]
 

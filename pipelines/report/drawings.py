@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from pipelines.files import replacing
-from pipelines.pictures import MAP_RANGE
+from pipelines.common import replacing
+from pipelines.outputs import MAP_RANGE
 from pipelines.report.content import ViewerVolume
 from pipelines.report.curves import Curve, Judged, false_positives, precision_recall, roc
 from pipelines.report.volumes import busiest, canonical, file_slice, window

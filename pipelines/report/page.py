@@ -14,9 +14,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from pipelines.examples import Example
-from pipelines.files import replacing, writable_folder
-from pipelines.pictures import MAP_RANGE, save_curves, save_histogram, save_panels
+from pipelines.common import replacing, writable_folder
+from pipelines.outputs import MAP_RANGE, Example, save_curves, save_histogram, save_panels
 from pipelines.report.content import ReportContent
 from pipelines.report.curves import Judged
 from pipelines.report.drawings import draw_calibration, draw_roc, draw_slices

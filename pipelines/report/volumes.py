@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.pictures import MAP_RANGE
+from pipelines.outputs import MAP_RANGE
 from pipelines.report.content import ViewerVolume
 
 MAX_VOLUMES = 4

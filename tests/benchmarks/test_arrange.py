@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.arrange import brats_rows, main, write_table, xray_rows
-from pipelines.layouts import read_cohort
-from pipelines.splits import split_cohort
+from pipelines.data.layouts import read_cohort
+from pipelines.data.splits import split_cohort
 from transforms.errors import InputError
 
 

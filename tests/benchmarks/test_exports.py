@@ -8,7 +8,7 @@ from torch import Tensor
 from benchmarks import exports
 from benchmarks.exports import main, paired_times
 from networks import AnomalyScorer
-from pipelines.model_file import save_model
+from pipelines.scoring.model_file import save_model
 
 MakeImages = Callable[..., Tensor]
 

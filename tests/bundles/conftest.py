@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from monai.bundle import run
 
-from pipelines.options import find_mistake
-from pipelines.phantom import ensure_phantom_dataset
-from pipelines.pixel_metrics import pixel_metrics
+from pipelines.common.options import find_mistake
+from pipelines.data.phantom.writer import ensure_phantom_dataset
+from pipelines.metrics.pixel import pixel_metrics
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 TINY: dict[str, Any] = {

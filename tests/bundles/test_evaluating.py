@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from monai.bundle import ConfigWorkflow, run
 
-from pipelines import scoring
+from pipelines.scoring import cases as scoring
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"

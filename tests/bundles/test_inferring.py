@@ -12,9 +12,9 @@ import torch
 from monai.bundle import run
 from PIL import Image
 
-from pipelines import inference_run
-from pipelines.cases import Case
-from pipelines.prediction import Predictor
+from pipelines.data.cases import Case
+from pipelines.runs import inference as inference_run
+from pipelines.scoring.predictor import Predictor
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 AFFINE = np.array([[0, -2.0, 0, 9], [-1, 0, 0, 7], [0, 0, 1.5, -5], [0, 0, 0, 1]])

@@ -12,7 +12,7 @@ import pytest
 from monai.bundle import run
 from PIL import Image
 
-from pipelines.options import find_mistake
+from pipelines.common.options import find_mistake
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"

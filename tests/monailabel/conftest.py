@@ -22,7 +22,7 @@ import requests
 from monai.bundle import run
 from pydicom.dataset import FileDataset, FileMetaDataset
 
-from pipelines.phantom import ensure_phantom_dataset
+from pipelines.data.phantom.writer import ensure_phantom_dataset
 
 collect_ignore = [
     *("dicomweb_store.py", "offline.py", "read_seg.py", "slicer_client.py", "write_records.py"),

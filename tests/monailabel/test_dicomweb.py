@@ -13,8 +13,8 @@ import pydicom
 import pytest
 import requests
 
-from pipelines.cases import Case
-from pipelines.prediction import Predictor
+from pipelines.data.cases import Case
+from pipelines.scoring.predictor import Predictor
 
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
 

@@ -16,8 +16,8 @@ import SimpleITK as sitk
 from monai.bundle import run
 
 from networks.levels import level_at
-from pipelines.cases import Case
-from pipelines.prediction import Predictor
+from pipelines.data.cases import Case
+from pipelines.scoring.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 STUDY = "study1"

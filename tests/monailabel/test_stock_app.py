@@ -21,11 +21,11 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
-from pipelines.bands import LABELS, Bands
-from pipelines.cases import Case
-from pipelines.package import package_bundle
-from pipelines.prediction import Predictor
-from pipelines.scoring import ScoredCase
+from pipelines.data.cases import Case
+from pipelines.export.package import package_bundle
+from pipelines.scoring.bands import LABELS, Bands
+from pipelines.scoring.cases import ScoredCase
+from pipelines.scoring.predictor import Predictor
 
 ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")

@@ -8,9 +8,9 @@ import numpy as np
 import psutil
 import pytest
 
-from pipelines.cases import Case
-from pipelines.model_file import read_model
-from pipelines.prediction import Predictor
+from pipelines.data.cases import Case
+from pipelines.scoring.model_file import read_model
+from pipelines.scoring.predictor import Predictor
 
 NORMALS = ("study0", "study1", "study2")
 

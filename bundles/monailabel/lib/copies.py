@@ -10,7 +10,7 @@ from pathlib import Path
 
 from lib.images import require_readable, unreadable
 from lib.records import stamp
-from pipelines.maps import write_volume
+from pipelines.outputs import write_volume
 from transforms.errors import InputError
 from transforms.readers import read_image
 

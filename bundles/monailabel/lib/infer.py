@@ -14,8 +14,8 @@ from lib.guard import Refusal
 from lib.images import require_readable
 from lib.results import wanted, write_result
 from lib.serving import ServedModel
-from pipelines.bands import LABELS, Findings, findings
-from pipelines.dicom_output import write_segmentation
+from pipelines.outputs import write_segmentation
+from pipelines.scoring import LABELS, Findings, findings
 
 
 class AnomalyInfer(InferTask):  # type: ignore[misc]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from networks.levels import HIGHEST_PERCENTILE
-from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE
+from pipelines.scoring import VERY_SUSPICIOUS_PERCENTILE
 from transforms.errors import InputError
 
 MODEL = "aeflow"

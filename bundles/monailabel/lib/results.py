@@ -14,8 +14,8 @@ from PIL import Image
 
 from lib.guard import Refusal, choice
 from lib.images import NIFTI, PICTURES
-from pipelines.bands import LABELS, Findings
-from pipelines.maps import write_volume
+from pipelines.outputs import write_volume
+from pipelines.scoring import LABELS, Findings
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png")
 DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")

@@ -13,7 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from lib.guard import Refusal
 from lib.infer import AnomalyInfer
 from lib.records import SCORE, Records, stamp
-from pipelines.case_scores import CaseScore
+from pipelines.scoring import CaseScore
 
 logger = logging.getLogger("aeflow.label")
 

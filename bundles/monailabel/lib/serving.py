@@ -11,12 +11,9 @@ from pathlib import Path
 
 from lib.guard import Refusal
 from lib.images import unreadable
-from pipelines.bands import VERY_SUSPICIOUS_PERCENTILE, Bands
-from pipelines.cases import Case
-from pipelines.files import replacing
-from pipelines.model_file import MODEL_NAME
-from pipelines.prediction import Predictor
-from pipelines.scoring import ScoredCase
+from pipelines.common import replacing
+from pipelines.data import Case
+from pipelines.scoring import MODEL_NAME, VERY_SUSPICIOUS_PERCENTILE, Bands, Predictor, ScoredCase
 from transforms.errors import InputError
 
 logger = logging.getLogger("aeflow.label")

@@ -25,8 +25,7 @@ from lib.images import require_readable
 from lib.options import Options
 from lib.records import NORMAL
 from lib.serving import ServedModel
-from pipelines.files import write_json
-from pipelines.progress import duration
+from pipelines.common import duration, write_json
 
 logger = logging.getLogger("aeflow.label")
 

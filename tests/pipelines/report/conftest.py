@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.examples import Example
-from pipelines.pixel_metrics import PixelHistogram
+from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.summary import summarize
+from pipelines.outputs.examples import Example
 from pipelines.report import ReportContent, ViewerVolume, write_report
-from pipelines.results import summarize
 
 HOSTILE = "<script>alert('case')</script>"
 

@@ -1,0 +1,5 @@
+"""Many cases, unattended: scored, written, and found again after a stop."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,191 @@
+"""What is kept of a scored case: its rows, its pixels' histograms and telling slices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.common import replacing
+from pipelines.data import CaseSample
+from pipelines.metrics import PixelHistogram, default_edges
+from pipelines.outputs import Example
+from pipelines.scoring import ScoredCase, case_score
+
+
+@dataclass
+class CaseResult:
+    """The results of one case, small enough to be kept for every case.
+
+    Attributes:
+        rows: rows of ``scores.csv``: one per slice and, for a volume, one for the whole of it.
+        pixels: histogram of the anomaly map; of no patient where no mask is known.
+        baseline_pixels: likewise of the intensity map.
+        examples: slices that may be shown.
+    """
+
+    rows: list[dict[str, Any]]
+    pixels: PixelHistogram
+    baseline_pixels: PixelHistogram
+    examples: list[Example] = field(default_factory=list)
+
+
+def case_result(scored: ScoredCase, pixel_threshold: float) -> CaseResult:
+    """Sums up a scored case; its examples are for the caller to choose."""
+    pixels = PixelHistogram(default_edges(threshold=pixel_threshold))
+    trivial = PixelHistogram()
+    _add_pixels(scored, pixels, trivial)
+    return CaseResult(list(case_rows(scored)), pixels, trivial)
+
+
+def case_rows(scored: ScoredCase) -> Iterator[dict[str, Any]]:
+    """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
+    sample = scored.sample
+    volumetric = sample.geometry.slice_axis is not None
+    level = "slice" if volumetric else "image"
+    trivial = {} if sample.baselines is None else sample.baselines.scores
+    for position, index in enumerate(sample.indices.tolist()):
+        label = int(sample.labels[position])
+        row = _head(sample, level, index, "" if label < 0 else label)
+        row |= {name: float(values[position]) for name, values in scored.scores.items()}
+        row["flagged"] = int(scored.flagged[position])
+        yield row | {name: float(values[position]) for name, values in trivial.items()}
+    if volumetric:
+        yield _volume_row(scored, trivial)
+
+
+def _volume_row(scored: ScoredCase, trivial: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
+    whole = scored.case_score
+    row = _head(scored.sample, "volume", "", volume_label(scored.sample))
+    row |= {name: value for name, value in whole.as_dict().items() if name in _VOLUME_COLUMNS}
+    row["percentile"] = "" if whole.percentile is None else whole.percentile
+    row["flagged"] = "" if whole.flagged is None else int(whole.flagged)
+    return row | {name: case_score(values) for name, values in trivial.items()}
+
+
+_VOLUME_COLUMNS = ("score", "flow_score", "recon_score", "head_score")
+
+
+def _head(sample: CaseSample, level: str, index: int | str, label: int | str) -> dict[str, Any]:
+    case = sample.case
+    return {
+        "case": case.name,
+        "patient": case.patient,
+        "level": level,
+        "slice": index,
+        "label": label,
+    }
+
+
+def volume_label(sample: CaseSample) -> int | str:
+    """1 for a volume with an anomalous slice, 0 for one known to be normal, else empty."""
+    if sample.case.label is not None:
+        return sample.case.label
+    if sample.masks is None:
+        return ""
+    if bool((sample.labels == 1).any()):
+        return 1
+    return "" if bool(sample.masks.any()) else 0
+
+
+def _add_pixels(scored: ScoredCase, pixels: PixelHistogram, trivial: PixelHistogram) -> None:
+    sample = scored.sample
+    judged = (sample.labels >= 0).numpy()
+    masks = _known_masks(sample)
+    if masks is None or not judged.any():
+        return
+    valid = (sample.raw > 0).any(dim=1).numpy() if sample.geometry.count > 1 else None
+    intensity = None if sample.baselines is None else sample.baselines.intensity_map
+    for histogram, maps in ((pixels, scored.anomaly_map), (trivial, intensity)):
+        if maps is None:
+            continue
+        for index in np.flatnonzero(judged):
+            inside = None if valid is None else valid[index]
+            histogram.add(sample.case.patient, maps[index], masks[index], inside)
+
+
+def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
+    """Masks of the slices; a normal picture has an empty one, an anomalous one may have none."""
+    if sample.masks is not None:
+        return sample.masks.numpy()
+    if sample.case.label == 0:
+        return np.zeros((len(sample.raw), *sample.raw.shape[-2:]), dtype=bool)
+    return None
+
+
+def save_result(path: Path, result: CaseResult, stamp: str) -> None:
+    """Writes a result, atomically.
+
+    Args:
+        path: an ``.npz`` file.
+        result: what to write.
+        stamp: says of what model and which files it is the result.
+    """
+    arrays: dict[str, Any] = {"stamp": np.array(stamp), "rows": np.array(json.dumps(result.rows))}
+    for name, histogram in (("pixels", result.pixels), ("baseline", result.baseline_pixels)):
+        arrays |= {f"{name}/{key}": value for key, value in histogram.state_dict().items()}
+    arrays["examples"] = np.array(json.dumps([_facts(one) for one in result.examples]))
+    for number, example in enumerate(result.examples):
+        arrays |= {f"{number}/{key}": value for key, value in _pictures(example).items()}
+    with replacing(path) as temporary:
+        np.savez_compressed(temporary, **arrays)
+
+
+def stored_stamp(path: Path) -> str | None:
+    """The stamp of a stored result; None when there is none, or none that can be read."""
+    try:
+        with np.load(path) as stored:
+            return str(stored["stamp"])
+    except Exception:  # missing, cut short or foreign: the case is simply scored again
+        return None
+
+
+def load_result(path: Path) -> CaseResult:
+    """Reads what `save_result` wrote."""
+    with np.load(path) as stored:
+        facts = json.loads(str(stored["examples"]))
+        return CaseResult(
+            rows=json.loads(str(stored["rows"])),
+            pixels=PixelHistogram.from_state(_group(stored, "pixels")),
+            baseline_pixels=PixelHistogram.from_state(_group(stored, "baseline")),
+            examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
+        )
+
+
+def _group(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
+    return {key.split("/", 1)[1]: stored[key] for key in stored if key.startswith(f"{name}/")}
+
+
+def _facts(example: Example) -> dict[str, Any]:
+    return {name: getattr(example, name) for name in ("kind", "case", "index", "score")}
+
+
+def _pictures(example: Example) -> dict[str, NDArray[Any]]:
+    pictures: dict[str, NDArray[Any]] = {
+        "image": example.image.astype(np.float16),
+        "reconstruction": example.reconstruction.astype(np.float16),
+    }
+    pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
+    if example.mask is not None:
+        pictures["mask"] = example.mask
+    return pictures
+
+
+def _example(facts: Mapping[str, Any], pictures: Mapping[str, NDArray[Any]]) -> Example:
+    maps = {
+        name.removeprefix("map_"): value.astype(np.float32)
+        for name, value in pictures.items()
+        if name.startswith("map_")
+    }
+    return Example(
+        **facts,
+        image=pictures["image"].astype(np.float32),
+        reconstruction=pictures["reconstruction"].astype(np.float32),
+        maps=maps,
+        mask=pictures.get("mask"),
+    )

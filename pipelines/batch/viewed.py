@@ -1,0 +1,50 @@
+"""The few volumes that a report lets people scroll through."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from pipelines.batch.case_run import CaseRun, Gathered
+from pipelines.data import Case
+from pipelines.report import ViewerVolume
+from transforms.readers import read_case, read_mask
+
+MOST_VIEWED = 3
+
+
+def viewer_volumes(cases: CaseRun, gathered: Gathered) -> list[ViewerVolume]:
+    """Reads the most telling volumes again, with the maps that were written of them.
+
+    Returns:
+        The volumes with the highest scores of the run; none where no maps were saved.
+    """
+    if not cases.save_maps:
+        return []
+    by_name = {case.name: case for case in cases.dataset.data}
+    volumes = [row for row in gathered.rows if row["level"] == "volume"]
+    highest = sorted(volumes, key=lambda row: -row["score"])[:MOST_VIEWED]
+    return [_viewed(cases, by_name[str(row["case"])], row) for row in highest]
+
+
+def _viewed(cases: CaseRun, case: Case, row: dict[str, Any]) -> ViewerVolume:
+    image = read_case(case.images, case.channels, resample=True, series_uid=case.series_uid)
+    mask = None if case.mask is None else read_mask(case.mask, image)
+    written: Any = nib.load(cases.output_dir / "maps" / f"{case.name}_anomaly.nii.gz")
+    return ViewerVolume(
+        name=case.name,
+        image=image.as_tensor()[0].numpy(),
+        anomaly_map=np.asarray(written.dataobj, dtype=np.float32),
+        mask=None if mask is None else mask.as_tensor()[0].bool().numpy(),
+        affine=np.asarray(image.affine, dtype=np.float64),
+        caption=_caption(row),
+    )
+
+
+def _caption(row: dict[str, Any]) -> str:
+    told = f"score {row['score']:.2f}"
+    if row["percentile"] != "":
+        told += f", above {row['percentile']:.0f} % of the held-out normal volumes"
+    return told + (", flagged" if row["flagged"] == 1 else "")

@@ -1,0 +1,101 @@
+"""Writes what comes out of a case while the next one is scored."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pipelines.batch.results import CaseResult, save_result
+from pipelines.outputs import Example, candidates, save_panels, write_maps
+from pipelines.scoring import ScoredCase
+
+logger = logging.getLogger(__name__)
+
+AHEAD = 2
+"""Cases that may wait to be written; bounds the memory."""
+
+Further = Callable[[ScoredCase, Path], None]
+
+
+class CaseWriter:
+    """Writes maps, panels and results of cases in one background thread, in their order.
+
+    The result comes last: a case that has one is finished.
+
+    Args:
+        output_dir: maps go to ``maps/``, panels to ``panels/``, results to ``cases/``.
+        pixel_threshold: see `pipelines.outputs.maps.write_maps`.
+        maps: whether to write maps.
+        panels: whether to draw a panel of each case.
+        further: called with each case and the folder of its maps, e.g. to write DICOM objects.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        pixel_threshold: float,
+        maps: bool = False,
+        panels: bool = False,
+        further: Sequence[Further] = (),
+    ) -> None:
+        self.output_dir = output_dir
+        self.pixel_threshold = pixel_threshold
+        self.maps = maps
+        self.panels = panels
+        self.further = tuple(further)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._waiting: list[Future[None]] = []
+
+    def submit(self, scored: ScoredCase, result: CaseResult, path: Path, stamp: str) -> None:
+        """Takes a case to be written.
+
+        Raises:
+            Exception: whatever stopped the writing of an earlier case.
+        """
+        while len(self._waiting) >= AHEAD:
+            self._waiting.pop(0).result()
+        panel = candidates(scored)[:1] if self.panels else []
+        task = self._pool.submit(self._write, slim(scored), panel, result, path, stamp)
+        self._waiting.append(task)
+
+    def _write(
+        self,
+        scored: ScoredCase,
+        panel: Sequence[Example],
+        result: CaseResult,
+        path: Path,
+        stamp: str,
+    ) -> None:
+        folder = self.output_dir / "maps"
+        if self.maps:
+            write_maps(folder, scored, self.pixel_threshold)
+        for write in self.further:
+            write(scored, folder)
+        if self.panels:
+            save_panels(self.output_dir / "panels" / f"{scored.sample.case.name}.png", panel)
+        save_result(path, result, stamp)
+
+    def close(self) -> None:
+        """Waits for what is being written.
+
+        Raises:
+            Exception: whatever stopped the writing of a case.
+        """
+        try:
+            for one in self._waiting:
+                one.result()
+        finally:
+            self._waiting = []
+            self._pool.shutdown()
+
+
+def slim(scored: ScoredCase) -> ScoredCase:
+    """The case without what no map needs, so that waiting to be written takes little memory."""
+    nothing = torch.empty(0)
+    sample = replace(scored.sample, images=nothing, raw=nothing, masks=None, baselines=None)
+    return replace(scored, sample=sample, canvas_maps={}, reconstruction=nothing)

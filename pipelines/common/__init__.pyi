@@ -1,0 +1,17 @@
+from .failures import on_failure as on_failure
+from .files import replacing as replacing
+from .files import writable_folder as writable_folder
+from .files import write_csv as write_csv
+from .files import write_json as write_json
+from .options import bundle_root as bundle_root
+from .options import executed_config as executed_config
+from .options import guard_options as guard_options
+from .options import nearest as nearest
+from .progress import EngineProgress as EngineProgress
+from .progress import EpochLine as EpochLine
+from .progress import duration as duration
+from .progress import quieten as quieten
+from .progress import track as track
+from .seeding import EpochSampler as EpochSampler
+from .seeding import derive_seed as derive_seed
+from .seeding import generator as generator

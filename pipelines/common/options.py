@@ -1,0 +1,173 @@
+"""The front door: options are checked and mistakes are told in one paragraph."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import sys
+import textwrap
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+import networks
+from pipelines.common.checks import check_values
+from transforms.errors import InputError
+
+TRACEBACK_VARIABLE = "AEFLOW_TRACEBACK"
+"""Environment variable; when set, mistakes are shown with their full traceback."""
+
+
+def guard_options() -> None:
+    """Refuses unknown options and makes mistakes readable.
+
+    To be called by a bundle's ``initialize``. MONAI adds unknown options to the config silently;
+    here an option that no config file defines is an error that names the nearest one.
+
+    Raises:
+        InputError: for an unknown option, a value that an option does not take, or ``--tracking``.
+    """
+    sys.excepthook = tell_mistake
+    workflow = _running_workflow()
+    call = _calling_options()
+    if workflow is None or call is None:
+        return
+    if call.get("tracking") is not None:
+        raise InputError(
+            "--tracking: this bundle does its own tracking, in one run over all phases. Use "
+            "--tracking_uri <uri> to choose where (for example sqlite:///runs.db or "
+            "http://localhost:5000), or --tracking_uri none to turn it off."
+        )
+    defined = ConfigParser()
+    defined.read_config(call["config_file"])
+    # A named run id needs no definition here: MONAI reports an unknown one itself.
+    for option, value in call["options"].items():
+        if option not in defined:
+            raise InputError(_unknown_option(option, defined.get()))
+        if isinstance(defined.get(option), dict) and _is_scalar(value):
+            raise InputError(_no_option(option, defined.get()))
+    check_values(workflow.parser.get())
+
+
+def bundle_root() -> str:
+    """The folder of the running bundle: the config file's, or its parent for ``configs/``."""
+    workflow = _running_workflow()
+    if workflow is None:
+        return "."
+    folder = Path(workflow.config_root_path)
+    return str(folder.parent if folder.name == "configs" else folder)
+
+
+def executed_config() -> dict[str, Any]:
+    """The config as it is run, overrides included; empty outside a bundle's run."""
+    workflow = _running_workflow()
+    return {} if workflow is None else dict(workflow.parser.get())
+
+
+def tell_mistake(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """Replaces the traceback of a user's mistake by one paragraph; for `sys.excepthook`."""
+    mistake = None if os.environ.get(TRACEBACK_VARIABLE) else find_mistake(error)
+    if mistake is None:
+        sys.__excepthook__(kind, error, trace)
+        return
+    text = textwrap.fill(
+        f"Error: {mistake}", width=100, break_long_words=False, break_on_hyphens=False
+    )
+    sys.stderr.write(f"\n{text if chr(10) not in mistake else 'Error: ' + mistake}\n")
+
+
+def find_mistake(error: BaseException) -> str | None:
+    """Finds the message of a user's mistake in a chain of exceptions, if there is one.
+
+    A mistake is an `InputError`, or a ValueError that the networks raise about an argument.
+    """
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        if isinstance(current, InputError) or _raised_by_networks(current):
+            return str(current)
+        current = current.__cause__ or current.__context__
+    return None
+
+
+def _raised_by_networks(error: BaseException) -> bool:
+    if type(error) is not ValueError or error.__traceback__ is None:
+        return False
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = Path(networks.__file__).parent  # MONAI has a package of this name too
+    return Path(last.filename).parent == ours and "raise " in (last.line or "")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """A sentence that points at the nearest name, or lists them when none is near.
+
+    Example:
+        >>> nearest("max_epoch", ["max_epochs", "seed"])
+        "Did you mean 'max_epochs'?"
+    """
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(names))}."
+
+
+def _unknown_option(option: str, config: dict[str, Any]) -> str:
+    top = [key for key, value in config.items() if not key.startswith("_")]
+    plain = [key for key in top if _is_plain(config[key])] or top
+    return f"--{option}: there is no such option. {nearest(option, plain)}"
+
+
+def _no_option(option: str, config: dict[str, Any]) -> str:
+    """For `--inputs x` where `input` is the option and `inputs` an object of the config."""
+    plain = [key for key, value in config.items() if not key.startswith("_") and _is_plain(value)]
+    return (
+        f"--{option}: this is a part of the program, not an option that takes a value. "
+        f"{nearest(option, plain)}"
+    )
+
+
+def _is_scalar(value: Any) -> bool:
+    """Whether a value is plain text or a number: neither an object nor a reference to one."""
+    if isinstance(value, str):
+        return not value.startswith(("$", "@", "%"))
+    return isinstance(value, (bool, int, float))
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a config's entry is a value, or a list of numbers, rather than objects or calls."""
+    if isinstance(value, list):
+        return all(isinstance(entry, (int, float)) for entry in value)
+    return not isinstance(value, dict)
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    frame = inspect.currentframe()
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, ConfigWorkflow):
+            return owner
+        frame = frame.f_back
+    return None
+
+
+def _calling_options() -> dict[str, Any] | None:
+    """What was passed to MONAI's ``run``, read from its frame."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "create_workflow" and "_args" in frame.f_locals:
+            given = dict(frame.f_locals["_args"])
+            named = {"run_id", "init_id", "final_id", "meta_file", "logging_file", "tracking"}
+            return {
+                "config_file": frame.f_locals["config_file"],
+                "tracking": given.get("tracking"),
+                "options": {k: v for k, v in given.items() if k not in named | {"workflow_type"}},
+            }
+        frame = frame.f_back
+    return None

@@ -1,0 +1,185 @@
+"""Progress for people: bars with time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from ignite.engine import Engine, Events
+from tqdm import tqdm
+
+from pipelines.common.failures import on_failure
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+PLAIN_INTERVAL = 20.0
+"""Seconds between two plain lines of one phase."""
+
+
+def interactive() -> bool:
+    """Whether a bar can be drawn: standard error is a terminal."""
+    return sys.stderr.isatty()
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds as minutes and seconds, or hours.
+
+    Example:
+        >>> duration(75), duration(3700)
+        ('1:15', '1:01:40')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Meter:
+    """Shows how far one phase is and how long it will still take.
+
+    Args:
+        description: what is being done.
+        total: number of steps.
+        unit: what the steps are called.
+    """
+
+    def __init__(self, description: str, total: int, unit: str = "steps") -> None:
+        self.description = description
+        self.total = total
+        self.unit = unit
+        self.done = 0
+        self.began = self.spoke = time.monotonic()
+        self.bar: Any = (
+            tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
+            if interactive()
+            else None
+        )
+
+    def advance(self, note: str = "") -> None:
+        """Counts one step; ``note`` is shown beside a bar."""
+        self.done += 1
+        if self.bar is not None:
+            if note:
+                self.bar.set_postfix_str(note, refresh=False)
+            self.bar.update()
+            return
+        now = time.monotonic()
+        if now - self.spoke >= PLAIN_INTERVAL and self.done < self.total:
+            self.spoke = now
+            left = (now - self.began) / self.done * (self.total - self.done)
+            logger.info(
+                "%s: %d of %d %s, about %s left",
+                self.description,
+                self.done,
+                self.total,
+                self.unit,
+                duration(left),
+            )
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def track(items: Iterable[T], description: str, total: int, unit: str) -> Iterator[T]:
+    """Yields the items and shows the progress through them."""
+    meter = Meter(description, total, unit)
+    try:
+        for item in items:
+            yield item
+            meter.advance()
+    finally:
+        meter.close()
+
+
+def quieten(engine: Engine) -> None:
+    """Silences the lines that Ignite writes around every run and epoch."""
+    engine.logger.setLevel(logging.WARNING)
+
+
+class EngineProgress:
+    """Shows an engine's progress over all its epochs, with the time left.
+
+    Args:
+        description: what the engine does.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self.meter: Meter | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler with an engine."""
+        quieten(engine)
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+        on_failure(engine, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        epochs = (engine.state.max_epochs or 1) - engine.state.epoch
+        self.meter = Meter(self.description, epochs * (engine.state.epoch_length or 1), "batches")
+
+    def _advance(self, engine: Engine) -> None:
+        if self.meter is not None:
+            self.meter.advance()
+
+    def _close(self) -> None:
+        if self.meter is not None:
+            self.meter.close()
+            self.meter = None
+
+
+class EpochLine:
+    """Writes one line per epoch: the epoch's metrics and the time left.
+
+    Args:
+        description: what the engine does.
+        names: the metrics to write, as ``{metric: how it is called}``.
+        validator: an engine whose metrics join the line, if any.
+    """
+
+    def __init__(
+        self, description: str, names: dict[str, str], validator: Engine | None = None
+    ) -> None:
+        self.description = description
+        self.names = names
+        self.validator = validator
+        self.began = 0.0
+        self.first_epoch = 0
+
+    def attach(self, engine: Engine) -> None:
+        """Registers the handler; attach it after the validation handler."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._write)
+
+    def _start(self, engine: Engine) -> None:
+        self.began = time.monotonic()
+        self.first_epoch = engine.state.epoch
+
+    def _write(self, engine: Engine) -> None:
+        metrics = dict(engine.state.metrics)
+        if self.validator is not None:
+            metrics |= self.validator.state.metrics
+        told = [
+            f"{label} {float(metrics[name]):.4g}"
+            for name, label in self.names.items()
+            if name in metrics
+        ]
+        epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
+        elapsed = time.monotonic() - self.began
+        left = elapsed / max(1, epoch - self.first_epoch) * (last - epoch)
+        with tqdm.external_write_mode(file=sys.stderr):
+            logger.info(
+                "%s %d/%d: %s (%s left)",
+                self.description,
+                epoch,
+                last,
+                ", ".join(told),
+                duration(left),
+            )

@@ -1,0 +1,215 @@
+"""From a data folder to patients divided into training, calibration and test."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.common import nearest
+from pipelines.data.cases import Case, Cohort
+from pipelines.data.layouts import read_cohort
+from pipelines.data.phantom.writer import ensure_phantom_dataset
+from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, split_cohort
+from transforms.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+PHANTOM_NOTE = (
+    "These are computer-made phantoms for trying the program; figures on them say nothing about "
+    "real scans."
+)
+
+
+CONTENT_BYTES = 1 << 16
+"""Bytes at the start and in the middle of a file that tell it from others, with its size."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """A cohort, divided by patient.
+
+    Attributes:
+        cohort: what the layout found.
+        split: its patients divided.
+        notes: warnings that results on these data must carry.
+    """
+
+    cohort: Cohort
+    split: Split
+    notes: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over names, sizes and split of all files: equal data give an equal fingerprint."""
+        digest = hashlib.sha256()
+        for part in SPLITS:
+            for case in self.split.cases(part):
+                sizes = [p.stat().st_size if p.is_file() else -1 for p in case.images]
+                digest.update(f"{part}:{case.name}:{case.label}:{sizes}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def open_data(
+    dataset_dir: str | None = None,
+    layout: str = "auto",
+    modalities: str | Sequence[str] | None = None,
+    seed: int = 0,
+    fractions: Sequence[float] = DEFAULT_FRACTIONS,
+    split: str | None = None,
+    patient_pattern: str | None = None,
+) -> Data:
+    """Opens a data set and divides its patients.
+
+    Args:
+        dataset_dir: the data folder; None takes the phantom set, which is made when first needed.
+        layout: name of the layout, or ``auto``.
+        modalities: the channels, e.g. ``"flair"`` or ``["flair", "t2"]``; None for the layout's
+            default.
+        seed: of the division.
+        fractions: of the patients for training, calibration and test.
+        split: a JSON file that decides the division instead.
+        patient_pattern: regular expression that finds the patient in a file's name (``folder``).
+
+    Raises:
+        InputError: when the data cannot be used as they are.
+    """
+    cohort, notes = _read(dataset_dir, layout, modalities, patient_pattern)
+    divided = split_cohort(cohort, fractions, seed, split)
+    notes += [*cohort.notes, *divided.notes]
+    data = Data(cohort, divided, tuple(notes))
+    _tell(data)
+    return data
+
+
+def _read(
+    dataset_dir: str | None,
+    layout: str,
+    modalities: str | Sequence[str] | None,
+    patient_pattern: str | None,
+) -> tuple[Cohort, list[str]]:
+    notes: list[str] = []
+    if not dataset_dir:
+        dataset_dir, layout = str(ensure_phantom_dataset()), "brats"
+        notes.append(PHANTOM_NOTE)
+    return read_cohort(dataset_dir, layout, modalities, patient_pattern=patient_pattern), notes
+
+
+def _tell(data: Data) -> None:
+    cohort, split = data.cohort, data.split
+    logger.info("Data: %s, layout %s (%s)", cohort.root, cohort.layout, cohort.reason)
+    for name in SPLITS:
+        cases, patients = split.cases(name), split.patients(name)
+        if cases:
+            logger.info("  %s: %d cases of %d patients", name, len(cases), len(patients))
+    for note in data.notes:
+        logger.info("  Note: %s", note)
+
+
+def seen_content(data: Data) -> list[str]:
+    """Fingerprints of the files that trained or calibrated, whatever they are called elsewhere."""
+    cases = (*data.split.train, *data.split.calibration)
+    return sorted({_content(path) for case in cases for path in case.images})
+
+
+def _content(image: Path) -> str:
+    """Hash over size, start and middle of a file, or of the first file of a DICOM series."""
+    if image.is_dir():
+        image = min((path for path in image.iterdir() if path.is_file()), default=image)
+    if not image.is_file():
+        return "none"
+    with image.open("rb") as file:
+        digest = hashlib.sha256(file.read(CONTENT_BYTES))
+        file.seek(image.stat().st_size // 2)  # uncompressed volumes all start with background
+        digest.update(file.read(CONTENT_BYTES))
+    digest.update(str(image.stat().st_size).encode())
+    return digest.hexdigest()[:16]
+
+
+def open_data_like(
+    model: Mapping[str, Any],
+    dataset_dir: str | None = None,
+    layout: str = "auto",
+    modalities: str | Sequence[str] | None = None,
+    split: str | None = None,
+    patient_pattern: str | None = None,
+    cases: str | Sequence[str] | None = None,
+    limit: int | None = None,
+) -> Data:
+    """Opens a data set for a trained model; its test part is all that the model has not seen.
+
+    Args:
+        model: content of the model file, which records modalities and its own split.
+        dataset_dir: see `open_data`.
+        layout: see `open_data`.
+        modalities: None takes the model's.
+        split: a JSON file; its test part is evaluated.
+        patient_pattern: see `open_data`.
+        cases: names of the cases to evaluate, e.g. ``"['a','b']"``; None takes all.
+        limit: the most cases to evaluate, the first ones; None takes all.
+
+    Raises:
+        InputError: when the channels differ from the model's or no case is left.
+    """
+    if not dataset_dir and PHANTOM_NOTE not in model["notes"]:
+        raise InputError(
+            "dataset_dir: this model was trained on data of your own. Name the folder to evaluate "
+            "with --dataset_dir."
+        )
+    cohort, notes = _read(dataset_dir, layout, modalities or model["modalities"], patient_pattern)
+    if len(cohort.modalities) != len(model["modalities"]):
+        raise InputError(
+            f"modalities: the model reads {', '.join(model['modalities'])}, found "
+            f"{', '.join(cohort.modalities)}. Evaluate with the same modalities."
+        )
+    if cohort.volumetric != bool(model["volumetric"]):
+        kinds = {True: "volumes", False: "pictures"}
+        raise InputError(
+            f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
+            f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
+        )
+    used = {name for part in ("train", "calibration") for name in model["split"][part]}
+    wanted = cohort.cases if split is None else split_cohort(cohort, split_file=split).test
+    known = set(model["seen"])
+    seen = {
+        case.patient
+        for case in cohort.cases
+        if case.name in used or any(_content(path) in known for path in case.images)
+    }
+    left = tuple(case for case in wanted if case.patient not in seen)
+    if not left:
+        raise InputError(
+            f"dataset_dir: all {len(wanted)} cases of {cohort.root} are of patients that were used "
+            f"to train or calibrate this model. Evaluate on other patients."
+        )
+    skipped = len(cohort.cases) - len(left)
+    if skipped:
+        notes.append(
+            f"{skipped} cases are left out: the model has seen them, or the split says so."
+        )
+    left = _asked_for(left, cases, limit)
+    data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
+    _tell(data)
+    return data
+
+
+def _asked_for(
+    left: tuple[Case, ...], names: str | Sequence[str] | None, limit: int | None
+) -> tuple[Case, ...]:
+    """The cases that were named, at most `limit` of them."""
+    if names is not None:
+        listed = str(names).split(",") if isinstance(names, (str, int)) else map(str, names)
+        wanted = {name.strip() for name in listed}
+        known = [case.name for case in left]
+        for name in sorted(wanted - set(known)):
+            raise InputError(
+                f"cases: {name!r} is not among the {len(left)} cases that can be evaluated. "
+                f"{nearest(name, known)}"
+            )
+        left = tuple(case for case in left if case.name in wanted)
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise InputError(f"limit: expected a number of cases from 1, found {limit!r}.")
+    return left[:limit]

@@ -1,0 +1,5 @@
+"""Data layouts: how public data sets and users' own folders lie on the disk."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

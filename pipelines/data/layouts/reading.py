@@ -1,0 +1,163 @@
+"""Data layouts: how public data sets and users' own folders lie on the disk.
+
+`read_cohort` reads any of them into a `pipelines.data.Cohort`. Each layout is one file of this
+folder. To add one, write a class and register it; from then on it can be named, and ``auto`` tries
+it as well:
+
+>>> from pathlib import Path
+>>> from pipelines.data.cases import Case, Cohort
+>>> from pipelines.data.layouts import LAYOUTS, Layout, make_cohort, register
+>>> @register("flat")
+... class FlatLayout(Layout):
+...     expects = "PNG files named <patient>_<number>.png in a folder with the file FLAT"
+...
+...     def recognise(self, root: Path) -> str | None:
+...         return "it holds the file FLAT" if (root / "FLAT").is_file() else None
+...
+...     def read(self, root: Path, modalities: tuple[str, ...] | None) -> Cohort:
+...         cases = [
+...             Case(path.stem, path.stem.split("_")[0], (path,), label=0)
+...             for path in root.glob("*.png")
+...         ]
+...         return make_cohort(self.name, root, cases, modalities or ("image",), volumetric=False)
+>>> del LAYOUTS["flat"]
+
+A layout in this folder is imported at the end of this file; one in another package registers when
+that package is imported. Layouts look at names and tables only: no image is opened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+
+from pipelines.data.cases import Cohort
+from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
+from pipelines.data.layouts.base import (
+    LAYOUTS,
+    Layout,
+    Modalities,
+    count_cases,
+    make_cohort,
+    register,
+)
+from pipelines.data.layouts.files import describe_tree, nearest
+from transforms.errors import InputError
+
+__all__ = ["LAYOUTS", "Layout", "count_cases", "make_cohort", "read_cohort", "register"]
+
+
+def read_cohort(
+    dataset_dir: str | Path,
+    layout: str = "auto",
+    modalities: str | Sequence[str] | None = None,
+    **options: object,
+) -> Cohort:
+    """Read a data set.
+
+    Args:
+        dataset_dir: the folder of the data set, or a CSV file of layout ``list``.
+        layout: name of the layout, or ``auto`` to have it recognised.
+        modalities: the channels to read, as a sequence or as text such as ``"flair,t2"``; None
+            takes the layout's default.
+        options: options of the layout, such as `patient_pattern` of ``folder``; None means that an
+            option is not given.
+
+    Returns:
+        The cohort; its `reason` says why the layout was taken, its `notes` what was left out.
+
+    Raises:
+        InputError: if the folder is missing, has no layout or several, or holds bad data.
+    """
+    root = _existing(dataset_dir)
+    channels = _parse_modalities(modalities)
+    given = {name: value for name, value in options.items() if value is not None}
+    if layout == "auto":
+        chosen, reason = _recognise(root)
+    else:
+        chosen, reason = _named(layout, root)
+    cohort = _with_options(LAYOUTS[chosen], given).read(root, channels)
+    return dataclasses.replace(cohort, reason=reason)
+
+
+def _existing(dataset_dir: str | Path) -> Path:
+    root = Path(dataset_dir).expanduser()
+    if root.is_dir() or (root.is_file() and root.suffix.lower() == ".csv"):
+        return root
+    if root.is_file():
+        raise InputError(
+            f"dataset_dir: expected a folder or a .csv file, found the file {root}. Give the "
+            "folder that holds the data set."
+        )
+    parent = next(path for path in root.absolute().parents if path.is_dir())
+    raise InputError(
+        f"dataset_dir: {root} does not exist; the nearest folder that does is "
+        f"{parent}, where there is\n{describe_tree(parent, depth=1)}\nMend the path."
+    )
+
+
+def _parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
+    if modalities is None:
+        return None
+    parts = modalities.split(",") if isinstance(modalities, str) else modalities
+    names = tuple(str(part).strip() for part in parts)
+    if not names or not all(names) or len(set(names)) < len(names):
+        raise InputError(
+            f"modalities: expected distinct names such as 'flair,t2', found {modalities!r}. Mend "
+            "the list, or leave it out for the layout's default."
+        )
+    return names
+
+
+def _recognise(root: Path) -> tuple[str, str]:
+    reasons = {
+        name: reason for name, layout in LAYOUTS.items() if (reason := layout().recognise(root))
+    }
+    if len(reasons) == 1:
+        return next(iter(reasons.items()))
+    if not reasons:
+        raise InputError(
+            f"dataset_dir: no layout fits {root}, where there is\n{describe_tree(root)}\n"
+            f"Expected one of\n{_expectations(LAYOUTS)}\nArrange the files like one of these, or "
+            "list them in a cases.csv."
+        )
+    found = "\n".join(f"  {name}: {reason}" for name, reason in reasons.items())
+    raise InputError(
+        f"layout: several layouts fit {root}:\n{found}\nThere is\n{describe_tree(root)}\n"
+        f"They expect\n{_expectations(reasons)}\nName the one to use, e.g. layout={min(reasons)!r}."
+    )
+
+
+def _named(layout: str, root: Path) -> tuple[str, str]:
+    if layout not in LAYOUTS:
+        known = ["auto", *LAYOUTS]
+        raise InputError(
+            f"layout: expected one of {', '.join(known)}; found {layout!r}{nearest(layout, known)}"
+        )
+    reason = LAYOUTS[layout]().recognise(root)
+    if reason is None:
+        raise InputError(
+            f"dataset_dir: {root} does not have the layout {layout!r}. Expected\n"
+            f"{_expectations([layout])}\nFound\n{describe_tree(root)}\n"
+            "Give the folder that holds these, or another layout."
+        )
+    return layout, reason
+
+
+def _with_options(layout: type[Layout], options: dict[str, object]) -> Layout:
+    known: list[str] = []
+    if is_dataclass(layout):
+        known = [item.name for item in dataclasses.fields(layout)]
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"{name}: layout {layout.name!r} has no such option; it has "
+                f"{', '.join(known) or 'none'}{nearest(name, known)}"
+            )
+    return layout(**options)
+
+
+def _expectations(names: Iterable[str]) -> str:
+    return "\n".join(f"  {name}: {LAYOUTS[name].expects}" for name in names)

@@ -1,0 +1,1 @@
+"""Brain phantoms made by the computer, for trying the program without data."""

@@ -1,0 +1,395 @@
+"""From cases to the slices that the network sees."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import Dataset as MonaiDataset
+from monai.data import ThreadDataLoader
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from pipelines.common import EpochSampler, track
+from pipelines.data.case_baselines import SliceBaselines, slice_baselines
+from pipelines.data.cases import Case, FailedCase
+from pipelines.data.cohort import Data
+from transforms.errors import InputError
+from transforms.geometry import SliceAxis, SliceGeometry
+from transforms.intensity import ScaleBody, ScaleMethod
+from transforms.readers import read_case, read_mask
+from transforms.slices import Slicer, select_slices, slice_labels
+
+logger = logging.getLogger(__name__)
+
+KEPT_HEADER = (
+    "xyzt_units",
+    "qform_code",
+    "sform_code",
+    "bit_depth",
+    "modality",
+    "series_uid",
+    "dicom_files",
+    "dicom_frames",
+)
+"""What stays of a file's header: units and codes of the grid, and the files of a DICOM series."""
+
+
+@dataclass(frozen=True)
+class CaseSample:
+    """One case as it is scored.
+
+    Attributes:
+        case: where it comes from.
+        images: the chosen slices as the network sees them, ``(K, C, H, W)`` in [0, 1].
+        raw: the same slices with the file's own values and resolution, ``(K, C, h, w)``.
+        indices: their numbers along the volume's axis, ``(K,)``; 0 for a picture.
+        labels: 1 anomalous, 0 normal, -1 unknown or left out, ``(K,)`` int8.
+        masks: lesion masks at the file's resolution, ``(K, h, w)`` bool; None when unknown.
+        geometry: how the slices lie in the file.
+        body: for volumes, where the file shows the body, ``(K, h, w)`` bool.
+        baselines: trivial scores of the slices, for evaluation only.
+        header: what a writer needs of the file's header; plain values.
+    """
+
+    case: Case
+    images: Tensor
+    raw: Tensor
+    indices: Tensor
+    labels: Tensor
+    masks: Tensor | None
+    geometry: SliceGeometry
+    body: Tensor | None = None
+    baselines: SliceBaselines | None = None
+    header: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CaseLoader:
+    """Reads a case, scales its intensities and cuts it into slices.
+
+    Args:
+        image_size: side of the network's input, or (H, W), in pixels.
+        axis: anatomical axis along which volumes are cut.
+        intensity: how values become [0, 1]; see `transforms.intensity.ScaleBody`.
+        slice_range: first and last slice to use, both included; None uses all.
+        min_body_fraction: smallest share of a slice that the body must fill.
+        min_lesion_pixels: lesion pixels from which a slice is anomalous.
+        normal_margin: slices between a normal slice and the nearest lesion.
+        channels: number of channels expected; None accepts any.
+        volumetric: whether files must be volumes (True) or pictures (False); None accepts both.
+        n4: whether MR volumes are corrected for uneven brightness first.
+        resample: whether modalities of one case on other grids are resampled onto the first one's.
+        with_baselines: whether to compute the trivial scores too, for evaluation.
+    """
+
+    def __init__(
+        self,
+        image_size: int | Sequence[int] = 128,
+        axis: SliceAxis = "axial",
+        intensity: ScaleMethod | str = "auto",
+        slice_range: Sequence[int] | None = None,
+        min_body_fraction: float = 0.1,
+        min_lesion_pixels: int = 20,
+        normal_margin: int = 0,
+        channels: int | None = None,
+        volumetric: bool | None = None,
+        n4: bool = False,
+        resample: bool = False,
+        with_baselines: bool = False,
+    ) -> None:
+        self.slicer = Slicer(axis, image_size)
+        self.scale = _scale(intensity, n4)
+        self.resample = bool(resample)
+        self.slice_range = _checked_range(slice_range)
+        self.min_body_fraction = float(min_body_fraction)
+        self.min_lesion_pixels = int(min_lesion_pixels)
+        self.normal_margin = int(normal_margin)
+        self.channels = channels
+        self.volumetric = volumetric
+        self.with_baselines = with_baselines
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Plain values from which ``CaseLoader(**parameters)`` rebuilds this loader."""
+        return {
+            "image_size": list(self.slicer.image_size),
+            "axis": self.slicer.axis,
+            "intensity": self.scale.method,
+            "slice_range": None if self.slice_range is None else list(self.slice_range),
+            "min_body_fraction": self.min_body_fraction,
+            "min_lesion_pixels": self.min_lesion_pixels,
+            "normal_margin": self.normal_margin,
+            "channels": self.channels,
+            "volumetric": self.volumetric,
+            "n4": self.scale.n4,
+            "resample": self.resample,
+        }
+
+    def __call__(self, case: Case) -> CaseSample:
+        """Reads and cuts one case.
+
+        Raises:
+            InputError: when a file cannot be used.
+        """
+        raw = read_case(
+            case.images, case.channels, resample=self.resample, series_uid=case.series_uid
+        )
+        self._check_kind(raw, case)
+        raw = self._with_channels(raw, case)
+        scaled = self.scale(raw)
+        native = self.slicer.native(raw)
+        mask = None if case.mask is None else read_mask(case.mask, raw)
+        masks = None if mask is None else self.slicer.native(mask)[:, 0].bool()
+        body = (self.slicer.native(scaled) > 0).any(dim=1) if scaled.ndim == 4 else None
+        indices = self._chosen(body)
+        labels = self._labels(case, masks, len(native))
+        stack = self.slicer(scaled, indices=indices)
+        return CaseSample(
+            case=case,
+            images=stack.images,
+            raw=native[indices],
+            indices=indices,
+            labels=labels[indices],
+            masks=None if masks is None else masks[indices],
+            geometry=stack.geometry,
+            body=None if body is None else body[indices],
+            baselines=(
+                slice_baselines(native, indices, raw.ndim == 4) if self.with_baselines else None
+            ),
+            header={key: raw.meta[key] for key in KEPT_HEADER if key in raw.meta},
+        )
+
+    def _check_kind(self, raw: Tensor, case: Case) -> None:
+        if self.volumetric is not None and self.volumetric != (raw.ndim == 4):
+            kinds = ("a volume", "a picture")
+            wanted, found = kinds if self.volumetric else kinds[::-1]
+            raise InputError(
+                f"{case.images[0]}: expected {wanted} like the training cases, found {found}. "
+                "Use a model that was trained on files of this kind."
+            )
+
+    def _with_channels(self, raw: Any, case: Case) -> Any:
+        found = len(raw)
+        if self.channels is None or found == self.channels:
+            return raw
+        if found == 1 and raw.ndim == 3:  # a grey picture among colour ones
+            return raw.repeat(self.channels, *[1] * (raw.ndim - 1))
+        raise InputError(
+            f"{case.images[0]}: expected {self.channels} channel(s) like the first training case, "
+            f"found {found}. Export all files alike, or leave this one out."
+        )
+
+    def _chosen(self, body: Tensor | None) -> Tensor:
+        if body is None:
+            return torch.zeros(1, dtype=torch.long)
+        return select_slices(body, None, self.min_body_fraction, self.slice_range)
+
+    def _labels(self, case: Case, masks: Tensor | None, count: int) -> Tensor:
+        if masks is not None and (count > 1 or case.label is None):
+            return slice_labels(masks, self.min_lesion_pixels, self.normal_margin)
+        # A volume known to be anomalous, without a mask, says nothing of its single slices.
+        label = case.label if case.label == 0 or count == 1 else None
+        return torch.full((count,), -1 if label is None else label, dtype=torch.int8)
+
+
+def with_baselines(loader: CaseLoader) -> CaseLoader:
+    """A loader like the given one that computes the trivial scores too."""
+    return CaseLoader(**loader.parameters, with_baselines=True)
+
+
+def count_channels(data: Data) -> int:
+    """Number of channels of a data set: that of its first training case."""
+    case = data.split.train[0]
+    return len(read_case(case.images, case.channels, resample=True, series_uid=case.series_uid))
+
+
+class NormalSlices(Dataset[dict[str, Tensor]]):
+    """The normal slices of cases, read once and kept in memory.
+
+    Args:
+        data: the cases.
+        transform: cuts a case into slices.
+        num_threads: threads that read; None takes one per processor, up to eight.
+        description: what the progress is called.
+
+    Attributes:
+        images: the slices, ``(N, C, H, W)``.
+        case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
+
+    Raises:
+        InputError: when no normal slice is found.
+    """
+
+    def __init__(
+        self,
+        data: Iterable[Case],
+        transform: CaseLoader,
+        num_threads: int | None = None,
+        description: str = "Reading",
+    ) -> None:
+        self.data = tuple(data)
+        self.transform = transform
+        with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
+            found = list(
+                track(pool.map(self._normals, self.data), description, len(self.data), "cases")
+            )
+        counts = [len(one) for one in found]
+        if not any(counts):
+            raise InputError(
+                f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
+                f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
+                f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
+            )
+        self.images = torch.cat([one for one in found if len(one)])
+        self.case_numbers = np.repeat(np.arange(len(counts)), counts)
+
+    def _normals(self, case: Case) -> Tensor:
+        sample = self.transform(case)
+        return sample.images[sample.labels == 0]
+
+    def __len__(self) -> int:
+        """Number of slices."""
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        """One slice: ``image`` ``(C, H, W)`` and its ``index``."""
+        return {Keys.IMAGE: self.images[index], "index": torch.tensor(index)}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """A batch at once: ``image`` ``(B, C, H, W)`` and ``index`` ``(B,)``."""
+        index = torch.as_tensor(indices)
+        return {Keys.IMAGE: self.images[index], "index": index}
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Per-channel mean and standard deviation over all slices, ``(C,)`` each."""
+        values = self.images.double()
+        mean = values.mean(dim=(0, 2, 3))
+        return mean.float(), values.std(dim=(0, 2, 3)).float()
+
+    def first_images(self, count: int) -> Tensor:
+        """Evenly spaced slices ``(count or fewer, C, H, W)``, for initialising from data."""
+        step = max(1, len(self.images) // count)
+        return self.images[::step][:count]
+
+
+def slice_loader(
+    dataset: NormalSlices,
+    batch_size: int,
+    seed: int = 0,
+    phase: str = "train",
+    shuffle: bool = False,
+    min_samples: int = 0,
+    num_workers: int = 0,
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of slices; shuffled by (seed, phase, epoch) when asked.
+
+    Args:
+        dataset: the slices.
+        batch_size: slices per batch.
+        seed: the run's seed.
+        phase: name of the phase, for the order.
+        shuffle: whether the order changes by epoch.
+        min_samples: least length of an epoch; a smaller data set is gone through several times.
+        num_workers: worker processes; the result does not depend on it.
+    """
+    sampler = EpochSampler(dataset, seed, phase, int(min_samples)) if shuffle else None
+    return DataLoader(
+        dataset,
+        batch_size=int(batch_size),
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=_as_is,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+class CaseDataset(MonaiDataset):
+    """Cases, read and cut when asked for; one that cannot be used does not stop the others.
+
+    Args:
+        data: the cases.
+        transform: cuts a case into slices.
+    """
+
+    def __init__(self, data: Iterable[Case], transform: Callable[[Case], CaseSample]) -> None:
+        super().__init__(tuple(data))
+        self.read = transform  # MONAI's own attribute would hide what is wrong with a case
+
+    def _transform(self, index: int) -> CaseSample | FailedCase:
+        """Reads one case, or says why it cannot be used."""
+        case = self.data[index]
+        try:
+            return require_slices(self.read(case))
+        except InputError as error:
+            return FailedCase(case, str(error))
+        except Exception as error:  # one odd file must not end an unattended run
+            logger.debug("%s", case.name, exc_info=True)
+            found = f"{type(error).__name__}: {error}"
+            return FailedCase(case, f"{case.images[0]}: reading failed unexpectedly ({found}).")
+
+
+def require_slices(sample: CaseSample) -> CaseSample:
+    """The sample itself, if it has anything to score.
+
+    Raises:
+        InputError: for a volume of which no slice was chosen.
+    """
+    if not len(sample.images):
+        raise InputError(
+            f"{sample.case.images[0]}: no slice shows enough of the body to be scored. Loosen "
+            "min_body_fraction and slice_range, with which the model was trained, or leave "
+            "this case out."
+        )
+    return sample
+
+
+def case_loader(
+    dataset: CaseDataset, cases_per_batch: int = 1, num_workers: int = 0
+) -> ThreadDataLoader:
+    """Lists of cases in their order; the next ones are read while these are scored."""
+    return ThreadDataLoader(
+        dataset,
+        buffer_size=1,
+        batch_size=cases_per_batch,
+        num_workers=num_workers,
+        collate_fn=_as_is,
+    )
+
+
+def evaluation_loader(model: Mapping[str, Any]) -> CaseLoader:
+    """The loader that a model was trained with, computing the trivial scores too."""
+    return CaseLoader(**model["preprocessing"], with_baselines=True)
+
+
+def inference_loader(model: Mapping[str, Any]) -> CaseLoader:
+    """The loader that a model was trained with."""
+    return CaseLoader(**model["preprocessing"])
+
+
+def _scale(intensity: str, n4: bool) -> ScaleBody:
+    try:
+        return ScaleBody(intensity, n4=n4)
+    except InputError as error:  # the transform calls it by another name than the option
+        raise InputError(str(error).replace("method:", "intensity:", 1)) from error
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _checked_range(slice_range: Sequence[int] | None) -> tuple[int, int] | None:
+    if slice_range is None:
+        return None
+    if not isinstance(slice_range, Sequence) or len(slice_range) != 2:
+        raise InputError(
+            f"slice_range: expected the first and the last slice, e.g. [25,130], found "
+            f"{slice_range}."
+        )
+    return int(slice_range[0]), int(slice_range[1])

@@ -1,0 +1,275 @@
+"""The scorer in MLflow's model registry: packaged without pickles, loadable with its dependencies.
+
+A registered model takes images as the network sees them, the form that a REST server needs:
+
+    model = mlflow.pyfunc.load_model("models:/name/1")
+    model.predict(images)  # float32 (N, C, H, W) in [0, 1]
+
+and, where the files are at hand, the files themselves, read and scaled as in training. MLflow's
+signatures cannot express both, so that the second form goes past the signature:
+
+    model.unwrap_python_model().predict(pandas.DataFrame({"path": ["a.png", "b.nii.gz"]}))
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+import networks
+import pipelines
+import transforms
+from pipelines.common import writable_folder
+from pipelines.data import Case
+from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model
+from pipelines.tracking import UNTRACKED, Tracker, describe, masked, mistake_of
+from transforms.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+REQUIREMENTS = (
+    "torch",
+    "monai",
+    "numpy",
+    "pytorch-ignite",
+    "mlflow",
+    "nibabel",
+    "pydicom",
+    "SimpleITK",
+    "pillow",
+    "scikit-learn",
+    "scipy",
+    "matplotlib",
+    "tqdm",
+    "pandas",
+    "lazy_loader",
+    "pynrrd",
+    "pyjpegls",
+)
+"""What scoring needs; pinned as installed, and left out where it is not."""
+
+KEPT_BACK = ("split", "notes")
+"""What a model file says of the cases it was trained on; a model that is handed on does not."""
+
+BATCH_SIZE = 32
+
+
+def check_registry(tracker: Tracker, name: str | None) -> None:
+    """Refuses a registration that cannot succeed; called before the training.
+
+    Args:
+        tracker: the run to be, started or not.
+        name: of the registered model; None or empty registers nothing.
+
+    Raises:
+        InputError: for a bad name, without tracking, or where the store keeps no models.
+    """
+    if not name:
+        return
+    if not isinstance(name, str) or not name.strip() or any(sign in name for sign in "/:"):
+        raise InputError(
+            f"register_model: expected a name without '/' and ':', e.g. aeflow; found {name!r}."
+        )
+    if tracker.uri is None:
+        raise InputError(
+            "register_model: models are registered where runs are tracked, but tracking is off. "
+            "Leave out --tracking_uri none, or --register_model."
+        )
+    try:
+        tracker.link.connect()
+        tracker.link.check_registry()
+    except Exception as error:  # of any store; one that is away gets the model later
+        mistake = mistake_of(error, tracker.uri)
+        if mistake is None:
+            return
+        if not tracker.link.connected:
+            raise mistake from error
+        raise InputError(
+            f"register_model: no models can be registered at {masked(tracker.uri)} "
+            f"({describe(error)}). Track to a database or to an MLflow server that keeps models, "
+            f"or leave out --register_model."
+        ) from error
+
+
+def register_scorer(tracker: Tracker, name: str, model_path: Path) -> None:
+    """Registers a calibrated scorer as the next version of a model.
+
+    A server that is away gets it later, like everything that is tracked.
+
+    Args:
+        tracker: the run that trained the scorer, still open.
+        name: of the registered model.
+        model_path: the model file.
+
+    Raises:
+        InputError: when the run is not tracked or there is no such model file.
+    """
+    if not tracker.active:
+        raise InputError("register_model: expected an open run; tracking is off or has ended.")
+    folder = writable_folder(tracker.output_dir / UNTRACKED) / f"{tracker.run_name}-model"
+    shutil.rmtree(folder, ignore_errors=True)
+    package_scorer(model_path, folder)
+    tracker.register_model(name, folder)
+
+
+def package_scorer(model_path: Path, folder: Path) -> None:
+    """Writes a scorer as an MLflow model: weights, source code, pinned requirements, signature.
+
+    Args:
+        model_path: the model file.
+        folder: where to; must not exist.
+    """
+    import mlflow.pyfunc
+
+    content = read_model(model_path)
+    example = synthetic_example(content)
+    with tempfile.TemporaryDirectory() as temporary:
+        weights = Path(temporary) / MODEL_NAME
+        torch.save({key: v for key, v in content.items() if key not in KEPT_BACK}, weights)
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            loader_module=__name__,
+            data_path=str(weights),
+            code_paths=[str(path) for path in _packages()],
+            pip_requirements=pinned_requirements(),
+            signature=_signature(example, bool(content["architecture"]["with_head"])),
+            input_example=example,
+        )
+
+
+def synthetic_example(content: dict[str, Any]) -> NDArray[np.float32]:
+    """An ellipse within an ellipse, of no patient: ``(1, C, H, W)`` in [0, 1].
+
+    Args:
+        content: of the model file; says how large the network's input is.
+    """
+    height, width = content["preprocessing"]["image_size"]
+    rows = np.linspace(-1.0, 1.0, height)[:, None]
+    columns = np.linspace(-1.0, 1.0, width)[None, :]
+    radius = rows**2 + columns**2
+    image = np.where(radius < 0.7, 0.5, 0.0) + np.where(radius < 0.2, 0.25, 0.0)
+    channels = int(content["architecture"]["in_channels"])
+    return np.repeat(image[None, None], channels, axis=1).astype(np.float32)
+
+
+def pinned_requirements() -> list[str]:
+    """`REQUIREMENTS` with the versions installed here, without build labels such as ``+cpu``."""
+    pinned = []
+    for package in REQUIREMENTS:
+        try:
+            pinned.append(f"{package}=={version(package).partition('+')[0]}")
+        except PackageNotFoundError:
+            continue
+    return pinned
+
+
+class ServedScorer:
+    """A registered scorer, as `mlflow.pyfunc.load_model` gives it.
+
+    Args:
+        path: the model file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.predictor = Predictor(path, device, BATCH_SIZE)
+
+    @property
+    def python_model(self) -> ServedScorer:
+        """Itself, for MLflow's ``unwrap_python_model``."""
+        return self
+
+    def predict(
+        self, model_input: NDArray[Any] | pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        """Scores images or files.
+
+        Args:
+            model_input: images ``(N, C, H, W)`` in [0, 1] as the network sees them; or a table
+                with a column ``path`` that holds a file, a folder of one DICOM series, or a list
+                of files, one per modality.
+            params: none are known.
+
+        Returns:
+            A row per image, or per file (a volume is judged as a whole): ``score`` and its parts in
+            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``.
+
+        Raises:
+            InputError: for images of another shape or range, or files that cannot be used.
+        """
+        import pandas as pd
+
+        if not isinstance(model_input, pd.DataFrame):
+            return pd.DataFrame(self._score_images(np.asarray(model_input)))
+        if "path" not in model_input.columns:
+            raise InputError(
+                f"model_input: expected a column 'path', found {list(model_input.columns)}."
+            )
+        return pd.DataFrame([self._score_file(path) for path in model_input["path"]])
+
+    def _score_file(self, path: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        case = Case("image", "image", tuple(Path(one) for one in paths))
+        judged = self.predictor(case).case_score.as_dict()
+        kept = (*SCORE_COLUMNS, "flagged")
+        return {"path": path} | {name: judged[name] for name in kept if name in judged}
+
+    def _score_images(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
+        self._check(tensor)
+        parts: dict[str, list[NDArray[Any]]] = {}
+        with torch.no_grad():
+            for batch in tensor.split(BATCH_SIZE):
+                scored = self.predictor.scorer.score_image(batch.to(self.predictor.device))
+                for name in (*SCORE_COLUMNS, "flagged"):
+                    value = getattr(scored, name)
+                    if value is not None:
+                        parts.setdefault(name, []).append(value.cpu().numpy())
+        return {name: np.concatenate(values) for name, values in parts.items()}
+
+    def _check(self, images: torch.Tensor) -> None:
+        model = self.predictor.model
+        channels = model["architecture"]["in_channels"]
+        wanted = (channels, *model["preprocessing"]["image_size"])
+        if images.ndim != 4 or tuple(images.shape[1:]) != wanted or not len(images):
+            raise InputError(
+                f"model_input: expected images of the shape (N, {', '.join(map(str, wanted))}), "
+                f"found {tuple(images.shape)}. Resize them, or give files: see this module."
+            )
+        # Not finite fails the comparison too.
+        if not bool(((images >= 0) & (images <= 1)).all()):
+            raise InputError(
+                f"model_input: expected values in [0, 1], found {float(images.min()):g} to "
+                f"{float(images.max()):g}. Scale the images as in training, or give files."
+            )
+
+
+def _load_pyfunc(path: str) -> ServedScorer:
+    """Called by MLflow with the packaged model file."""
+    return ServedScorer(path)
+
+
+def _packages() -> list[Path]:
+    return [Path(str(one.__file__)).parent for one in (networks, pipelines, transforms)]
+
+
+def _signature(example: NDArray[np.float32], head: bool) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+
+    columns = [
+        ColSpec(DataType.double, name) for name in SCORE_COLUMNS if head or name != "head_score"
+    ]
+    return ModelSignature(
+        inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
+        outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged")]),
+    )

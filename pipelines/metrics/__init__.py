@@ -1,0 +1,5 @@
+"""Figures with intervals over patients; nothing is chosen by them."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

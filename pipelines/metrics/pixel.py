@@ -1,0 +1,323 @@
+"""Pixel-level metrics from histograms: constant memory, whatever the number of slices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.ndimage import label
+
+from pipelines.metrics.bootstrap import RESAMPLES, Figure, draw_patients
+from pipelines.metrics.ranking import (
+    auroc,
+    average_precision,
+    best_dice,
+    partial_overlap_area,
+    ratio,
+)
+from transforms.errors import InputError
+
+Floats = NDArray[np.float64]
+
+AUPRO_LIMIT = 0.3
+"""Highest false-positive rate of the per-region overlap curve."""
+
+_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_NAMES = (
+    "pixel_ap",
+    "pixel_auroc",
+    "aupro_03",
+    "dice_oracle",
+    "dice_at_threshold",
+    "pixel_sensitivity",
+    "pixel_specificity",
+    "patient_dice_at_threshold",
+)
+
+
+def default_edges(
+    low: float = -20.0,
+    high: float = 200.0,
+    bins: int = 4096,
+    *,
+    scale: float = 1.0,
+    threshold: float | None = None,
+) -> Floats:
+    """Bin edges for standardised map values, even in ``asinh(value / scale)``.
+
+    Bins are about 0.0024 wide near zero and grow in proportion to the value beyond `scale`.
+
+    Args:
+        low: lower end, in map units; smaller values fall into the first bin.
+        high: upper end, in map units; larger values fall into the last bin.
+        bins: number of bins.
+        scale: size of an ordinary map value, 1 for standardised maps.
+        threshold: value to be added as an edge, which makes decisions at it exact. One at
+            infinity, which flags nothing, needs no edge.
+
+    Returns:
+        Increasing edges, (bins + 1,), or up to three more with a threshold.
+
+    Raises:
+        InputError: if there is no bin or the range is empty.
+    """
+    if bins < 1 or not low < high or scale <= 0:
+        raise InputError(
+            "Arguments 'low', 'high', 'bins' and 'scale' must give at least one bin: expected "
+            f"low < high, bins >= 1, scale > 0, got {low:g}, {high:g}, {bins}, {scale:g}."
+        )
+    edges = np.sinh(np.linspace(np.arcsinh(low / scale), np.arcsinh(high / scale), bins + 1))
+    edges *= scale
+    if threshold is None or np.isinf(threshold):
+        return edges
+    # The neighbours keep the threshold an inner edge where it lies outside the range.
+    around = [np.nextafter(threshold, -np.inf), threshold, np.nextafter(threshold, np.inf)]
+    return np.union1d(edges, around)
+
+
+@dataclass
+class _Tally:
+    """What is kept of one patient: pixels by (normal, anomalous) and bin, regions by bin."""
+
+    pixels: NDArray[np.int64]
+    overlap: Floats
+
+    def absorb(self, other: _Tally) -> None:
+        self.pixels += other.pixels
+        self.overlap += other.overlap
+
+
+@dataclass
+class PixelHistogram:
+    """Map values of normal and of lesion pixels, by patient.
+
+    A patient takes 24 bytes per bin, about 100 kB with the default edges.
+
+    Attributes:
+        edges: (B + 1,) increasing; bin b holds edges[b] < value <= edges[b + 1], the first and the
+            last bin everything beyond as well.
+    """
+
+    edges: Floats = field(default_factory=default_edges)
+    _tallies: dict[str, _Tally] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Checks the edges."""
+        self.edges = np.asarray(self.edges, dtype=np.float64)
+        if self.edges.ndim != 1 or self.edges.size < 2 or not (np.diff(self.edges) > 0).all():
+            raise InputError(
+                "Argument 'edges' must be increasing numbers, at least two, got shape "
+                f"{self.edges.shape}. `default_edges()` makes some."
+            )
+
+    @property
+    def patients(self) -> tuple[str, ...]:
+        """The patients seen, sorted."""
+        return tuple(sorted(self._tallies))
+
+    def add(
+        self,
+        patient: str,
+        anomaly_map: ArrayLike,
+        mask: ArrayLike,
+        valid: ArrayLike | None = None,
+    ) -> None:
+        """Adds one image.
+
+        Args:
+            patient: the patient of the image.
+            anomaly_map: (H, W) map, higher is more anomalous.
+            mask: (H, W) True in lesions. Regions for AUPRO are its 8-connected components.
+            valid: (H, W) True where pixels count, e.g. inside the body; None takes all.
+
+        Raises:
+            InputError: if shapes differ, or the map has NaN where pixels count.
+        """
+        values, lesion = np.asarray(anomaly_map), np.asarray(mask).astype(bool)
+        counted = np.ones(values.shape, bool) if valid is None else np.asarray(valid).astype(bool)
+        if values.ndim != 2 or not values.shape == lesion.shape == counted.shape:
+            raise InputError(
+                "Arguments 'anomaly_map', 'mask' and 'valid' must be 2-D of one shape (H, W), got "
+                f"{values.shape}, {lesion.shape} and {counted.shape} for patient {patient!r}."
+            )
+        inside = values[counted]
+        if np.isnan(inside).any():
+            raise InputError(
+                f"Argument 'anomaly_map' of patient {patient!r} has {int(np.isnan(inside).sum())} "
+                "NaN: expected a number wherever 'valid' is True."
+            )
+        self._tally(patient).absorb(self._count(inside, lesion, counted))
+
+    def merge(self, other: PixelHistogram) -> None:
+        """Adds all images of another histogram, e.g. of another process.
+
+        Args:
+            other: histogram with the same edges.
+
+        Raises:
+            InputError: if the edges differ.
+        """
+        if not np.array_equal(self.edges, other.edges):
+            raise InputError(
+                "Argument 'other' must have the same edges: expected "
+                f"{self.edges.size} from {self.edges[0]:g} to {self.edges[-1]:g}, got "
+                f"{other.edges.size} from {other.edges[0]:g} to {other.edges[-1]:g}."
+            )
+        for patient, tally in other._tallies.items():
+            self._tally(patient).absorb(tally)
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Everything counted so far, as arrays that `numpy.savez` can store."""
+        pixels, overlap = self.arrays()
+        return {
+            "edges": self.edges.copy(),
+            "patients": np.array(self.patients, dtype=np.str_),
+            "pixels": pixels,
+            "overlap": overlap,
+        }
+
+    @classmethod
+    def from_state(cls, state: dict[str, NDArray[Any]]) -> PixelHistogram:
+        """Restores what `state_dict` gave."""
+        histogram = cls(np.array(state["edges"]))
+        rows = zip(state["patients"], state["pixels"], state["overlap"], strict=True)
+        for patient, pixels, overlap in rows:
+            histogram._tallies[str(patient)] = _Tally(np.array(pixels), np.array(overlap))
+        return histogram
+
+    def arrays(self) -> tuple[NDArray[np.int64], Floats]:
+        """Counts of all patients, in the order of `patients`.
+
+        Returns:
+            Pixels (P, 2, B), normal then anomalous; the regions' histograms (P, B), each
+            divided by its size before summing, so that a row sums to the number of regions.
+        """
+        tallies = [self._tallies[patient] for patient in self.patients]
+        bins = self.edges.size - 1
+        pixels = np.array([tally.pixels for tally in tallies], dtype=np.int64)
+        overlap = np.array([tally.overlap for tally in tallies], dtype=np.float64)
+        return pixels.reshape(-1, 2, bins), overlap.reshape(-1, bins)
+
+    def _tally(self, patient: str) -> _Tally:
+        if patient not in self._tallies:
+            bins = self.edges.size - 1
+            self._tallies[patient] = _Tally(np.zeros((2, bins), np.int64), np.zeros(bins))
+        return self._tallies[patient]
+
+    def _count(
+        self, inside: NDArray[Any], lesion: NDArray[np.bool_], counted: NDArray[np.bool_]
+    ) -> _Tally:
+        """Counts one image; `inside` are the map's values where `counted` is True."""
+        bins = self.edges.size - 1
+        where = np.searchsorted(self.edges[1:-1], inside, side="left")
+        anomalous = lesion[counted]
+        pixels = np.bincount(where + bins * anomalous, minlength=2 * bins).reshape(2, bins)
+        if not anomalous.any():
+            return _Tally(pixels, np.zeros(bins))
+        components, regions = label(lesion & counted, structure=_EIGHT_NEIGHBOURS)
+        member = components[counted][anomalous]
+        share = 1.0 / np.bincount(member, minlength=regions + 1)[member]
+        overlap = np.bincount(where[anomalous], share, minlength=bins).astype(np.float64)
+        return _Tally(pixels, overlap)
+
+
+def pixel_metrics(
+    histogram: PixelHistogram,
+    threshold: float,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> dict[str, Figure]:
+    """Metrics over the pixels of all images.
+
+    Pixels of all patients are pooled, except in `patient_dice_at_threshold`, the mean over
+    patients with a lesion. Values within a bin count as tied.
+
+    Args:
+        histogram: the maps and masks.
+        threshold: a pixel is flagged above this map value; it was fixed on normal images. It is
+            moved to the nearest edge, so make it one (`default_edges(threshold=...)`).
+        resamples: bootstrap resamples of patients.
+        seed: seed of the bootstrap.
+
+    Returns:
+        `pixel_ap`, `pixel_auroc`, `aupro_03` (per-region overlap up to a false-positive rate of
+        0.3, divided by 0.3), `dice_oracle` (best threshold, seen on the test masks),
+        `dice_at_threshold`, `pixel_sensitivity`, `pixel_specificity` and
+        `patient_dice_at_threshold`, all in [0, 1]; None where no mask defines them.
+
+    Raises:
+        InputError: if the threshold is NaN.
+    """
+    if not histogram.patients:
+        return {name: Figure(None) for name in _NAMES}
+    pixels, overlap = histogram.arrays()
+    negative, positive = (pixels[:, kind].astype(np.float64) for kind in (0, 1))
+    first = _first_flagged_bin(histogram.edges, threshold)
+    dice = _patient_dice(positive, negative, first)
+
+    def statistics(weights: Floats) -> Floats:
+        pooled = weights @ positive, weights @ negative
+        ranking = (
+            average_precision(*pooled),
+            auroc(*pooled),
+            partial_overlap_area(weights @ overlap, pooled[1], AUPRO_LIMIT),
+            best_dice(*pooled),
+        )
+        lesioned = np.isfinite(dice)
+        mean_dice = ratio(weights @ np.nan_to_num(dice), weights @ lesioned)
+        return np.stack([*ranking, *_at_threshold(*pooled, first), mean_dice], axis=1)
+
+    values = statistics(np.ones((1, len(positive))))[0]
+    bootstrap = draw_patients(histogram.patients, None, resamples, seed)
+    blocks = np.array_split(bootstrap.multiplicities, max(1, resamples // 100))
+    draws = np.concatenate([statistics(block) for block in blocks])
+    return {
+        name: bootstrap.figure(float(values[column]), draws[:, column])
+        for column, name in enumerate(_NAMES)
+    }
+
+
+def patient_dice(histogram: PixelHistogram, threshold: float) -> dict[str, float | None]:
+    """Dice of each patient at a threshold.
+
+    Args:
+        histogram: the maps and masks.
+        threshold: see `pixel_metrics`.
+
+    Returns:
+        Dice by patient, over all images of the patient; None for patients without a lesion.
+    """
+    pixels, _ = histogram.arrays()
+    first = _first_flagged_bin(histogram.edges, threshold)
+    dice = _patient_dice(pixels[:, 1].astype(float), pixels[:, 0].astype(float), first)
+    return {
+        patient: float(value) if np.isfinite(value) else None
+        for patient, value in zip(histogram.patients, dice, strict=True)
+    }
+
+
+def _first_flagged_bin(edges: Floats, threshold: float) -> int:
+    """The first bin above a threshold, or the number of bins where none is.
+
+    Beyond the edges nothing can be told apart: a threshold below them flags everything, one above
+    them nothing.
+    """
+    if np.isnan(threshold):
+        raise InputError("Argument 'threshold' must be a number, got NaN.")
+    return int(np.argmin(np.abs(edges - np.clip(threshold, edges[0], edges[-1]))))
+
+
+def _at_threshold(positive: Floats, negative: Floats, first: int) -> tuple[Floats, Floats, Floats]:
+    """Dice, sensitivity and specificity with bins from `first` on flagged; (R, B) to (R,)."""
+    hits, false_alarms = positive[:, first:].sum(1), negative[:, first:].sum(1)
+    lesion, normal = positive.sum(1), negative.sum(1)
+    dice = np.where(lesion > 0, ratio(2 * hits, hits + false_alarms + lesion), np.nan)
+    return dice, ratio(hits, lesion), ratio(normal - false_alarms, normal)
+
+
+def _patient_dice(positive: Floats, negative: Floats, first: int) -> Floats:
+    """Dice of each patient, NaN without a lesion; (P, B) to (P,)."""
+    return _at_threshold(positive, negative, first)[0]

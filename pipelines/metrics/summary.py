@@ -1,0 +1,167 @@
+"""What an evaluation reports: metrics with intervals, beside the trivial scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from pipelines.data import BASELINES
+from pipelines.metrics.bootstrap import Figure
+from pipelines.metrics.image import image_metrics, paired_difference
+from pipelines.metrics.matching import (
+    LEVEL_TOLERANCE,
+    SHARPNESS_TOLERANCE,
+    matched_auroc,
+    matched_difference,
+)
+from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
+
+PARTS = ("flow_score", "recon_score", "head_score")
+PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
+
+
+def summarize(
+    rows: Sequence[Mapping[str, Any]],
+    pixels: PixelHistogram,
+    baseline_pixels: PixelHistogram,
+    *,
+    threshold: float,
+    pixel_threshold: float,
+    volumetric: bool,
+) -> dict[str, Any]:
+    """Turns an evaluation's rows and histograms into the content of ``metrics.json``.
+
+    Args:
+        rows: the rows of ``scores.csv``; those without a label do not count.
+        pixels: pixels of our map.
+        baseline_pixels: pixels of the intensity map.
+        threshold: of the image score, fixed on normal images.
+        pixel_threshold: of the map, fixed on normal images.
+        volumetric: whether the rows are slices of volumes, to be matched by level; pictures are
+            matched by sharpness.
+
+    Returns:
+        Plain values; every figure is ``{"value": ..., "ci95": [low, high] or null}``.
+    """
+    single = [row for row in rows if row["level"] != "volume"]
+    table = _Table([row for row in single if row["label"] != ""], volumetric)
+    result: dict[str, Any] = {
+        "threshold": Figure(threshold).as_dict(),
+        "pixel_threshold": Figure(pixel_threshold).as_dict(),
+        "n_normal": Figure(float((table.labels == 0).sum())).as_dict(),
+        "n_anomalous": Figure(float((table.labels == 1).sum())).as_dict(),
+        "n_patients": Figure(float(len(set(table.patients)))).as_dict(),
+        "baselines": {},
+    }
+    if not len(table.labels):
+        return result
+    figures = image_metrics(
+        table.labels, table.column("score"), table.column("flagged"), table.patients
+    )
+    measured = pixel_metrics(pixels, pixel_threshold)
+    result |= {name: figure.as_dict() for name, figure in figures.items()}
+    result |= {name: measured[name].as_dict() for name in PIXEL_FIGURES}
+    result["matched_auroc"] = table.matched("score") | {"matched_by": table.key_name}
+    result["parts"] = {
+        name: table.ranking(name) for name in PARTS if table.rows and name in table.rows[0]
+    }
+    known = [name for name in BASELINES if table.rows and name in table.rows[0]]
+    result["baselines"] = {name: table.ranking(name) | table.versus(name) for name in known}
+    if "intensity" in known and volumetric:
+        trivial = pixel_metrics(baseline_pixels, float("inf"))
+        oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
+        result["baselines"]["intensity"] |= {name: trivial[name].as_dict() for name in oracle}
+    if volumetric:
+        result["volumes"] = _volume_figures([row for row in rows if row["level"] == "volume"])
+    result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))
+    return result
+
+
+def _volume_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """AUROC, AP and decisions over whole volumes; without a threshold nothing is flagged."""
+    judged = [row for row in rows if row["label"] != ""]
+    if not judged:
+        return {}
+    labels = [row["label"] for row in judged]
+    patients = [row["patient"] for row in judged]
+    flagged = [row["flagged"] == 1 for row in judged]
+    scores = [row["score"] for row in judged]
+    figures = image_metrics(labels, scores, flagged, patients)
+    return {name: figure.as_dict() for name, figure in figures.items()} | {
+        "n_normal": Figure(float(labels.count(0))).as_dict(),
+        "n_anomalous": Figure(float(labels.count(1))).as_dict(),
+    }
+
+
+def _patient_figures(table: _Table, dice: Mapping[str, float | None]) -> dict[str, Any]:
+    """Per patient: judged images, AUROC among them, share flagged, Dice at the pixel threshold."""
+    scores, flagged = table.column("score"), table.column("flagged")
+    patients = np.array(table.patients)
+    found = {}
+    for patient in sorted(set(table.patients)):
+        own = patients == patient
+        labels = table.labels[own]
+        both = 0 < labels.sum() < len(labels)
+        found[patient] = {
+            "n_normal": int((labels == 0).sum()),
+            "n_anomalous": int((labels == 1).sum()),
+            "image_auroc": float(roc_auc_score(labels, scores[own])) if both else None,
+            "flagged": int(flagged[own].sum()),
+            "dice_at_threshold": dice.get(patient),
+        }
+    return found
+
+
+class _Table:
+    """Labelled rows as arrays, with what pairs are matched by."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], volumetric: bool) -> None:
+        self.rows = rows
+        self.labels = np.array([row["label"] for row in rows], dtype=np.int64)
+        self.patients = [str(row["patient"]) for row in rows]
+        self.key_name = "slice" if volumetric else "sharpness"
+        self.volumetric = volumetric
+
+    def column(self, name: str) -> NDArray[np.float64]:
+        return np.array([row[name] for row in self.rows], dtype=np.float64)
+
+    def _matching(self) -> dict[str, Any]:
+        if self.volumetric:
+            return {"key": self.column("slice"), "tolerance": LEVEL_TOLERANCE, "relation": "abs"}
+        key = -self.column("sharpness")
+        return {"key": key, "tolerance": SHARPNESS_TOLERANCE, "relation": "log_ratio"}
+
+    def _can_match(self) -> bool:
+        return self.volumetric or "sharpness" in self.rows[0]
+
+    def matched(self, name: str) -> dict[str, Any]:
+        if not self._can_match():
+            return Figure(None).as_dict()
+        return matched_auroc(
+            self.labels, self.column(name), patients=self.patients, **self._matching()
+        ).as_dict()
+
+    def ranking(self, name: str) -> dict[str, Any]:
+        """AUROC and AP of a column alone, and its AUROC over matched pairs."""
+        scores = self.column(name)
+        figures = image_metrics(self.labels, scores, np.zeros(len(scores)), self.patients)
+        return {
+            "image_auroc": figures["image_auroc"].as_dict(),
+            "image_ap": figures["image_ap"].as_dict(),
+            "matched_auroc": self.matched(name),
+        }
+
+    def versus(self, name: str) -> dict[str, Any]:
+        """Our score minus a baseline on the same images: AUROC, and matched AUROC."""
+        ours, theirs = self.column("score"), self.column(name)
+        difference = paired_difference(self.labels, ours, theirs, self.patients)
+        result = {"difference": difference.as_dict()}
+        if self._can_match():
+            result["matched_difference"] = matched_difference(
+                self.labels, ours, theirs, patients=self.patients, **self._matching()
+            ).as_dict()
+        return result

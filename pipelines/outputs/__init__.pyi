@@ -1,0 +1,12 @@
+from .dicom import dicom_writers as dicom_writers
+from .dicom_objects import write_segmentation as write_segmentation
+from .examples import Example as Example
+from .examples import ExampleKeeper as ExampleKeeper
+from .examples import candidates as candidates
+from .maps import MAP_SUFFIXES as MAP_SUFFIXES
+from .maps import write_maps as write_maps
+from .maps import write_volume as write_volume
+from .pictures import MAP_RANGE as MAP_RANGE
+from .pictures import save_curves as save_curves
+from .pictures import save_histogram as save_histogram
+from .pictures import save_panels as save_panels

@@ -1,0 +1,89 @@
+"""Anomaly maps as files on the grid of their input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipelines.common import replacing
+from pipelines.scoring import ScoredCase
+
+MAP_SUFFIXES = (".nii.gz", ".png")
+"""Of the maps of volumes and of pictures."""
+
+PNG_PER_SD = 10_000
+"""Grey levels of a 16-bit PNG map per standard deviation; 65,535, its end, stands for 6.55."""
+
+
+def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list[Path]:
+    """Writes the map of a case, and where it exceeds the pixel threshold.
+
+    Volumes become ``<case>_anomaly.nii.gz`` (float32, standard deviations) and
+    ``<case>_mask.nii.gz`` (uint8, 0 and 1) with the affine, the units and the orientation of the
+    input. Pictures become ``<case>_anomaly.png`` (16 bit, 10,000 levels per standard deviation,
+    negative values 0) and ``<case>_mask.png`` (0 and 255).
+
+    Args:
+        folder: where to write.
+        scored: the case.
+        pixel_threshold: the map value above which a pixel is suspicious.
+
+    Returns:
+        The two files.
+    """
+    sample = scored.sample
+    name = sample.case.name
+    anomaly_map = np.asarray(scored.grid_map().as_tensor().numpy(), np.float32)
+    mask = anomaly_map > pixel_threshold
+    if sample.geometry.slice_axis is None:
+        levels = np.clip(np.rint(anomaly_map * PNG_PER_SD), 0, 65_535).astype(np.uint16)
+        return [
+            _write_png(folder / f"{name}_anomaly.png", levels),
+            _write_png(folder / f"{name}_mask.png", mask.astype(np.uint8) * 255),
+        ]
+    affine = np.array(sample.geometry.affine)
+    return [
+        write_volume(folder / f"{name}_anomaly.nii.gz", anomaly_map, affine, sample.header),
+        write_volume(folder / f"{name}_mask.nii.gz", mask.astype(np.uint8), affine, sample.header),
+    ]
+
+
+def write_volume(
+    path: Path, values: NDArray[Any], affine: NDArray[np.float64], header: Mapping[str, Any]
+) -> Path:
+    """Writes a NIfTI volume with the grid of its input.
+
+    Args:
+        path: ``.nii`` or ``.nii.gz``.
+        values: ``(X, Y, Z)``.
+        affine: 4 x 4, mm, RAS+.
+        header: the input's ``xyzt_units``, ``qform_code`` and ``sform_code``, where known;
+            millimetres and scanner coordinates otherwise, as for DICOM.
+    """
+    image = nib.Nifti1Image(values, affine)
+    image.header.set_slope_inter(1.0, 0.0)
+    qform, sform = int(header.get("qform_code", 1)), int(header.get("sform_code", 1))
+    image.set_qform(affine, code=qform)
+    # Without any code a reader would make the affine up from the voxel sizes alone.
+    image.set_sform(affine, code=sform or (0 if qform and _is_rigid(image, affine) else 1))
+    image.header["xyzt_units"] = int(header.get("xyzt_units", 2)) & 7
+    with replacing(path) as temporary:
+        nib.save(image, temporary)
+    return path
+
+
+def _is_rigid(image: nib.Nifti1Image, affine: NDArray[np.float64]) -> bool:
+    """Whether the quaternion form, which knows no shear, holds the affine."""
+    return bool(np.allclose(image.get_qform(), affine, atol=1e-4))
+
+
+def _write_png(path: Path, values: NDArray[Any]) -> Path:
+    with replacing(path) as temporary:
+        Image.fromarray(values).save(temporary)
+    return path

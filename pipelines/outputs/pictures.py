@@ -1,0 +1,187 @@
+"""Pictures: panels of single slices and curves of a training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pipelines.common import replacing
+from pipelines.outputs.examples import Example
+
+MAP_RANGE = (0.0, 6.0)
+"""The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
+whatever else is in the batch."""
+
+RESIDUAL_RANGE = (0.0, 0.5)
+TITLES = {
+    "anomaly_map": "fused map",
+    "recon": "residual (sd)",
+    "head": "head (sd)",
+}
+
+
+def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None:
+    """Draws one row per example: input, reconstruction, residual, maps and mask.
+
+    Args:
+        path: PNG file to write.
+        examples: what to show; nothing is written without any.
+        note: a line below the panels.
+    """
+    if not examples:
+        return
+    map_names = list(examples[0].maps)
+    order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
+    columns = 3 + len(order) + 1
+    width, height = 1.7 * columns + 1.5, 1.75 * len(examples) + 0.7
+    # Set by hand: finding a layout would take longer than everything else on many panels.
+    margins = {
+        "left": 0.6 / width,
+        "right": 1 - 0.9 / width,
+        "bottom": 0.35 / height,
+        "top": 1 - 0.3 / height,
+        "wspace": 0.03,
+        "hspace": 0.03,
+    }
+    figure, axes = plt.subplots(
+        len(examples), columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
+    )
+    for row, example in zip(axes, examples, strict=True):
+        _draw_example(row, example, order)
+    for axis, title in zip(axes[0], _titles(order), strict=True):
+        axis.set_title(title, fontsize=8)
+    _add_scale(figure, 1 - 0.8 / width)
+    if note:
+        figure.supxlabel(note, fontsize=8, y=0.01)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def _titles(order: Sequence[str]) -> list[str]:
+    named = [TITLES.get(n, f"flow, stride {n.removeprefix('flow')} (sd)") for n in order]
+    return ["input", "reconstruction", "|residual|", *named, "lesion mask"]
+
+
+def _draw_example(row: Sequence[Axes], example: Example, order: Sequence[str]) -> None:
+    residual = np.abs(example.image - example.reconstruction)
+    row[0].imshow(example.image, cmap="gray", vmin=0, vmax=1)
+    row[1].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
+    row[2].imshow(residual, cmap="magma", vmin=RESIDUAL_RANGE[0], vmax=RESIDUAL_RANGE[1])
+    for axis, name in zip(row[3:], order, strict=False):
+        axis.imshow(example.maps[name], cmap="magma", vmin=MAP_RANGE[0], vmax=MAP_RANGE[1])
+    if example.mask is None:
+        row[-1].text(0.5, 0.5, "none given", ha="center", va="center", fontsize=7)
+        row[-1].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    else:
+        row[-1].imshow(example.mask, cmap="gray", vmin=0, vmax=1)
+    for axis in row:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    where = f"{example.case}\nslice {example.index}" if example.index else example.case
+    row[0].set_ylabel(f"{example.kind}\n{where}\nscore {example.score:.2f}", fontsize=6)
+
+
+def _add_scale(figure: Figure, left: float) -> None:
+    scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(*MAP_RANGE), cmap="magma")
+    bar = figure.colorbar(scale, cax=figure.add_axes((left, 0.15, 0.01, 0.7)))
+    bar.set_label("standard deviations above normal pixels", fontsize=7)
+    bar.ax.tick_params(labelsize=6)
+
+
+def save_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Draws the loss and its terms over the epochs.
+
+    Args:
+        path: PNG file to write.
+        history: one mapping per epoch with `train_loss`, `val_loss` and so on; nothing is written
+            for an empty one.
+    """
+    if not history:
+        return
+    terms = {
+        "loss": "loss",
+        "flow_loss": "flow (bits per dimension)",
+        "recon_loss": "reconstruction (mean squared error)",
+    }
+    figure, axes = plt.subplots(1, len(terms), figsize=(10, 3), layout="constrained")
+    epochs = np.arange(1, len(history) + 1)
+    for axis, (name, title) in zip(axes, terms.items(), strict=True):
+        for prefix, label, style in (("train", "training", "-"), ("val", "held-out", "--")):
+            key = f"{prefix}_{name}"
+            values = [epoch.get(key, np.nan) for epoch in history]
+            if np.isfinite(values).any():
+                axis.plot(epochs, values, style, label=label, marker="o", markersize=2)
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+        if axis.lines:
+            axis.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
+
+
+def save_histogram(
+    path: Path,
+    normal: Sequence[float],
+    anomalous: Sequence[float],
+    threshold: float,
+    *,
+    unlabelled: Sequence[float] = (),
+    reference: Sequence[float] | NDArray[np.float64] = (),
+) -> None:
+    """Draws the scores of normal and anomalous images with the threshold.
+
+    Args:
+        path: PNG file to write; nothing is written without any score.
+        normal: scores of normal images.
+        anomalous: scores of anomalous images.
+        threshold: the score above which an image is flagged.
+        unlabelled: scores of images of unknown label.
+        reference: scores of the held-out normal images of the calibration, drawn as a line of the
+            same area as the images.
+    """
+    groups = (
+        (normal, "normal", "#0072B2"),
+        (anomalous, "anomalous", "#D55E00"),
+        (unlabelled, "label unknown", "#009E73"),
+    )
+    everything = np.concatenate([np.asarray(values, dtype=float) for values, _, _ in groups])
+    if not everything.size:
+        return
+    known = np.concatenate([everything, np.asarray(reference, dtype=float)])
+    low, high = np.percentile(known, [0, 99])
+    edges = np.linspace(low, max(high, threshold) + 0.5, 41)
+    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    for values, label, colour in groups:
+        if len(values):
+            clipped = np.clip(values, edges[0], edges[-1])
+            told = f"{label} ({len(values)})"
+            axis.hist(clipped, bins=edges.tolist(), alpha=0.6, label=told, color=colour)
+    if len(reference):
+        axis.hist(
+            np.clip(reference, edges[0], edges[-1]),
+            bins=edges.tolist(),
+            weights=np.full(len(reference), everything.size / len(reference)),
+            histtype="step",
+            color="#595959",
+            label="held-out normal, scaled",
+        )
+    axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
+    axis.set_xlabel("score (standard deviations above held-out normal images)")
+    axis.set_ylabel("images")
+    axis.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)

@@ -1,0 +1,5 @@
+"""What a bundle's run list calls: training, evaluation, inference."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+"""Calibration, the model file, and the scores of slices and cases."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

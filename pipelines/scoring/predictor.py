@@ -1,0 +1,62 @@
+"""One case at a time: what a server, a notebook or a registry needs of a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from networks.scorer import AnomalyScorer
+from pipelines.data import Case, CaseLoader, require_slices
+from pipelines.scoring.cases import ScoredCase, score_cases
+from pipelines.scoring.model_file import load_scorer, read_model
+from pipelines.scoring.volume import CaseReference
+
+
+class Predictor:
+    """A trained model that scores files, on the same path as evaluation and inference.
+
+    Args:
+        ckpt_dir: the model file or the folder that holds it.
+        device: where to compute.
+        batch_size: slices that go through the network at once.
+
+    Attributes:
+        model: the content of the model file but for the weights.
+        scorer: the calibrated scorer.
+
+    Raises:
+        InputError: when there is no usable model file.
+    """
+
+    def __init__(
+        self, ckpt_dir: str | Path, device: torch.device | str = "cpu", batch_size: int = 32
+    ) -> None:
+        self.model = {k: v for k, v in read_model(ckpt_dir).items() if k != "model"}
+        self.scorer: AnomalyScorer = load_scorer(ckpt_dir, device)
+        self.device = torch.device(device)
+        self.batch_size = int(batch_size)
+        self.loader = CaseLoader(**self.model["preprocessing"])
+        self.reference = case_reference(self.model)
+
+    def __call__(self, case: Case) -> ScoredCase:
+        """Reads and scores one case.
+
+        Returns:
+            Its scores; ``grid_map()`` gives the map on the grid of the input.
+
+        Raises:
+            InputError: when the case cannot be used.
+        """
+        sample = require_slices(self.loader(case))
+        with torch.no_grad():
+            return score_cases(self.scorer, [sample], self.batch_size, self.device, self.reference)[
+                0
+            ]
+
+
+def case_reference(model: Mapping[str, Any]) -> CaseReference:
+    """Scores of the held-out normal volumes that a model file records."""
+    return CaseReference(tuple(model["case_scores"]), float(model["target_fpr"]))

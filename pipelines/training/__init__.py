@@ -1,0 +1,5 @@
+"""The network from options, its pre-training and its training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

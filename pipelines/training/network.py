@@ -1,0 +1,82 @@
+"""Builds the network from options, with local encoder weights if they are given."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.aeflow import AEFlow, build_aeflow
+from pipelines.common import derive_seed
+from transforms.errors import InputError
+
+
+def make_network(
+    encoder_weights: str | None = None,
+    encoder_sha256: str | None = None,
+    seed: int = 0,
+    **architecture: Any,
+) -> AEFlow:
+    """Builds AE-Flow; its initial weights are a function of the seed alone.
+
+    Args:
+        encoder_weights: file of a torchvision state dict for the encoder; nothing is downloaded.
+        encoder_sha256: the file's expected SHA-256, in hexadecimal.
+        seed: the run's seed.
+        architecture: see `networks.build_aeflow`.
+
+    Raises:
+        InputError: when the weights are missing, altered or of another network.
+        ValueError: for an unknown part or a number out of range.
+    """
+    devices = list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        network = build_aeflow(seed=seed, **architecture)
+    if encoder_weights:
+        state = read_encoder_weights(Path(encoder_weights), encoder_sha256)
+        try:
+            network.encoder.load_torchvision_state_dict(state)
+        except ValueError as error:
+            raise InputError(
+                f"encoder_weights: {encoder_weights} does not fit --encoder "
+                f"{architecture.get('encoder')}. {error}"
+            ) from error
+    return network
+
+
+def read_encoder_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:
+    """Reads a state dict from a local file; nothing in it is executed.
+
+    Args:
+        path: the file.
+        sha256: its expected SHA-256 in hexadecimal; None trusts the file.
+
+    Raises:
+        InputError: when the file is missing, altered or holds no state dict.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"encoder_weights: there is no file {path}. Give the path of a torchvision state dict "
+            f"(for example wide_resnet50_2's), or leave the option out to pre-train on the normal "
+            f"images."
+        )
+    if sha256 is not None:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != sha256.lower():
+            raise InputError(
+                f"encoder_sha256: {path} has SHA-256 {found}, expected {sha256}. The file is "
+                f"another one or damaged; fetch it again or correct the option."
+            )
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a foreign file makes the unpickler fail in any way
+        raise InputError(
+            f"encoder_weights: {path} is no PyTorch file of plain tensors ({type(error).__name__})."
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"encoder_weights: expected a state dict in {path}, found something else.")
+    return state

@@ -1,0 +1,199 @@
+"""What is kept of a scored case."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.batch.results import (
+    CaseResult,
+    case_result,
+    case_rows,
+    load_result,
+    save_result,
+    stored_stamp,
+    volume_label,
+)
+from pipelines.data.baselines import BASELINES
+from pipelines.data.cases import Case
+from pipelines.data.slices import CaseLoader
+from pipelines.outputs.examples import candidates
+from pipelines.scoring.cases import ScoredCase
+from pipelines.scoring.volume import case_score
+
+WriteVolume = Callable[..., Path]
+FakeScored = Callable[..., ScoredCase]
+LOADER = CaseLoader(32, with_baselines=True)
+
+
+@pytest.fixture
+def volume(write_volume: WriteVolume) -> Case:
+    """Slices 3 and 4 show a lesion; 1 shows too little of one."""
+    mask = np.zeros((24, 24, 5), dtype=np.uint8)
+    mask[8, 8, 1] = 1
+    mask[6:12, 6:12, 3:] = 1
+    image = write_volume("a", shape=(24, 24, 5))
+    return Case("a", "pa", (image,), mask=write_volume("mask", mask))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Case:
+    levels = np.random.default_rng(0).integers(1, 256, (24, 24), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "b.png")
+    return Case("b", "pb", (tmp_path / "b.png",), label=0)
+
+
+def test_a_volume_has_a_row_per_slice_and_one_for_the_whole(
+    volume: Case, fake_scored: FakeScored
+) -> None:
+    sample = LOADER(volume)
+    scored = fake_scored(sample, [1.0, 2.0, 3.0, 4.0, 5.0], score=7.0, head_score=0.25)
+    *slices, whole = case_rows(scored)
+    assert [(row["slice"], row["label"]) for row in slices] == [
+        (0, 0), (1, ""), (2, 0), (3, 1), (4, 1),
+    ]  # fmt: skip
+    assert {row["level"] for row in slices} == {"slice"} and whole["level"] == "volume"
+    assert [row["flagged"] for row in slices] == [0, 0, 0, 1, 1]
+    assert [row["score"] for row in slices] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert all((row["case"], row["patient"]) == ("a", "pa") for row in (*slices, whole))
+    assert whole["slice"] == "" and whole["label"] == 1 and whole["flagged"] == 1
+    assert (whole["score"], whole["flow_score"], whole["recon_score"]) == (7.0, 1.0, 2.0)
+    assert whole["head_score"] == 0.25 and whole["percentile"] == 50.0
+    assert sample.baselines is not None
+    for name in BASELINES:
+        values = sample.baselines.scores[name]
+        assert [row[name] for row in slices] == values.tolist()
+        assert whole[name] == case_score(values)
+    json.dumps([*slices, whole])
+
+
+def test_what_is_undecided_is_empty(volume: Case, fake_scored: FakeScored) -> None:
+    sample = replace(LOADER(volume), baselines=None)
+    undecided: dict[str, Any] = {"percentile": None, "flagged": None}
+    *_, whole = case_rows(fake_scored(sample, **undecided))
+    assert whole["percentile"] == "" and whole["flagged"] == ""
+    assert "head_score" not in whole and not set(BASELINES) & set(whole)
+
+
+def test_a_picture_has_one_row(picture: Case, fake_scored: FakeScored) -> None:
+    (row,) = case_rows(fake_scored(LOADER(picture), [9.0]))
+    assert row["level"] == "image" and (row["slice"], row["label"]) == (0, 0)
+    assert row["score"] == 9.0 and row["flagged"] == 1
+    (unknown,) = case_rows(fake_scored(LOADER(replace(picture, label=None))))
+    assert unknown["label"] == ""
+
+
+def test_a_volume_is_anomalous_with_one_slice(volume: Case, write_volume: WriteVolume) -> None:
+    def label_of(mask: np.ndarray | None, label: int | None = None) -> int | str:
+        path = None if mask is None else write_volume("other", mask)
+        return volume_label(LOADER(replace(volume, mask=path, label=label)))
+
+    empty = np.zeros((24, 24, 5), dtype=np.uint8)
+    little, enough = empty.copy(), empty.copy()
+    little[8, 8, 1] = 1
+    enough[6:12, 6:12, 3] = 1
+    assert [label_of(mask) for mask in (None, empty, little, enough)] == ["", 0, "", 1]
+    assert [label_of(None, label) for label in (0, 1)] == [0, 1]
+    assert label_of(enough, 0) == 0
+
+
+def test_pixels_of_judged_slices_count_inside_the_body(
+    volume: Case, picture: Case, fake_scored: FakeScored
+) -> None:
+    sample = LOADER(volume)
+    values = np.random.default_rng(0).normal(size=(5, 24, 24)).astype(np.float32)
+    result = case_result(fake_scored(sample, anomaly_map=values), 0.77)
+    assert result.examples == [] and len(result.rows) == 6
+    assert result.pixels.patients == result.baseline_pixels.patients == ("pa",)
+    pixels, regions = result.pixels.arrays()
+    body = int((sample.raw[0] > 0).sum())
+    lesion = 2 * 36
+    assert pixels[0].sum(axis=1).tolist() == [4 * body - lesion, lesion]
+    assert regions.sum(axis=1).tolist() == pytest.approx([2])
+    assert (result.pixels.edges == 0.77).any()  # decisions are exact
+    judged = [0, 2, 3, 4]
+    above = int((values[judged][(sample.raw[judged, 0] > 0).numpy()] > 0.77).sum())
+    first = int(np.flatnonzero(result.pixels.edges == 0.77)[0])
+    assert pixels[0][:, first:].sum() == above
+    whole = case_result(fake_scored(LOADER(picture)), 1.0)
+    assert whole.pixels.arrays()[0][0].sum(axis=1).tolist() == [24 * 24, 0]
+    assert whole.baseline_pixels.patients == ()
+
+
+def test_without_a_mask_no_pixels_count(picture: Case, fake_scored: FakeScored) -> None:
+    for label in (1, None):
+        result = case_result(fake_scored(LOADER(replace(picture, label=label))), 1.0)
+        assert result.pixels.patients == ()
+
+
+@pytest.fixture
+def result(volume: Case, fake_scored: FakeScored) -> CaseResult:
+    values = np.random.default_rng(0).normal(size=(5, 24, 24))
+    scored = fake_scored(LOADER(volume), [1.0, 2.0, 3.0, 4.0, 3.0], values)
+    kept = case_result(scored, 1.0)
+    kept.examples = candidates(scored)
+    return kept
+
+
+def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
+    path = tmp_path / "cases" / "a.npz"
+    save_result(path, result, "stamp")
+    assert stored_stamp(path) == "stamp"
+    again = load_result(path)
+    assert again.rows == result.rows
+    for name in ("pixels", "baseline_pixels"):
+        before, after = getattr(result, name).state_dict(), getattr(again, name).state_dict()
+        assert all(np.array_equal(before[key], after[key]) for key in before), name
+    assert [one.kind for one in again.examples] == ["detected", "missed"]
+    for old, new in zip(result.examples, again.examples, strict=True):
+        facts = [(one.kind, one.case, one.index, one.score) for one in (old, new)]
+        assert facts[0] == facts[1] and new.image.dtype == np.float32
+        np.testing.assert_allclose(new.image, old.image, atol=1e-3)
+        np.testing.assert_allclose(new.reconstruction, old.reconstruction, atol=1e-2)
+        assert list(new.maps) == list(old.maps) == ["anomaly_map", "recon"]
+        np.testing.assert_allclose(new.maps["recon"], old.maps["recon"], atol=1e-2)
+        assert old.mask is not None and new.mask is not None
+        assert (new.mask == old.mask).all() and new.mask.dtype == bool
+    bare = replace(result.examples[0], mask=None)
+    save_result(path, replace(result, examples=[bare]), "stamp")
+    assert load_result(path).examples[0].mask is None
+
+
+def test_what_is_cut_short_or_foreign_has_no_stamp(result: CaseResult, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    assert stored_stamp(path) is None
+    save_result(path, result, "stamp")
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"something else"):
+        path.write_bytes(content)
+        assert stored_stamp(path) is None
+    np.savez(path, other=np.zeros(1))
+    assert stored_stamp(path) is None
+
+
+def test_a_failing_write_leaves_no_result(
+    result: CaseResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(file: Path, **arrays: Any) -> None:
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(np, "savez_compressed", fail)
+    with pytest.raises(OSError, match="no space"):
+        save_result(tmp_path / "cases" / "a.npz", result, "stamp")
+    assert list((tmp_path / "cases").iterdir()) == []
+
+
+def test_an_unlabelled_case_offers_its_highest_slice(
+    volume: Case, fake_scored: FakeScored, tmp_path: Path
+) -> None:
+    scored = fake_scored(LOADER(replace(volume, mask=None)), [1.0, 9.0, 2.0, 3.0, 4.0])
+    (found,) = candidates(scored)
+    assert (found.kind, found.index, found.mask) == ("scored", 1, None)
+    assert torch.equal(scored.sample.labels, torch.full((5,), -1, dtype=torch.int8))

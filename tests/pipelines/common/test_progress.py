@@ -1,0 +1,148 @@
+"""Progress, on a terminal and elsewhere."""
+
+import io
+import logging
+from contextlib import redirect_stderr
+from typing import Any
+
+import pytest
+from ignite.engine import Engine, Events
+
+from pipelines.common import progress
+from pipelines.common.progress import EngineProgress, EpochLine, Meter, duration, track
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    @property
+    def line(self) -> str:
+        """What stands in the line of the cursor."""
+        return self.getvalue().split("\r")[-1]
+
+
+@pytest.fixture
+def lines(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Any:
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    caplog.set_level(logging.INFO, logger="pipelines.common.progress")
+    return lambda: [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0, "0:00"), (59.6, "1:00"), (75, "1:15"), (3599.7, "1:00:00")]
+)
+def test_duration(seconds: float, told: str) -> None:
+    assert duration(seconds) == told
+
+
+def test_plain_lines_come_now_and_then_with_the_time_left(clock: Clock, lines: Any) -> None:
+    meter = Meter("Reading", 9, "cases")
+    assert meter.bar is None
+    for _ in range(9):
+        clock.now += 9
+        meter.advance()
+    meter.close()
+    assert lines() == [
+        "Reading: 3 of 9 cases, about 0:54 left",
+        "Reading: 6 of 9 cases, about 0:27 left",
+    ]  # and nothing at the end
+
+
+def test_a_short_phase_says_nothing(clock: Clock, lines: Any) -> None:
+    assert list(track("abc", "Reading", 3, "cases")) == ["a", "b", "c"]
+    assert lines() == []
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left() -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        meter = Meter("Training", 4, "batches")
+        for number in range(3):
+            meter.advance(f"loss {number}")
+        meter.bar.refresh()
+        drawn = terminal.line
+        meter.close()
+    assert "Training:  75%" in drawn and "3/4" in drawn and "loss 2" in drawn
+    assert "<" in drawn  # elapsed<left
+    assert "Training" not in terminal.line  # nothing is left behind
+
+
+def test_track_closes_the_bar_when_the_work_fails() -> None:
+    with redirect_stderr(Terminal()) as terminal:
+        steps = track(range(3), "Reading", 3, "cases")
+        next(steps)
+        assert "Reading" in terminal.line
+        with pytest.raises(ZeroDivisionError):
+            steps.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+    assert "Reading" not in terminal.line
+
+
+def test_an_engines_progress_runs_over_all_its_epochs(lines: Any) -> None:
+    engine, handler = Engine(lambda engine, batch: None), EngineProgress("Training")
+    handler.attach(engine)
+    seen: list[tuple[int, int]] = []
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def look() -> None:
+        assert handler.meter is not None
+        seen.append((handler.meter.done, handler.meter.total))
+
+    engine.run([0, 0], max_epochs=3)
+    assert seen == [(done, 6) for done in range(1, 7)]
+    assert handler.meter is None
+
+
+def test_an_engines_error_closes_the_bar_and_goes_on() -> None:
+    def fail(engine: Engine, batch: int) -> None:
+        raise ZeroDivisionError("oh")
+
+    engine, handler = Engine(fail), EngineProgress("Training")
+    handler.attach(engine)
+    with redirect_stderr(Terminal()) as terminal, pytest.raises(ZeroDivisionError, match="oh"):
+        engine.run([0], max_epochs=1)
+    assert handler.meter is None
+    assert "Training" in terminal.getvalue() and "Training" not in terminal.line
+
+
+def test_an_epochs_line_tells_metrics_and_time_left(clock: Clock, lines: Any) -> None:
+    trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED)
+    def measure() -> None:
+        clock.now += 10
+        trainer.state.metrics["loss"] = 0.123456 / trainer.state.epoch
+        validator.state.metrics["val_loss"] = 2.0
+
+    names = {"loss": "loss", "val_loss": "held-out loss", "absent": "absent"}
+    EpochLine("Epoch", names, validator).attach(trainer)
+    trainer.run([0], max_epochs=3)
+    assert lines() == [
+        "Epoch 1/3: loss 0.1235, held-out loss 2 (0:20 left)",
+        "Epoch 2/3: loss 0.06173, held-out loss 2 (0:10 left)",
+        "Epoch 3/3: loss 0.04115, held-out loss 2 (0:00 left)",
+    ]
+
+
+def test_a_resumed_run_counts_its_own_epochs_for_the_time_left(clock: Clock, lines: Any) -> None:
+    engine = Engine(lambda engine, batch: None)
+    engine.add_event_handler(Events.EPOCH_COMPLETED, lambda: setattr(clock, "now", clock.now + 10))
+    EpochLine("Epoch", {}).attach(engine)
+    engine.load_state_dict({"epoch_length": 1, "max_epochs": 10, "iteration": 8})
+    engine.run([0])
+    assert lines()[0].endswith("(0:10 left)")

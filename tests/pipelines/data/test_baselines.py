@@ -1,0 +1,220 @@
+"""Trivial scores, on made and on real images."""
+
+import os
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from pipelines.data.baselines import (
+    BASELINES,
+    baseline_scores,
+    block_score,
+    intensity_map,
+    robust_z,
+    sharpness,
+    vertical_difference,
+    volume_baselines,
+)
+from pipelines.metrics.image import image_metrics
+from pipelines.metrics.matching import level_matched
+from pipelines.metrics.pixel import PixelHistogram, default_edges, pixel_metrics
+from transforms.errors import InputError
+
+DATA = os.environ.get("AEFLOW_DATA_DIR", "")
+XRAY_AUROC = 0.9325
+T2_VALUES = (0.7900, 0.9528, 0.4769, 0.5553)  # slice AUROC, matched, pixel AP, oracle Dice
+needs_data = pytest.mark.skipif(not DATA, reason="AEFLOW_DATA_DIR is not set")
+
+
+def volume() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    made = rng.uniform(100, 200, (24, 24, 12)).astype(np.float32)
+    made[:4] = 0
+    made[12:20, 8:16, 5:8] = 400
+    made[..., 11] = 0
+    return made
+
+
+def test_vertical_difference_looks_at_rows_only() -> None:
+    ramp = np.arange(5.0)[:, None] * 3 + np.arange(4.0) * 100
+    assert vertical_difference(ramp) == pytest.approx(3.0)
+    assert sharpness(ramp) == pytest.approx(-3.0)
+
+
+def test_vertical_difference_of_unsigned_bytes_does_not_wrap() -> None:
+    assert vertical_difference(np.array([[250], [5]], np.uint8)) == 245
+
+
+def test_blurred_images_score_higher() -> None:
+    image = np.random.default_rng(0).uniform(size=(32, 32))
+    assert sharpness(gaussian_filter(image, 1)) > sharpness(image)
+
+
+def test_robust_z_uses_the_body_and_keeps_the_background_low() -> None:
+    image = np.array([[0.0, 0, 0, 0], [10, 20, 30, 40]])
+    z = robust_z(image)
+    assert z[1] == pytest.approx((np.array([10, 20, 30, 40]) - 25) / 15)
+    assert z[0] == pytest.approx(-25 / 15)
+    assert robust_z(image, np.ones((2, 4)))[0] == pytest.approx(-5 / 22.5)
+
+
+@pytest.mark.parametrize(("tissue", "expected"), [([5, 5, 5, 5], 0.0), ([5, 5, 5, 5, 9], 2.5)])
+def test_robust_z_without_spread(tissue: list[float], expected: float) -> None:
+    assert robust_z(np.array(tissue))[-1] == pytest.approx(expected)
+
+
+def test_block_score_by_hand() -> None:
+    image = np.zeros((32, 40))
+    for index in range(12):
+        row, column = divmod(index, 5)
+        image[row * 8, column * 8] = 64 * index
+    assert block_score(image) == pytest.approx(np.mean(np.arange(2, 12)))
+
+
+def test_block_score_leaves_out_what_fills_no_block() -> None:
+    image = np.full((19, 24), 1000.0)
+    image[1:17] = 1
+    assert block_score(image) == 1
+
+
+def test_intensity_map_smooths_along_every_axis() -> None:
+    impulse = np.zeros((21, 21, 21))
+    impulse[10, 10, 10] = 1
+    smooth = intensity_map(impulse)
+    axis = smooth[:, 10, 10]
+    spread = np.sqrt((axis * (np.arange(21) - 10) ** 2).sum() / axis.sum())
+    assert spread == pytest.approx(2.0, abs=0.02)
+    assert smooth[10, 10] == pytest.approx(axis)
+
+
+def test_picture_scores() -> None:
+    image = np.random.default_rng(0).uniform(50, 255, (16, 24))
+    image[:, :6] = 5
+    found = baseline_scores(image[None])
+    assert set(found) == set(BASELINES)
+    assert found["area"] == pytest.approx(0.75)
+    assert found["mean"] == pytest.approx(image.mean())
+    assert found["spread"] == pytest.approx(image.std())
+    assert found["sharpness"] == pytest.approx(sharpness(image))
+    assert found["intensity"] == pytest.approx(block_score(robust_z(image, np.ones_like(image))))
+
+
+def test_picture_scores_inside_a_body_are_means_over_channels() -> None:
+    rng = np.random.default_rng(0)
+    body = np.zeros((16, 16), bool)
+    body[4:12] = True
+    channels = rng.uniform(1, 2, (2, 16, 16)) * body
+    found = baseline_scores(channels, body)
+    assert found["area"] == 0.5
+    assert found["mean"] == pytest.approx(channels[:, body].mean())
+    single = [baseline_scores(channel[None], body) for channel in channels]
+    for name in BASELINES:
+        assert found[name] == pytest.approx(np.mean([scores[name] for scores in single]))
+
+
+def test_volume_scores_find_the_bright_slices() -> None:
+    made = volume()
+    found = volume_baselines(made[None])
+    assert set(found.scores) == set(BASELINES)
+    assert all(scores.shape == (12,) for scores in found.scores.values())
+    assert found.intensity_map.shape == found.body.shape == (12, 24, 24)
+    assert set(np.argsort(found.scores["intensity"])[-3:]) == {5, 6, 7}
+    z = robust_z(made)
+    assert found.intensity_map == pytest.approx(np.moveaxis(intensity_map(z), 2, 0), abs=1e-5)
+    assert found.scores["mean"][3] == pytest.approx(z[..., 3][made[..., 3] > 0].mean(), abs=1e-5)
+    assert found.scores["area"][3] == pytest.approx(20 / 24)
+    assert found.scores["area"][11] == 0
+    assert all(np.isfinite(scores).all() for scores in found.scores.values())
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_slicing_axis_only_reorders(axis: int) -> None:
+    moved = np.moveaxis(volume(), 2, axis)
+    found, straight = volume_baselines(moved[None], axis), volume_baselines(volume()[None])
+    assert found.intensity_map == pytest.approx(straight.intensity_map, abs=1e-5)
+    for name in BASELINES:
+        assert found.scores[name] == pytest.approx(straight.scores[name], abs=1e-5)
+
+
+def test_volume_scores_do_not_depend_on_the_unit_and_average_channels() -> None:
+    made = volume()
+    single = volume_baselines(made[None])
+    pair = volume_baselines(np.stack([made, 90 * made]))
+    assert pair.intensity_map == pytest.approx(single.intensity_map, abs=1e-4)
+    for name in BASELINES:
+        assert pair.scores[name] == pytest.approx(single.scores[name], abs=1e-4)
+
+
+def test_inputs_are_not_changed() -> None:
+    made = volume()
+    before = made.copy()
+    volume_baselines(made[None])
+    baseline_scores(made[None, ..., 0])
+    assert (made == before).all()
+
+
+def test_mistakes_are_told() -> None:
+    with pytest.raises(InputError, match=r"\(C, H, W\).*channels first"):
+        baseline_scores(np.zeros((16, 16)))
+    with pytest.raises(InputError, match=r"\(C, X, Y, Z\)"):
+        volume_baselines(np.zeros((16, 16, 16)))
+    with pytest.raises(InputError, match="'axis'"):
+        volume_baselines(volume()[None], 3)
+    with pytest.raises(InputError, match="Is the image empty"):
+        volume_baselines(np.zeros((1, 16, 16, 16)))
+    with pytest.raises(InputError, match="NaN"):
+        robust_z(np.array([1.0, np.nan]), np.ones(2))
+    with pytest.raises(InputError, match="at least 8 x 8"):
+        block_score(np.zeros((4, 20)))
+    with pytest.raises(InputError, match="two rows"):
+        sharpness(np.zeros((1, 20)))
+
+
+@needs_data
+def test_sharpness_separates_the_radiographs() -> None:
+    scores, labels = [], []
+    for label, folder in enumerate(("train_normal", "val_pneumonia")):
+        for path in sorted((Path(DATA) / "xray" / folder).glob("*.jpeg"))[:20]:
+            grey = np.asarray(Image.open(path).convert("L"), np.float32) / 255
+            scores.append(baseline_scores(grey[None])["sharpness"])
+            labels.append(label)
+    found = image_metrics(labels, scores, np.zeros(40), np.arange(40))
+    assert found["image_auroc"].value == pytest.approx(XRAY_AUROC, abs=1e-3)
+
+
+@needs_data
+def test_intensity_on_two_patients() -> None:
+    histogram = PixelHistogram(default_edges())
+    labels, scores, levels, patients = [], [], [], []
+    for patient in ("Brats18_TCIA02_135_1", "Brats18_TCIA10_637_1"):
+        folder = Path(DATA) / "brats" / patient
+        image, lesion = (
+            np.asanyarray(nib.load(next(folder.glob(f"*_{name}.nii*"))).dataobj)
+            for name in ("t2", "seg")
+        )
+        found = volume_baselines(image[None])
+        for level in range(25, 131):
+            tumour = int((lesion[..., level] > 0).sum())
+            if found.body[level].sum() < 6000 or 0 < tumour < 20:
+                continue
+            histogram.add(
+                patient, found.intensity_map[level], lesion[..., level] > 0, found.body[level]
+            )
+            labels.append(int(tumour > 0))
+            scores.append(found.scores["intensity"][level])
+            levels.append(level)
+            patients.append(patient)
+    image_level = image_metrics(labels, scores, np.zeros(len(labels)), patients)
+    matched = level_matched(labels, scores, levels, patients=patients)
+    pixels = pixel_metrics(histogram, 1.0, resamples=10)
+    found_values = (
+        image_level["image_auroc"].value,
+        matched.figure.value,
+        pixels["pixel_ap"].value,
+        pixels["dice_oracle"].value,
+    )
+    assert found_values == pytest.approx(T2_VALUES, abs=1e-3)

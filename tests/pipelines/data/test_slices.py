@@ -1,0 +1,267 @@
+"""From cases to slices."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.data.cases import Case, Cohort, FailedCase
+from pipelines.data.cohort import Data
+from pipelines.data.slices import (
+    CaseDataset,
+    CaseLoader,
+    NormalSlices,
+    case_loader,
+    count_channels,
+    evaluation_loader,
+    inference_loader,
+    slice_loader,
+    with_baselines,
+)
+from pipelines.data.splits import Split
+from transforms.errors import InputError
+
+WriteVolume = Callable[..., Path]
+LESION = (1, 3, 4)
+
+
+@pytest.fixture
+def volume(write_volume: WriteVolume) -> Case:
+    """Six slices: 1 shows 19 lesion pixels, 3 shows 20, 4 shows 30, the others none."""
+    mask = np.zeros((24, 24, 6), dtype=np.uint8)
+    mask[5:24, 8, 1] = 1
+    mask[4:9, 4:8, 3] = 2
+    mask[4:9, 4:10, 4] = 1
+    return Case("a", "pa", (write_volume("image"),), mask=write_volume("mask", mask))
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Case:
+    levels = np.random.default_rng(0).integers(0, 256, (40, 20), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "xray.png")
+    return Case("x", "px", (tmp_path / "xray.png",), label=1)
+
+
+def test_a_volume_becomes_slices(volume: Case) -> None:
+    sample = CaseLoader(image_size=(32, 48))(volume)
+    assert sample.images.shape == (6, 1, 32, 48) and sample.images.dtype == torch.float32
+    assert sample.images.min() == 0 and sample.images.max() <= 1
+    assert sample.raw.shape == (6, 1, 24, 24) and sample.raw.max() > 50
+    assert sample.masks is not None and sample.masks.shape == (6, 24, 24)
+    assert sample.masks.dtype == torch.bool
+    assert sample.masks.sum(dim=(1, 2)).tolist() == [0, 19, 0, 20, 30, 0]
+    assert sample.indices.tolist() == list(range(6))
+    assert sample.baselines is None
+    # The body stands where the raw values do, centred on the canvas.
+    assert (sample.images[:, 0, :, :8] == 0).all() and (sample.images[:, 0, :, -8:] == 0).all()
+    assert sample.images[:, 0, 12:20, 20:28].min() > 0
+
+
+@pytest.mark.parametrize(
+    ("pixels", "margin", "labels"),
+    [
+        (20, 0, [0, -1, 0, 1, 1, 0]),
+        (19, 0, [0, 1, 0, 1, 1, 0]),
+        (31, 0, [0, -1, 0, -1, -1, 0]),
+        (20, 1, [0, -1, 0, 1, 1, 0]),  # a difference of one is enough
+        (20, 2, [-1, -1, -1, 1, 1, -1]),
+    ],
+)
+def test_slices_are_labelled_by_their_lesion(
+    volume: Case, pixels: int, margin: int, labels: list[int]
+) -> None:
+    sample = CaseLoader(32, min_lesion_pixels=pixels, normal_margin=margin)(volume)
+    assert sample.labels.tolist() == labels
+
+
+def test_slices_scales_and_files_agree(volume: Case) -> None:
+    sample = CaseLoader(24, slice_range=[1, 4])(volume)  # nothing is resampled at this size
+    for image, raw in zip(sample.images, sample.raw, strict=True):
+        body = raw > 0
+        assert torch.equal(body, image > 0)
+        together = torch.stack([image[body], raw[body]])
+        assert torch.corrcoef(together)[0, 1] > 0.999
+
+
+def test_only_slices_in_range_with_enough_body_are_used(
+    volume: Case, write_volume: WriteVolume
+) -> None:
+    sample = CaseLoader(32, slice_range=[2, 4])(volume)
+    assert sample.indices.tolist() == [2, 3, 4] and len(sample.images) == len(sample.raw) == 3
+    assert sample.labels.tolist() == [0, 1, 1]
+    values = np.random.default_rng(1).uniform(50, 100, (24, 24, 6)).astype(np.float32)
+    values[:2] = values[-2:] = values[:, :2] = values[:, -2:] = 0
+    values[4:, :, 0] = 0  # a slice that hardly shows the body
+    thin = Case("b", "pb", (write_volume("thin", values),), label=0)
+    assert CaseLoader(32)(thin).indices.tolist() == [1, 2, 3, 4, 5]
+    assert CaseLoader(32, min_body_fraction=0.0)(thin).indices.tolist() == list(range(6))
+
+
+@pytest.mark.parametrize(("label", "expected"), [(0, 0), (1, -1), (None, -1)])
+def test_a_volume_without_mask_tells_of_its_slices_only_if_normal(
+    volume: Case, label: int | None, expected: int
+) -> None:
+    sample = CaseLoader(32)(replace(volume, mask=None, label=label))
+    assert sample.masks is None and sample.labels.unique().tolist() == [expected]
+
+
+@pytest.mark.parametrize("volumetric", [True, False])
+def test_the_other_kind_of_file_is_refused(volume: Case, picture: Case, volumetric: bool) -> None:
+    right, wrong = (volume, picture) if volumetric else (picture, volume)
+    loader = CaseLoader(32, volumetric=volumetric)
+    assert len(loader(right).images)
+    wanted, found = ("a volume", "a picture") if volumetric else ("a picture", "a volume")
+    said = f"{wrong.images[0].name}: expected {wanted} like the training cases, found {found}"
+    with pytest.raises(InputError, match=said):
+        loader(wrong)
+
+
+def test_the_grid_and_the_body_are_kept(volume: Case, picture: Case) -> None:
+    sample = CaseLoader(32, slice_range=[1, 4])(volume)
+    assert sample.header == {"xyzt_units": 0, "qform_code": 0, "sform_code": 2}
+    assert sample.body is not None and torch.equal(sample.body, (sample.raw > 0)[:, 0])
+    flat = CaseLoader(32)(picture)
+    assert flat.body is None and flat.header == {"bit_depth": 8}
+
+
+def test_a_case_that_cannot_be_used_says_why(volume: Case, picture: Case) -> None:
+    def odd(case: Case) -> Any:
+        raise ZeroDivisionError("odd")
+
+    loader = CaseLoader(32, volumetric=True, min_body_fraction=0.0)
+    missing = replace(volume, images=(volume.images[0].with_name("gone.nii.gz"),))
+    dataset = CaseDataset([missing, volume, picture], loader)
+    gone, found, flat = (dataset[index] for index in range(3))
+    assert isinstance(gone, FailedCase) and gone.case is missing and "gone" in gone.reason
+    assert found.case is volume and "expected a volume" in flat.reason
+    broken = CaseDataset([volume], odd)[0]
+    assert "failed unexpectedly (ZeroDivisionError: odd)" in broken.reason
+    assert str(volume.images[0]) in broken.reason
+    empty = CaseDataset([volume], CaseLoader(32, min_body_fraction=1.0))[0]
+    assert isinstance(empty, FailedCase)
+    assert "image.nii.gz: no slice shows enough of the body" in empty.reason
+
+
+def test_a_mask_decides_where_a_single_slice_has_no_label(write_volume: WriteVolume) -> None:
+    mask = np.zeros((24, 24, 1), dtype=np.uint8)
+    image = write_volume("one", shape=(24, 24, 1))
+    normal = Case("c", "pc", (image,), mask=write_volume("empty", mask))
+    mask[4:10, 4:10] = 1
+    anomalous = replace(normal, mask=write_volume("lesion", mask))
+    loader = CaseLoader(32)
+    assert [loader(case).labels.tolist() for case in (normal, anomalous)] == [[0], [1]]
+    assert loader(replace(anomalous, label=0)).labels.tolist() == [0]  # the case's own label
+
+
+def test_a_picture_is_a_stack_of_one(picture: Case) -> None:
+    sample = CaseLoader(32)(picture)
+    assert sample.images.shape == (1, 1, 32, 32) and sample.raw.shape == (1, 1, 40, 20)
+    assert sample.labels.tolist() == [1] and sample.indices.tolist() == [0]
+    assert sample.masks is None and sample.raw.max() > 200 and sample.images.max() <= 1
+
+
+def test_channels_are_those_of_the_first_case(picture: Case, volume: Case, tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "colour.png")
+    coloured = replace(picture, images=(tmp_path / "colour.png",))
+    repeated = CaseLoader(32, channels=3)(picture)
+    assert repeated.images.shape == (1, 3, 32, 32)
+    assert torch.equal(repeated.images[:, 0], repeated.images[:, 2])
+    with pytest.raises(InputError, match=r"colour.png: expected 1 channel.* found 3"):
+        CaseLoader(32, channels=1)(coloured)
+    with pytest.raises(InputError, match=r"image.nii.gz: expected 2 channel.* found 1"):
+        CaseLoader(32, channels=2)(volume)  # one modality does not stand for another
+    cohort = Cohort("folder", tmp_path, (coloured,), ("image",), False)
+    assert count_channels(Data(cohort, Split((coloured,), (), ()), ())) == 3
+
+
+@pytest.mark.parametrize("slice_range", [[3], [1, 2, 3], 25])
+def test_a_wrong_slice_range_is_told(slice_range: Any) -> None:
+    with pytest.raises(InputError, match="slice_range: expected the first and the last slice"):
+        CaseLoader(32, slice_range=slice_range)
+
+
+def test_parameters_rebuild_the_loader(volume: Case) -> None:
+    loader = CaseLoader((32, 48), "axial", "percentile", (1, 4), 0.05, 10, 1, 1, True)
+    again = CaseLoader(**loader.parameters)
+    assert again.parameters == loader.parameters
+    assert CaseLoader(32, "coronal").parameters["axis"] == "coronal"
+    assert torch.equal(again(volume).images, loader(volume).images)
+    assert again(volume).baselines is None and again.volumetric is True
+    plain = inference_loader({"preprocessing": loader.parameters})
+    assert plain.parameters == loader.parameters and plain(volume).baselines is None
+    for scoring in (
+        with_baselines(loader),
+        evaluation_loader({"preprocessing": loader.parameters}),
+    ):
+        sample = scoring(volume)
+        assert scoring.parameters == loader.parameters and sample.baselines is not None
+        assert len(sample.baselines.scores["intensity"]) == len(sample.indices)
+
+
+def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -> None:
+    normal = Case("b", "pb", (write_volume("other", seed=1),), label=0)
+    loader = CaseLoader(32)
+    dataset = NormalSlices([volume, normal], loader)
+    assert len(dataset) == 3 + 6
+    expected = torch.cat([loader(volume).images[[0, 2, 5]], loader(normal).images])
+    assert torch.equal(dataset.images, expected)
+    batch = dataset.__getitems__([8, 0])
+    assert torch.equal(batch["image"], expected[[8, 0]]) and batch["index"].tolist() == [8, 0]
+    assert torch.equal(dataset[8]["image"], expected[8]) and int(dataset[8]["index"]) == 8
+    lesion = np.ones((24, 24, 6), dtype=np.uint8)
+    sick = replace(volume, mask=write_volume("all", lesion))
+    assert dataset.case_numbers.tolist() == [0] * 3 + [1] * 6
+    assert NormalSlices([sick, normal], loader).case_numbers.tolist() == [1] * 6
+
+
+def test_statistics_are_per_channel(make_slices: Any, make_images: Any) -> None:
+    images = make_images(7, 3)
+    mean, std = make_slices(images).statistics()
+    torch.testing.assert_close(mean, images.mean((0, 2, 3)))
+    torch.testing.assert_close(std, images.std((0, 2, 3)))
+
+
+def test_first_images_are_spread_over_the_data(make_slices: Any, make_images: Any) -> None:
+    images = make_images(10)
+    dataset = make_slices(images)
+    assert torch.equal(dataset.first_images(3), images[[0, 3, 6]])
+    assert torch.equal(dataset.first_images(64), images)
+
+
+def test_no_normal_slice_is_told(picture: Case) -> None:
+    with pytest.raises(InputError, match="no normal slice in 1 case"):
+        NormalSlices([picture], CaseLoader(32))
+
+
+def orders(loader: Any, epochs: tuple[int, ...]) -> list[list[int]]:
+    found = []
+    for epoch in epochs:
+        if hasattr(loader.sampler, "set_epoch"):
+            loader.sampler.set_epoch(epoch)
+        found.append([int(i) for batch in loader for i in batch["index"]])
+    return found
+
+
+def test_the_order_is_shuffled_by_epoch_or_not_at_all(make_slices: Any, make_images: Any) -> None:
+    dataset = make_slices(make_images(9))
+    first = orders(slice_loader(dataset, 4, 1, shuffle=True), (1, 2))
+    assert orders(slice_loader(dataset, 4, 1, shuffle=True, num_workers=2), (2, 1)) == first[::-1]
+    assert first[0] != first[1] and sorted(first[0]) == list(range(9))
+    assert orders(slice_loader(dataset, 4), (1, 2)) == [list(range(9))] * 2
+    longer = slice_loader(dataset, 4, 1, shuffle=True, min_samples=20)
+    assert len(longer) == 7  # three rounds of nine
+    assert sorted(orders(longer, (1,))[0]) == sorted(list(range(9)) * 3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_cases_come_in_their_order(volume: Case, picture: Case, num_workers: int) -> None:
+    dataset = CaseDataset([volume, picture, volume], CaseLoader(32))
+    batches = list(case_loader(dataset, 2, num_workers))
+    assert [[sample.case.name for sample in batch] for batch in batches] == [["a", "x"], ["a"]]
+    assert len(dataset) == 3

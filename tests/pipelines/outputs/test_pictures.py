@@ -1,0 +1,86 @@
+"""Panels, curves and histograms."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.outputs.examples import Example
+from pipelines.outputs.pictures import save_curves, save_histogram, save_panels
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_left_open_nor_warned_of() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+    assert plt.get_fignums() == []
+
+
+@pytest.fixture
+def example() -> Example:
+    rng = np.random.default_rng(0)
+    image = rng.uniform(size=(16, 16)).astype(np.float32)
+    maps = {name: 10 * image for name in ("anomaly_map", "flow16", "recon", "head")}
+    half = (image / 2).astype(np.float32)
+    return Example("detected", "case", 3, 4.2, image, half, maps, image > 0.5)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "deep" / "two.png"
+    save_panels(one, [example], "computer-made phantoms")
+    save_panels(two, [example, replace(example, kind="missed", mask=None, index=0)])
+    assert pixels(two).shape[0] > 1.6 * pixels(one).shape[0]
+    assert pixels(one).std() > 10
+
+
+def test_maps_share_one_fixed_scale(tmp_path: Path, example: Example) -> None:
+    # Stretched to its own range, a normal image's map would glow.
+    quiet = replace(example, maps={name: 0.01 * value for name, value in example.maps.items()})
+    loud, dark = tmp_path / "loud.png", tmp_path / "dark.png"
+    save_panels(loud, [example])
+    save_panels(dark, [quiet])
+    assert pixels(loud).mean() > pixels(dark).mean() + 10
+
+
+def test_curves_show_training_and_held_out(tmp_path: Path) -> None:
+    history = [
+        {f"{part}_{name}": 1.0 / epoch for part in ("train", "val") for name in names}
+        for epoch, names in enumerate([("loss", "flow_loss", "recon_loss")] * 3, start=1)
+    ]
+    save_curves(tmp_path / "curves.png", history)
+    training = [{k: v for k, v in epoch.items() if k.startswith("train")} for epoch in history]
+    save_curves(tmp_path / "training.png", training)  # without a validation
+    both, alone = pixels(tmp_path / "curves.png"), pixels(tmp_path / "training.png")
+    assert both.shape == alone.shape and (both != alone).any()
+    partial = [history[0], training[1], history[2]]  # validated every other epoch
+    save_curves(tmp_path / "partial.png", partial)
+    assert (tmp_path / "partial.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("normal", "anomalous", "threshold"),
+    [([0.1, 0.5, -1.0], [2.0, 80.0], 1.5), ([0.0], [], 3.0), ([], [5.0], 1.0)],
+)
+def test_a_histogram_shows_both_groups(
+    tmp_path: Path, normal: list[float], anomalous: list[float], threshold: float
+) -> None:
+    save_histogram(tmp_path / "scores.png", normal, anomalous, threshold)
+    assert pixels(tmp_path / "scores.png").std() > 5
+
+
+def test_nothing_to_show_writes_nothing(tmp_path: Path) -> None:
+    save_panels(tmp_path / "examples.png", [])
+    save_curves(tmp_path / "curves.png", [])
+    save_histogram(tmp_path / "scores.png", [], [], 1.0)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,136 @@
+"""Inference."""
+
+import csv
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipelines.batch.case_run import Gathered
+from pipelines.data.cases import Case, FailedCase
+from pipelines.metrics.pixel import PixelHistogram
+from pipelines.runs import inference as inference_run
+from pipelines.runs.inference import MOST_TOLD, Inference, told
+from transforms.errors import InputError
+
+Row = dict[str, Any]
+MODEL: dict[str, Any] = {
+    "notes": ["these are phantoms"],
+    "modalities": ["flair", "t2"],
+    "volumetric": True,
+    "created": "yesterday",
+    "versions": {"torch": "2"},
+}
+
+
+def row(case: str, score: float, level: str = "volume", **more: Any) -> Row:
+    return {
+        "case": case,
+        "patient": "someone",
+        "level": level,
+        "slice": "" if level == "volume" else 3,
+        "label": "",
+        "score": score,
+        "flow_score": 0.0,
+        "recon_score": 0.0,
+        "percentile": 97.5,
+        "flagged": 0,
+        **more,
+    }
+
+
+class FakeCases:
+    """Scores nothing: gives the rows when run."""
+
+    def __init__(self, output_dir: Path, rows: list[Row], failures: int = 0) -> None:
+        self.output_dir = output_dir
+        self.rows = rows
+        self.failures = [FailedCase(Case(f"f{n}", "p", ()), "cut") for n in range(failures)]
+        self.dataset = [0] * 5
+        self.evaluator = SimpleNamespace(state=SimpleNamespace(device="cpu"))
+
+    def run(self) -> Gathered:
+        return Gathered(self.rows, PixelHistogram(), PixelHistogram(), [], self.failures)
+
+
+@pytest.fixture
+def reports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+
+    def report(cases: Any, gathered: Gathered, title: str, about: Any, **more: Any) -> Path:
+        found.append({"title": title, "about": about, **more})
+        return Path("report.html")
+
+    monkeypatch.setattr(inference_run, "report_on", report)
+    return found
+
+
+def infer(folder: Path, rows: list[Row], failures: int = 0) -> None:
+    cases: Any = FakeCases(folder, rows, failures)
+    Inference(cases, MODEL).run()
+
+
+def test_an_image_in_a_line() -> None:
+    assert told(row("a", 1.234)).split() == ["a", "score", "1.23", "percentile", "97.5"]
+    assert told(row("a", -1.0, flagged=1)).endswith("percentile  97.5  FLAGGED")
+    undecided = told(row("a", 1.0, flagged="", percentile=""))
+    assert undecided.endswith("(no threshold)") and "percentile" not in undecided
+
+
+def test_the_most_anomalous_come_first(
+    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row("a", 1.0), row("a", 99.0, "slice"), row("b", 3.0, flagged=1), row("c", 2.0)]
+    with caplog.at_level(logging.INFO, "pipelines"):
+        infer(tmp_path, rows)
+    lines = caplog.text.splitlines()
+    assert "Scored 3 images, the most anomalous first:" in lines
+    named = [line.split()[0] for line in lines if " score " in line]
+    assert named == ["b", "c", "a"] and "99.00" not in caplog.text
+    assert "Note: these are phantoms" in lines and "Left out" not in caplog.text
+    for place in ("scores.csv", "maps", "panels"):
+        assert str(tmp_path / place) in caplog.text
+    (report,) = reports
+    assert report["title"] == "Inference" and report["notes"] == ["these are phantoms"]
+    assert report["about"]["modalities"] == "flair, t2" and report["volumetric"] is True
+    assert report["about"]["images"] == 5 and report["about"]["model of"] == "yesterday"
+
+
+def test_many_images_are_counted(
+    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [row(f"c{n}", float(n), "image") for n in range(MOST_TOLD + 7)]
+    with caplog.at_level(logging.INFO, "pipelines"):
+        infer(tmp_path, rows)
+    assert caplog.text.count(" score ") == MOST_TOLD and "and 7 more in scores.csv" in caplog.text
+
+
+def test_scores_are_written_without_patients(tmp_path: Path, reports: list[Any]) -> None:
+    infer(tmp_path / "out", [row("a", 1.0), row("a", 2.0, "slice")])
+    with (tmp_path / "out" / "scores.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    assert [line["level"] for line in table] == ["volume", "slice"]
+    assert "patient" not in table[0] and "someone" not in str(table)
+    assert {line["label"] for line in table} == {""}
+
+
+def test_images_left_out_are_told_at_the_end(
+    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "pipelines"):
+        with pytest.raises(InputError, match="2 of 5 cases could not be used"):
+            infer(tmp_path, [row("a", 1.0)], failures=2)
+    assert "Left out: 2, see failures.csv" in caplog.text
+    assert (tmp_path / "scores.csv").exists() and len(reports) == 1
+    with pytest.raises(InputError, match="1 of 5"):
+        infer(tmp_path / "none", [], failures=1)
+    assert (tmp_path / "none" / "scores.csv").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, reports: list[Any]) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="output_dir"):
+        infer(tmp_path / "file" / "out", [])
+    assert reports == []

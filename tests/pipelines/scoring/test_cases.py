@@ -1,0 +1,199 @@
+"""Cases to scores and maps."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from networks import AnomalyScorer
+from pipelines.data.cases import Case, FailedCase
+from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
+from pipelines.scoring.cases import (
+    SCORE_COLUMNS,
+    CaseEvaluator,
+    ScoredCase,
+    score_cases,
+    score_slices,
+)
+from pipelines.scoring.volume import CaseReference, score_volume
+from transforms.slices import to_native
+
+MakeScorer = Callable[..., AnomalyScorer]
+MakeImages = Callable[..., Tensor]
+Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
+WriteVolume = Callable[..., Path]
+FakeScored = Callable[..., ScoredCase]
+
+
+@pytest.fixture
+def cases(write_volume: WriteVolume, tmp_path: Path) -> list[Case]:
+    """A volume of five slices, and a picture."""
+    levels = np.random.default_rng(0).integers(1, 256, (24, 24), dtype=np.uint8)
+    Image.fromarray(levels).save(tmp_path / "b.png")
+    return [
+        Case("a", "pa", (write_volume("a", shape=(24, 24, 5)),)),
+        Case("b", "pb", (tmp_path / "b.png",), label=0),
+    ]
+
+
+@pytest.fixture
+def scorer(make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate) -> AnomalyScorer:
+    return calibrate(make_scorer(), make_images(6))
+
+
+def evaluated(scorer: AnomalyScorer, cases: list[Case], **kwargs: Any) -> dict[str, Any]:
+    loader = case_loader(CaseDataset(cases, CaseLoader(32)), len(cases))
+    evaluator = CaseEvaluator(scorer, device=torch.device("cpu"), val_data_loader=loader, **kwargs)
+    evaluator.run()
+    output: dict[str, Any] = evaluator.state.output
+    return output
+
+
+def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: MakeImages) -> None:
+    images = make_images(5, seed=1)
+    with torch.no_grad():
+        whole = score_slices(scorer, images, 8, "cpu")
+        parts = score_slices(scorer, images, 2, "cpu")
+    assert set(whole) == {
+        *(name for name in SCORE_COLUMNS if name != "head_score"),
+        "flagged",
+        "anomaly_map",
+        "map_flow8",
+        "map_recon",
+        "reconstruction",
+    }
+    for name, value in whole.items():
+        assert len(value) == 5, name
+        torch.testing.assert_close(value, parts[name], atol=1e-4, rtol=1e-4)
+    assert whole["anomaly_map"].shape == (5, 32, 32)
+
+
+def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: list[Case]) -> None:
+    scored = evaluated(scorer, cases, batch_size=4)["cases"]
+    assert [one.sample.case.name for one in scored] == ["a", "b"]
+    for one in scored:
+        sample = one.sample
+        with torch.no_grad():
+            alone = scorer.score_image(sample.images)
+        np.testing.assert_allclose(one.scores["score"], alone.score, atol=1e-4, rtol=1e-4)
+        np.testing.assert_array_equal(one.flagged, alone.score > scorer.threshold)
+        assert one.anomaly_map.shape == (len(sample.images), 24, 24)  # the file's own resolution
+        native = to_native(alone.anomaly_map[:, 0], sample.geometry)
+        np.testing.assert_allclose(one.anomaly_map, native, atol=1e-3, rtol=1e-3)
+        assert set(one.canvas_maps) == {"anomaly_map", "map_flow8", "map_recon"}
+        assert one.reconstruction.shape == sample.images.shape
+
+
+def test_a_volume_is_judged_by_held_out_volumes(scorer: AnomalyScorer, cases: list[Case]) -> None:
+    reference = CaseReference((-1e6, 1e6), 0.5)
+    (volume,) = evaluated(scorer, cases[:1], reference=reference)["cases"]
+    assert volume.case_score == score_volume(volume.scores, reference)
+    assert volume.case_score.percentile == 50.0 and volume.case_score.n_normal == 2
+    (bare,) = evaluated(scorer, cases[:1])["cases"]
+    assert bare.case_score.flagged is None and bare.case_score.percentile is None
+
+
+def test_a_picture_s_score_is_its_own(scorer: AnomalyScorer, cases: list[Case]) -> None:
+    (picture,) = evaluated(scorer, cases[1:], reference=CaseReference((1e6,), 0.5))["cases"]
+    whole = picture.case_score
+    assert whole.score == picture.scores["score"][0]
+    assert whole.percentile == picture.scores["percentile"][0]
+    assert whole.flagged is bool(picture.flagged[0])
+    assert whole.threshold == pytest.approx(float(scorer.threshold))
+    assert whole.target_fpr == pytest.approx(0.2) and whole.n_normal == 6
+
+
+def test_a_head_adds_its_part(make_scorer: MakeScorer, cases: list[Case]) -> None:
+    scored = evaluated(make_scorer(with_head=True), cases)["cases"]
+    for one in scored:
+        assert "head_score" in one.scores and one.case_score.head_score is not None
+        assert math.isfinite(one.case_score.head_score)
+
+
+def test_what_cannot_be_read_is_handed_on(scorer: AnomalyScorer, cases: list[Case]) -> None:
+    missing = Case("c", "pc", (cases[0].images[0].with_name("none.nii.gz"),))
+    output = evaluated(scorer, [cases[0], missing, cases[1]])
+    assert [one.sample.case.name for one in output["cases"]] == ["a", "b"]
+    (failed,) = output["failures"]
+    assert isinstance(failed, FailedCase) and failed.case == missing and "none" in failed.reason
+    assert evaluated(scorer, [missing])["cases"] == []
+    assert score_cases(scorer, [], 4, "cpu") == []
+
+
+def test_evaluation_mode_is_kept_to(scorer: AnomalyScorer, cases: list[Case]) -> None:
+    before = {name: value.clone() for name, value in scorer.state_dict().items()}
+    expected = evaluated(scorer, cases)["cases"][0].scores["score"]
+    found = evaluated(scorer.train(), cases)["cases"][0].scores["score"]
+    assert found.tolist() == expected.tolist()
+    assert all(torch.equal(value, before[name]) for name, value in scorer.state_dict().items())
+
+
+def body_with_a_hole() -> np.ndarray:
+    """Two slices without body, one of them before the others; a hole inside; a corner outside."""
+    values = np.random.default_rng(0).uniform(50, 100, (24, 20, 6)).astype(np.float32)
+    values[:4] = values[-4:] = values[:, :4] = values[:, -4:] = 0
+    values[10:13, 9:12] = 0
+    values[..., 0] = values[..., 3] = 0
+    return values
+
+
+@pytest.mark.parametrize("image_size", [24, 32])
+def test_the_grid_map_is_the_map_inside_the_outline_of_the_body(
+    write_volume: WriteVolume, fake_scored: FakeScored, image_size: int
+) -> None:
+    values = body_with_a_hole()
+    affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+    case = Case("a", "pa", (write_volume("a", values, affine=affine),))
+    sample = CaseLoader(image_size)(case)
+    assert sample.indices.tolist() == [1, 2, 4, 5]
+    canvas = torch.rand(4, image_size, image_size) + 1
+    native = to_native(canvas, sample.geometry).numpy()
+    grid = fake_scored(sample, anomaly_map=native).grid_map()
+    assert grid.shape == values.shape and grid.dtype == torch.float32
+    np.testing.assert_allclose(grid.affine, affine)
+    assert (grid[..., 0] == 0).all() and (grid[..., 3] == 0).all()
+    for position, index in enumerate(sample.indices.tolist()):
+        stored = grid.as_tensor()[..., index].numpy()
+        # This LPS volume runs from right to left and from front to back: slices are (Y, X).
+        expected = native[position].T
+        assert (stored[4:-4, 4:-4] == expected[4:-4, 4:-4]).all()  # the hole included
+        outside = np.ones_like(stored, dtype=bool)
+        outside[4:-4, 4:-4] = False
+        assert (stored[outside] == 0).all() and (expected[outside] > 0).all()
+
+
+AFFINES = {
+    "RAS": np.diag([1.0, 1.0, 1.0, 1.0]),
+    "LPS": np.diag([-1.0, -1.0, 1.0, 1.0]),
+    "SRA": np.array([[0, 1, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 1]], dtype=float),
+    "PIL": np.array([[0, 0, -1, 5], [-1, 0, 0, 7], [0, -1, 0, 9], [0, 0, 0, 1]], dtype=float),
+}
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+@pytest.mark.parametrize("orientation", AFFINES)
+def test_a_map_value_lands_on_its_own_voxel(
+    write_volume: WriteVolume, fake_scored: FakeScored, orientation: str, axis: Any
+) -> None:
+    shape = (6, 7, 8)
+    codes = np.arange(1.0, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+    path = write_volume("codes", codes, affine=AFFINES[orientation])
+    loader = CaseLoader(16, axis=axis, intensity="percentile", min_body_fraction=0.0)
+    sample = loader(Case("a", "pa", (path,)))
+    whole = torch.ones_like(sample.raw[:, 0], dtype=torch.bool)
+    scored = fake_scored(replace(sample, body=whole), anomaly_map=sample.raw[:, 0].numpy())
+    assert (scored.grid_map().as_tensor().numpy() == codes).all()
+
+
+def test_a_picture_s_grid_map_is_its_map(fake_scored: FakeScored, cases: list[Case]) -> None:
+    sample = CaseLoader(32)(cases[1])
+    native = np.random.default_rng(0).normal(size=(1, 24, 24)).astype(np.float32)
+    found = fake_scored(sample, anomaly_map=native).grid_map()
+    assert found.shape == (24, 24) and (found.as_tensor().numpy() == native[0]).all()

@@ -1,0 +1,5 @@
+"""DICOM files, and the series in a folder, as arrays with their geometry."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

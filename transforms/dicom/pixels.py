@@ -1,0 +1,139 @@
+"""The pixels of DICOM files: stored values, and what they mean.
+
+SimpleITK decodes, since it knows the compressed transfer syntaxes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from monai.utils.module import optional_import
+
+from transforms.dicom.files import undecodable
+from transforms.dicom.header import Array, DicomHeader
+from transforms.errors import InputError
+
+sitk, _ = optional_import("SimpleITK")
+
+_SECONDARY_CAPTURE = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.7")
+
+# What the decoder gets to see.
+_PIXEL_KEYWORDS = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "SamplesPerPixel",
+    "PhotometricInterpretation",
+    "PlanarConfiguration",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "BitsAllocated",
+    "BitsStored",
+    "HighBit",
+    "PixelRepresentation",
+    "PixelData",
+)
+
+
+def decode(header: DicomHeader) -> Array:
+    """Decode the stored values of all frames of a file, neither inverted nor rescaled.
+
+    The decoder is given a copy of the file that holds the pixels alone. So it cannot apply what
+    it believes of rescaling or inversion, which depends on the kind of object, and cannot stumble
+    over private elements.
+
+    Args:
+        header: of any frame of the file.
+
+    Returns:
+        Integers of shape (frames, H, W) or, for colour, (frames, H, W, 3) in RGB.
+
+    Raises:
+        InputError: if the pixels are missing, cut off or cannot be decoded.
+    """
+    path = header.path
+    try:
+        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+            warnings.simplefilter("ignore")
+            copy = Path(folder) / "pixels.dcm"
+            _pixels_only(path).save_as(copy)
+            image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        raise undecodable(path, error) from error
+    pixels: Array = sitk.GetArrayFromImage(image)
+    expected = (header.frames, *header.shape) + (() if header.grey else (3,))
+    if pixels.shape != expected:
+        raise InputError(
+            f"{path}: expected pixels of shape {expected} as its header says, found "
+            f"{pixels.shape}. Copy or export the file again."
+        )
+    return pixels
+
+
+def meaning(header: DicomHeader, stored: Array) -> Array:
+    """Invert and rescale the stored values of one frame.
+
+    Args:
+        header: of the frame.
+        stored: (H, W) or (H, W, 3), integers.
+
+    Returns:
+        float64 of the same shape, in the unit of the modality; high values are bright.
+    """
+    values = stored.astype(np.float64)
+    if header.inverted:
+        values = _lowest_plus_highest(header) - values
+    return values * header.slope + header.intercept
+
+
+def shown_window(header: DicomHeader) -> tuple[float, float] | None:
+    """The window (centre, width) of a frame, for what ``meaning`` returns; None if none."""
+    if header.window is None or not header.inverted:
+        return header.window
+    centre, width = header.window
+    mirror = _lowest_plus_highest(header) * header.slope + 2 * header.intercept
+    # DICOM's linear function is centred half a unit below the window's centre.
+    return mirror - centre + (1.0 if header.window_function == "LINEAR" else 0.0), width
+
+
+def _lowest_plus_highest(header: DicomHeader) -> int:
+    return -1 if header.signed else 2**header.bits - 1
+
+
+def _pixels_only(path: Path) -> pydicom.FileDataset:
+    """A copy of the file in memory that holds the pixels and nothing of the patient."""
+    dataset = pydicom.dcmread(path)
+    if "PixelData" not in dataset:
+        raise InputError(
+            f"{path}: expected a DICOM image, found no or cut-off pixel data. Copy it again."
+        )
+    kept = {pydicom.datadict.tag_for_keyword(keyword) for keyword in _PIXEL_KEYWORDS}
+    for tag in set(dataset.keys()) - kept:
+        del dataset[tag]
+    _require_whole_pixels(path, dataset)
+    if dataset.PhotometricInterpretation == "MONOCHROME1":
+        dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
+    return dataset
+
+
+def _require_whole_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
+    """Refuse uncompressed pixels that are cut off, which the decoder would make up."""
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    # YBR_FULL_422 shares the two colour values between neighbouring pixels.
+    halved = dataset.PhotometricInterpretation == "YBR_FULL_422"
+    samples = 2 if halved else int(dataset.get("SamplesPerPixel") or 1)
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    bits = frames * dataset.Rows * dataset.Columns * samples * dataset.BitsAllocated
+    if len(dataset.PixelData) < bits // 8:
+        raise InputError(
+            f"{path}: expected {bits // 8} bytes of pixels, found {len(dataset.PixelData)}: the "
+            "file is cut off. Copy it again."
+        )
