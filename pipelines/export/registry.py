@@ -46,7 +46,6 @@ REQUIREMENTS = (
     "pydicom",
     "SimpleITK",
     "pillow",
-    "scikit-learn",
     "scipy",
     "matplotlib",
     "tqdm",

@@ -4,6 +4,8 @@ from .bootstrap import draw_patients as draw_patients
 from .pixel import PixelHistogram as PixelHistogram
 from .pixel import default_edges as default_edges
 from .ranking import RankedScores as RankedScores
+from .ranking import auroc as auroc
+from .ranking import average_precision as average_precision
 from .ranking import counts_above as counts_above
 from .ranking import ratio as ratio
 from .summary import summarize as summarize

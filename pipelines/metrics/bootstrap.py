@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ MINIMUM_USABLE = 0.9
 
 BLOCK_ELEMENTS = 4_000_000
 """Weights held at once while drawing; bounds memory to some ten times 32 MB."""
+
+BLOCK_RESAMPLES = 100
+"""Resamples computed at once at the most; bounds memory where few rows have many bins."""
 
 
 @dataclass(frozen=True)
@@ -68,24 +71,43 @@ class PatientBootstrap:
         Returns:
             The statistic of all resamples, (R,) or (R, K).
         """
-        rows = max(1, BLOCK_ELEMENTS // max(1, self.patient_index.size))
+        rows = max(1, min(BLOCK_RESAMPLES, BLOCK_ELEMENTS // self.patient_index.size))
         blocks = [
             statistic(self.multiplicities[start : start + rows][:, self.patient_index])
             for start in range(0, len(self.multiplicities), rows)
         ]
         return np.concatenate(blocks)
 
-    def figure(self, value: float | None, draws: Floats) -> Figure:
+    def figures(
+        self, names: Sequence[str], statistics: Callable[[Floats], Floats]
+    ) -> dict[str, Figure]:
+        """Figures of the data with their intervals.
+
+        Args:
+            names: the K figures' names.
+            statistics: maps weights of the rows (r, N) to the figures (r, K).
+
+        Returns:
+            The figures by name.
+        """
+        values = statistics(np.ones((1, self.patient_index.size)))[0]
+        draws = self.distribute(statistics)
+        return {
+            name: self.figure(float(values[column]), draws[:, column])
+            for column, name in enumerate(names)
+        }
+
+    def figure(self, value: float, draws: Floats) -> Figure:
         """Joins a value and its distribution.
 
         Args:
-            value: the figure on the data themselves; None or NaN when it is not defined.
+            value: the figure on the data themselves; NaN when it is not defined.
             draws: (R,) the figure on each resample, NaN where it was not defined.
 
         Returns:
             The figure with the 2.5th and 97.5th percentile of the draws.
         """
-        if value is None or not np.isfinite(value):
+        if not np.isfinite(value):
             return Figure(None)
         usable = draws[np.isfinite(draws)]
         if not self.enough or usable.size < max(1.0, MINIMUM_USABLE * draws.size):

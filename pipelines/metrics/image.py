@@ -1,8 +1,4 @@
-"""Image-level metrics with intervals over patients.
-
-The values are scikit-learn's; the resamples are computed by `pipelines.metrics.ranking`, which
-equals scikit-learn on weighted items and handles a thousand weightings at once.
-"""
+"""Image-level metrics with intervals over patients."""
 
 from __future__ import annotations
 
@@ -11,20 +7,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    precision_recall_curve,
-    recall_score,
-    roc_auc_score,
-)
 
 from pipelines.metrics.bootstrap import RESAMPLES, Figure, draw_patients
 from pipelines.metrics.ranking import RankedScores, auroc, average_precision, best_dice, ratio
 from transforms.errors import InputError
-
-__all__ = ["Figure", "check_scores", "image_metrics", "paired_difference"]
 
 Floats = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -82,13 +68,7 @@ def image_metrics(
         return np.stack([*ranking, *_flag_statistics(weights, truth, flags)], axis=1)
 
     bootstrap = draw_patients(names, truth, resamples, seed)
-    draws = bootstrap.distribute(statistics)
-    points = {name: _ranking_value(name, truth, values) for name in _RANKING}
-    points |= _flag_values(truth, flags)
-    return {
-        name: bootstrap.figure(value, draws[:, column])
-        for column, (name, value) in enumerate(points.items())
-    }
+    return bootstrap.figures([*_RANKING, *_AT_FLAGS], statistics)
 
 
 def paired_difference(
@@ -127,12 +107,9 @@ def paired_difference(
 
     def statistic(weights: Floats) -> Floats:
         a, b = (_RANKING[metric](*side.counts(weights)) for side in ranked)
-        return a - b
+        return np.subtract(a, b)[:, None]
 
-    bootstrap = draw_patients(names, truth, resamples, seed)
-    value_a, value_b = (_ranking_value(metric, truth, side) for side in (first, second))
-    difference = None if value_a is None or value_b is None else value_a - value_b
-    return bootstrap.figure(difference, bootstrap.distribute(statistic))
+    return draw_patients(names, truth, resamples, seed).figures([metric], statistic)[metric]
 
 
 def check_scores(
@@ -169,30 +146,6 @@ def check_scores(
             "that are NaN or infinite. Look at the images with these scores first."
         )
     return truth.astype(np.int64), values, names
-
-
-def _ranking_value(metric: str, truth: Labels, scores: Floats) -> float | None:
-    """The metric of scikit-learn, or None where the labels do not define it."""
-    if not truth.any() or (metric == "image_auroc" and truth.all()):
-        return None
-    if metric == "image_auroc":
-        return float(roc_auc_score(truth, scores))
-    if metric == "image_ap":
-        return float(average_precision_score(truth, scores))
-    precision, recall, _ = precision_recall_curve(truth, scores)
-    return float(np.nanmax(ratio(2 * precision * recall, precision + recall)))
-
-
-def _flag_values(truth: Labels, flags: NDArray[np.bool_]) -> dict[str, float | None]:
-    """Metrics of the decisions, by scikit-learn, in the order of `_AT_FLAGS`."""
-    diseased, healthy = bool(truth.any()), not truth.all()
-    values = (
-        f1_score(truth, flags, zero_division=0.0) if diseased else None,
-        accuracy_score(truth, flags),
-        recall_score(truth, flags) if diseased else None,
-        recall_score(truth, flags, pos_label=0) if healthy else None,
-    )
-    return dict(zip(_AT_FLAGS, values, strict=True))
 
 
 def _flag_statistics(weights: Floats, truth: Labels, flags: NDArray[np.bool_]) -> list[Floats]:

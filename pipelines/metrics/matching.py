@@ -47,10 +47,11 @@ class MatchedFigure:
 def matched_auroc(
     labels: ArrayLike,
     scores: ArrayLike,
+    minus: ArrayLike | None = None,
+    *,
     key: ArrayLike,
     tolerance: float,
     relation: Relation = "abs",
-    *,
     patients: ArrayLike,
     resamples: int = RESAMPLES,
     seed: int = 0,
@@ -60,6 +61,8 @@ def matched_auroc(
     Args:
         labels: (N,) 0 normal, 1 anomalous.
         scores: (N,) finite scores, higher is more anomalous; ties count one half.
+        minus: (N,) scores of a second method, whose share over the same pairs and resamples is
+            taken off: the figure is then a difference, positive where the first is better.
         key: (N,) what the images of a pair must agree in.
         tolerance: largest difference of the keys of a pair, itself included.
         relation: `abs` compares the keys' difference, `log_ratio` that of their logarithms.
@@ -69,132 +72,18 @@ def matched_auroc(
         seed: seed of the bootstrap.
 
     Returns:
-        The AUROC in [0, 1] and the number of pairs; the value is None without any pair.
+        The AUROC in [0, 1], or the difference in [-1, 1], and the number of pairs; the value is
+        None without any pair.
 
     Raises:
         InputError: if the arrays do not fit, or a key has no logarithm where one is needed.
     """
-    return _matched(labels, [scores], key, tolerance, relation, patients, resamples, seed)
-
-
-def matched_difference(
-    labels: ArrayLike,
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    key: ArrayLike,
-    tolerance: float,
-    relation: Relation = "abs",
-    *,
-    patients: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> MatchedFigure:
-    """Difference of two scores' matched AUROC, a minus b, over the same pairs and resamples.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous.
-        scores_a: (N,) finite scores of the first method.
-        scores_b: (N,) finite scores of the second method.
-        key: (N,) what the images of a pair must agree in.
-        tolerance: largest difference of the keys of a pair, itself included.
-        relation: see `matched_auroc`.
-        patients: (N,) the patient of each image.
-        resamples: bootstrap resamples.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The difference in [-1, 1], positive where a is better, and the number of pairs.
-
-    Raises:
-        InputError: see `matched_auroc`.
-    """
-    both = [scores_a, scores_b]
-    return _matched(labels, both, key, tolerance, relation, patients, resamples, seed)
-
-
-def sharpness_matched(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    vertical_differences: ArrayLike,
-    *,
-    patients: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> MatchedFigure:
-    """AUROC over pairs of about the same sharpness, see `matched_auroc`.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous.
-        scores: (N,) finite scores.
-        vertical_differences: (N,) `pipelines.data.baselines.vertical_difference` of the images.
-        patients: (N,) the patient of each image.
-        resamples: bootstrap resamples.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The AUROC and the number of pairs.
-    """
-    return matched_auroc(
-        labels,
-        scores,
-        vertical_differences,
-        SHARPNESS_TOLERANCE,
-        "log_ratio",
-        patients=patients,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def level_matched(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    levels: ArrayLike,
-    *,
-    patients: ArrayLike,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> MatchedFigure:
-    """AUROC over pairs of slices of about the same level, see `matched_auroc`.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous.
-        scores: (N,) finite scores.
-        levels: (N,) slice indices.
-        patients: (N,) the patient of each slice.
-        resamples: bootstrap resamples.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The AUROC and the number of pairs.
-    """
-    return matched_auroc(
-        labels,
-        scores,
-        levels,
-        LEVEL_TOLERANCE,
-        patients=patients,
-        resamples=resamples,
-        seed=seed,
-    )
-
-
-def _matched(
-    labels: ArrayLike,
-    columns: list[ArrayLike],
-    key: ArrayLike,
-    tolerance: float,
-    relation: Relation,
-    patients: ArrayLike,
-    resamples: int,
-    seed: int,
-) -> MatchedFigure:
-    """Matched AUROC of the first column, less that of the second where there is one."""
-    checked = [check_scores(labels, column, patients) for column in columns]
-    truth, _, names = checked[0]
+    given = [scores] if minus is None else [scores, minus]
+    columns = [check_scores(labels, column, patients)[1] for column in given]
+    truth, _, names = check_scores(labels, scores, patients)
     keys = _comparable(key, relation, truth.size)
     bootstrap = draw_patients(names, truth, resamples, seed)
-    tables = _pair_tables(truth, [scores for _, scores, _ in checked], keys, tolerance, bootstrap)
+    tables = _pair_tables(truth, columns, keys, tolerance, bootstrap)
     everyone = np.ones((1, bootstrap.multiplicities.shape[1]))
     value = float(_auroc_difference(tables, everyone)[0])
     draws = _auroc_difference(tables, bootstrap.multiplicities)

@@ -270,14 +270,8 @@ def pixel_metrics(
         mean_dice = ratio(weights @ np.nan_to_num(dice), weights @ lesioned)
         return np.stack([*ranking, *_at_threshold(*pooled, first), mean_dice], axis=1)
 
-    values = statistics(np.ones((1, len(positive))))[0]
     bootstrap = draw_patients(histogram.patients, None, resamples, seed)
-    blocks = np.array_split(bootstrap.multiplicities, max(1, resamples // 100))
-    draws = np.concatenate([statistics(block) for block in blocks])
-    return {
-        name: bootstrap.figure(float(values[column]), draws[:, column])
-        for column, name in enumerate(_NAMES)
-    }
+    return bootstrap.figures(_NAMES, statistics)
 
 
 def patient_dice(histogram: PixelHistogram, threshold: float) -> dict[str, float | None]:

@@ -46,16 +46,17 @@ class RankedScores:
         starts = np.flatnonzero(np.r_[True, ascending[1:] != ascending[:-1]])
         return cls(order, starts, labels[order].astype(np.float64))
 
-    def counts(self, weights: Floats) -> tuple[Floats, Floats]:
+    def counts(self, weights: Floats | None = None) -> tuple[Floats, Floats]:
         """Sums weights over groups of equal scores.
 
         Args:
-            weights: (R, N) non-negative weights of the items, one row per weighting.
+            weights: (R, N) non-negative weights of the items, one row per weighting; None counts
+                every item once, R = 1.
 
         Returns:
             Weights of the anomalous and of the normal items, each (R, G), ascending.
         """
-        ordered = weights[:, self.order]
+        ordered = np.ones((1, self.order.size)) if weights is None else weights[:, self.order]
         anomalous = ordered * self.anomalous
         positive: Floats = np.add.reduceat(anomalous, self.starts, axis=1)
         negative: Floats = np.add.reduceat(ordered - anomalous, self.starts, axis=1)

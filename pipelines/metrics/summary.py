@@ -7,18 +7,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 from pipelines.data import BASELINES
 from pipelines.metrics.bootstrap import Figure
 from pipelines.metrics.image import image_metrics, paired_difference
-from pipelines.metrics.matching import (
-    LEVEL_TOLERANCE,
-    SHARPNESS_TOLERANCE,
-    matched_auroc,
-    matched_difference,
-)
+from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
+from pipelines.metrics.ranking import RankedScores, auroc
 
 PARTS = ("flow_score", "recon_score", "head_score")
 PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
@@ -105,11 +100,11 @@ def _patient_figures(table: _Table, dice: Mapping[str, float | None]) -> dict[st
     for patient in sorted(set(table.patients)):
         own = patients == patient
         labels = table.labels[own]
-        both = 0 < labels.sum() < len(labels)
+        area = auroc(*RankedScores.of(labels, scores[own]).counts()).item()
         found[patient] = {
             "n_normal": int((labels == 0).sum()),
             "n_anomalous": int((labels == 1).sum()),
-            "image_auroc": float(roc_auc_score(labels, scores[own])) if both else None,
+            "image_auroc": None if np.isnan(area) else area,
             "flagged": int(flagged[own].sum()),
             "dice_at_threshold": dice.get(patient),
         }
@@ -138,11 +133,13 @@ class _Table:
     def _can_match(self) -> bool:
         return self.volumetric or "sharpness" in self.rows[0]
 
-    def matched(self, name: str) -> dict[str, Any]:
+    def matched(self, name: str, minus: str | None = None) -> dict[str, Any]:
+        """Matched AUROC of a column, less that of another where one is named."""
         if not self._can_match():
             return Figure(None).as_dict()
+        columns = [self.column(own) for own in (name, minus) if own]
         return matched_auroc(
-            self.labels, self.column(name), patients=self.patients, **self._matching()
+            self.labels, *columns, patients=self.patients, **self._matching()
         ).as_dict()
 
     def ranking(self, name: str) -> dict[str, Any]:
@@ -161,7 +158,5 @@ class _Table:
         difference = paired_difference(self.labels, ours, theirs, self.patients)
         result = {"difference": difference.as_dict()}
         if self._can_match():
-            result["matched_difference"] = matched_difference(
-                self.labels, ours, theirs, patients=self.patients, **self._matching()
-            ).as_dict()
+            result["matched_difference"] = self.matched("score", name)
         return result

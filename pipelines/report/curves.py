@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pipelines.metrics import (
     RESAMPLES,
     PatientBootstrap,
     RankedScores,
+    auroc,
+    average_precision,
     counts_above,
     draw_patients,
     ratio,
@@ -73,8 +74,7 @@ def roc(judged: Judged, scores: Floats, resamples: int = RESAMPLES) -> Curve:
         scores: (N,) the scores to rank by, higher is more anomalous.
         resamples: bootstrap resamples of the band; 0 leaves it out.
     """
-    area = float(roc_auc_score(judged.labels, scores))
-    return _with_band(judged, scores, _sensitivities, area, resamples)
+    return _with_band(judged, scores, _sensitivities, auroc, resamples)
 
 
 def precision_recall(judged: Judged, scores: Floats, resamples: int = RESAMPLES) -> Curve:
@@ -85,8 +85,7 @@ def precision_recall(judged: Judged, scores: Floats, resamples: int = RESAMPLES)
         scores: (N,) the scores to rank by, higher is more anomalous.
         resamples: bootstrap resamples of the band; 0 leaves it out.
     """
-    area = float(average_precision_score(judged.labels, scores))
-    return _with_band(judged, scores, _precisions, area, resamples)
+    return _with_band(judged, scores, _precisions, average_precision, resamples)
 
 
 def false_positives(judged: Judged, quantiles: Floats, resamples: int = RESAMPLES) -> Curve:
@@ -116,11 +115,12 @@ def _with_band(
     judged: Judged,
     scores: Floats,
     read: Callable[[Floats, Floats], Floats],
-    area: float,
+    measure: Callable[[Floats, Floats], Floats],
     resamples: int,
 ) -> Curve:
     ranked = RankedScores.of(judged.labels, scores)
-    value = read(*ranked.counts(np.ones((1, len(scores)))))[0]
+    counts = ranked.counts()
+    value, area = read(*counts)[0], measure(*counts).item()
     if not resamples:
         return Curve(RATES, value, None, None, area)
     bootstrap = draw_patients(judged.patients, judged.labels, resamples)

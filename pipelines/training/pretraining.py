@@ -16,8 +16,8 @@ import torch
 from ignite.engine import Events
 from ignite.metrics import Average, EpochMetric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.metrics.rocauc import compute_roc_auc
 from monai.utils.enums import CommonKeys as Keys
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -176,7 +176,9 @@ class PretrainEvaluator(SupervisedEvaluator):
         self.seed = seed
         Average(output_transform=lambda output: output["losses"]).attach(self, "val_loss")
         EpochMetric(
-            _auroc, output_transform=lambda output: output["ranked"], check_compute_fn=False
+            compute_roc_auc,
+            output_transform=lambda output: output["ranked"],
+            check_compute_fn=False,
         ).attach(self, "val_synthetic_auroc")
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -188,7 +190,7 @@ class PretrainEvaluator(SupervisedEvaluator):
             logits = head_logits(engine.scorer, changed, engine.amp)
         losses = mask_loss(logits, mask).expand(len(image), 1)
         score = top_mean(logits.float(), engine.scorer.settings["head_pool"])
-        return {"losses": losses, "ranked": (score, mask.flatten(1).amax(dim=1))}
+        return {"losses": losses, "ranked": (score, mask.flatten(1).amax(dim=1).long())}
 
 
 def head_logits(scorer: AnomalyScorer, image: Tensor, amp: bool) -> Tensor:
@@ -212,12 +214,6 @@ def _update_average(averaged: Any, current: Any, count: Any) -> None:
     """Forgets faster at first: else a short training would be averaged with its very start."""
     decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
     get_ema_multi_avg_fn(decay)(averaged, current, count)
-
-
-def _auroc(scores: Tensor, labels: Tensor) -> float:
-    if labels.min() == labels.max():
-        return float("nan")
-    return float(roc_auc_score(labels.cpu().numpy(), scores.cpu().numpy()))
 
 
 class _Stopwatch:

@@ -20,7 +20,7 @@ from pipelines.data.baselines import (
     volume_baselines,
 )
 from pipelines.metrics.image import image_metrics
-from pipelines.metrics.matching import level_matched
+from pipelines.metrics.matching import LEVEL_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, default_edges, pixel_metrics
 from transforms.errors import InputError
 
@@ -209,7 +209,9 @@ def test_intensity_on_two_patients() -> None:
             levels.append(level)
             patients.append(patient)
     image_level = image_metrics(labels, scores, np.zeros(len(labels)), patients)
-    matched = level_matched(labels, scores, levels, patients=patients)
+    matched = matched_auroc(
+        labels, scores, key=levels, tolerance=LEVEL_TOLERANCE, patients=patients
+    )
     pixels = pixel_metrics(histogram, 1.0, resamples=10)
     found_values = (
         image_level["image_auroc"].value,

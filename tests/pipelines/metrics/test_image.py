@@ -6,10 +6,19 @@ from functools import partial
 
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, f1_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    average_precision_score,
+    f1_score,
+    recall_score,
+    roc_auc_score,
+)
 
-from pipelines.metrics.image import Figure, image_metrics, paired_difference
+from pipelines.metrics.bootstrap import Figure
+from pipelines.metrics.image import image_metrics, paired_difference
 from transforms.errors import InputError
+
+Metric = Callable[..., float]
 
 LABELS = np.array([0, 0, 0, 1, 1, 1])
 SCORES = np.array([0.1, 0.4, 0.6, 0.5, 0.8, 0.9])
@@ -46,16 +55,34 @@ def test_interval_is_the_one_of_sklearn_resample_by_resample() -> None:
     assert figure.ci95 == pytest.approx(tuple(np.percentile(draws, [2.5, 97.5])))
 
 
-@pytest.mark.parametrize(
-    ("name", "metric"),
-    [
-        ("f1", f1_score),
-        ("accuracy", accuracy_score),
-        ("sensitivity", recall_score),
-        ("specificity", partial(recall_score, pos_label=0)),
-    ],
-)
-def test_interval_of_decisions_follows_sklearn_too(name: str, metric: Callable[..., float]) -> None:
+OF_DECISIONS: dict[str, Metric] = {
+    "f1": partial(f1_score, zero_division=0.0),
+    "accuracy": accuracy_score,
+    "sensitivity": recall_score,
+    "specificity": partial(recall_score, pos_label=0),
+}
+OF_SCORES: dict[str, Metric] = {
+    "image_auroc": roc_auc_score,
+    "image_ap": average_precision_score,
+    "f1_oracle": lambda truth, scores: max(f1_score(truth, scores >= cut) for cut in scores),
+}
+
+
+@pytest.mark.parametrize("count", [2, 4, 300])
+def test_values_are_those_of_sklearn(count: int) -> None:
+    labels, scores, patients = sample(count=count)
+    labels[:2] = 0, 1
+    for flagged in (scores > 1, scores > scores.max()):
+        found = image_metrics(labels, scores, flagged, patients, resamples=2)
+        expected = {name: metric(labels, flagged) for name, metric in OF_DECISIONS.items()}
+        expected |= {name: metric(labels, scores) for name, metric in OF_SCORES.items()}
+        assert {name: one.value for name, one in found.items()} == pytest.approx(
+            expected, abs=1e-12
+        )
+
+
+@pytest.mark.parametrize(("name", "metric"), OF_DECISIONS.items())
+def test_interval_of_decisions_follows_sklearn_too(name: str, metric: Metric) -> None:
     labels, scores, patients = sample()
     figure = image_metrics(labels, scores, scores > 1, patients, resamples=50)[name]
     weights = np.random.default_rng(0).multinomial(150, np.full(150, 1 / 150), size=50)

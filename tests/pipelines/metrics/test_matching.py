@@ -1,15 +1,12 @@
 """AUROC over matched pairs."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from pipelines.metrics.image import image_metrics, paired_difference
-from pipelines.metrics.matching import (
-    level_matched,
-    matched_auroc,
-    matched_difference,
-    sharpness_matched,
-)
+from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, Relation, matched_auroc
 from transforms.errors import InputError
 
 
@@ -56,18 +53,30 @@ def test_all_pairs_give_the_plain_auroc() -> None:
 def test_a_score_that_is_the_key_is_worth_nothing_once_matched() -> None:
     key = np.tile(np.arange(10.0), 2)
     labels = np.repeat([0, 1], 10)
-    found = matched_auroc(labels, key, key, 0, patients=np.arange(20))
+    found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
     assert (found.figure.value, found.pairs) == (0.5, 10)
 
 
-def test_tolerances_are_inclusive_and_those_of_the_protocol() -> None:
-    patients = np.arange(4)
-    levels = level_matched([0, 0, 1, 1], [0, 1, 2, 3], [10, 20, 12, 23], patients=patients)
-    assert levels.pairs == 1
-    ratios = np.exp([0.0, 1.0, 0.049, 1.051])
-    sharp = sharpness_matched([0, 0, 1, 1], [0, 1, 2, 3], ratios, patients=patients)
-    assert sharp.pairs == 1
-    assert sharp.as_dict()["value"] == 1.0
+@pytest.mark.parametrize(
+    ("keys", "tolerance", "relation"),
+    [
+        (np.array([10, 20, 12, 23]), LEVEL_TOLERANCE, "abs"),
+        (np.exp([0.0, 1.0, 0.049, 1.051]), SHARPNESS_TOLERANCE, "log_ratio"),
+    ],
+)
+def test_tolerances_are_inclusive_and_those_of_the_protocol(
+    keys: np.ndarray, tolerance: float, relation: Relation
+) -> None:
+    found = matched_auroc(
+        [0, 0, 1, 1],
+        [0, 1, 2, 3],
+        key=keys,
+        tolerance=tolerance,
+        relation=relation,
+        patients=np.arange(4),
+    )
+    assert found.pairs == 1
+    assert found.as_dict()["value"] == 1.0
 
 
 def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,30 +90,35 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_difference_of_two_scores() -> None:
     data = sample()
-    columns = {**data, "scores_a": data["scores"], "scores_b": data["key"]}
-    del columns["scores"]
-    found = matched_difference(**columns, tolerance=2)
+    found = matched_auroc(**data, minus=data["key"], tolerance=2)
     values = [
         matched_auroc(**{**data, "scores": data[name]}, tolerance=2).figure.value
         for name in ("scores", "key")
     ]
     assert found.figure.value == pytest.approx(values[0] - values[1])
-    everything = matched_difference(**columns, tolerance=np.inf)
+    everything = matched_auroc(**data, minus=data["key"], tolerance=np.inf)
     plain = paired_difference(data["labels"], data["scores"], data["key"], data["patients"])
     assert everything.figure.ci95 == pytest.approx(plain.ci95)
 
 
-def test_no_pair_is_none() -> None:
-    found = level_matched([0, 1, 0, 1], [0, 1, 0, 1], [0, 9, 0, 9], patients=list("abcd"))
+@pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 0, 0]])
+def test_no_pair_is_none(labels: list[int]) -> None:
+    found = matched_auroc(
+        labels, [0, 1, 0, 1], key=[0, 9, 0, 9], tolerance=2, patients=list("abcd")
+    )
     assert found.as_dict() == {"value": None, "ci95": None, "pairs": 0}
-    normals = level_matched([0, 0], [0, 1], [0, 0], patients=["a", "b"])
-    assert normals.as_dict() == {"value": None, "ci95": None, "pairs": 0}
 
 
-def test_mistakes_are_told() -> None:
-    with pytest.raises(InputError, match="'key' must be positive"):
-        matched_auroc([0, 1], [0, 1], [0.0, 1.0], 1, "log_ratio", patients=[0, 1])
-    with pytest.raises(InputError, match="'key' must hold"):
-        matched_auroc([0, 1], [0, 1], [np.nan, 1.0], 1, patients=[0, 1])
-    with pytest.raises(InputError, match="'relation'"):
-        matched_auroc([0, 1], [0, 1], [1, 1], 1, "ratio", patients=[0, 1])  # type: ignore
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"key": [0.0, 1.0], "relation": "log_ratio"}, "'key' must be positive"),
+        ({"key": [np.nan, 1.0]}, "'key' must hold"),
+        ({"relation": "ratio"}, "'relation'"),
+        ({"minus": [0, np.inf]}, "'scores' must be finite, got 1"),
+    ],
+)
+def test_mistakes_are_told(changes: dict[str, Any], told: str) -> None:
+    arguments: dict[str, Any] = {"key": [1, 1], "tolerance": 1, "patients": [0, 1]}
+    with pytest.raises(InputError, match=told):
+        matched_auroc([0, 1], [0, 1], **{**arguments, **changes})

@@ -16,15 +16,21 @@ from pipelines.metrics.ranking import (
 
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), levels=st.sampled_from([2, 5, 1000]))
-def test_equal_to_sklearn_on_weighted_items_with_ties(seed: int, levels: int) -> None:
+@given(
+    seed=st.integers(0, 10_000),
+    levels=st.sampled_from([2, 5, 1000]),
+    more=st.sampled_from([0, 1, 3, 40]),
+)
+def test_equal_to_sklearn_on_weighted_items_with_ties(seed: int, levels: int, more: int) -> None:
     rng = np.random.default_rng(seed)
-    labels = np.r_[0, 1, rng.integers(0, 2, 40)]
+    labels = np.r_[0, 1, rng.integers(0, 2, more)]
     scores = rng.integers(0, levels, labels.size) / levels + 0.1 * labels
     weights = np.maximum(rng.poisson(1.0, (3, labels.size)), [0.0])
     weights[:, :2] = 1
-    positive, negative = RankedScores.of(labels, scores).counts(weights)
-    for row, weight in enumerate(weights):
+    ranked = RankedScores.of(labels, scores)
+    once, weighted = ranked.counts(), ranked.counts(weights)
+    positive, negative = (np.concatenate(pair) for pair in zip(once, weighted, strict=True))
+    for row, weight in enumerate([np.ones(labels.size), *weights]):
         precision, recall, _ = precision_recall_curve(labels, scores, sample_weight=weight)
         total = np.maximum(precision + recall, 1e-12)
         expected = {
