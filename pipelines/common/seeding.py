@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sized
+from itertools import cycle, islice
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 
 def derive_seed(seed: int, phase: str, *numbers: int) -> int:
@@ -38,33 +40,39 @@ def generator(
     return torch.Generator(device=device).manual_seed(derive_seed(seed, phase, *numbers))
 
 
-class EpochSampler(Sampler[int]):
+class EpochSampler(DistributedSampler[int]):
     """Shuffles by (seed, phase, epoch), so that an epoch's order needs no history.
+
+    Several processes share an epoch's order; the first samples fill it up to a multiple of them.
 
     Args:
         data: what is sampled; only its length is used.
         seed: the run's seed.
         phase: name of the phase.
         min_samples: least length of an epoch; fewer data are gone through several times.
+        num_replicas: number of processes.
+        rank: which of them this is, from 0.
     """
 
-    def __init__(self, data: Sized, seed: int, phase: str, min_samples: int = 0) -> None:
+    def __init__(
+        self,
+        data: Sized,
+        seed: int,
+        phase: str,
+        min_samples: int = 0,
+        num_replicas: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.size = len(data)
         self.rounds = max(1, math.ceil(min_samples / max(1, self.size)))
-        self.seed = seed
+        whole: Any = range(self.size * self.rounds)
+        super().__init__(whole, num_replicas, rank, seed=seed)
         self.phase = phase
         self.epoch = 1
 
-    def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch whose order the next iteration yields."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Number of samples in an epoch."""
-        return self.size * self.rounds
-
     def __iter__(self) -> Iterator[int]:
-        """Yields every index once per round, in the epoch's order."""
+        """Yields this process's share of every index once per round, in the epoch's order."""
         source = generator(self.seed, self.phase, self.epoch)
-        for _ in range(self.rounds):
-            yield from torch.randperm(self.size, generator=source).tolist()
+        rounds = [torch.randperm(self.size, generator=source) for _ in range(self.rounds)]
+        order = cycle(torch.cat(rounds).tolist())
+        return islice(order, self.rank, self.total_size, self.num_replicas)

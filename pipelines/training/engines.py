@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.utils.enums import CommonKeys as Keys
@@ -88,15 +88,6 @@ def fit_input_statistics(scorer: AnomalyScorer, dataset: Any) -> None:
     scorer.set_input_statistics(*dataset.statistics())
 
 
-def seed_epochs(engine: Engine, loader: Any) -> None:
-    """Makes the loader's order a function of the epoch that starts."""
-    sampler: Any = getattr(loader, "sampler", None)
-    if hasattr(sampler, "set_epoch"):
-        engine.add_event_handler(
-            Events.EPOCH_STARTED, lambda running: sampler.set_epoch(running.state.epoch)
-        )
-
-
 def loss_metrics() -> dict[str, Average]:
     """Epoch means of the loss and its terms, weighted by the batches' sizes."""
     return {
@@ -163,7 +154,6 @@ class AEFlowTrainer(SupervisedTrainer):
         self.max_grad_norm = float(max_grad_norm)
         self._register_metrics(loss_metrics())
         self.add_event_handler(Events.STARTED, self._prepare)
-        seed_epochs(self, self.data_loader)
         self._register_handlers(handlers or [])
 
     def _register_metrics(self, k_metric: Any, add_metrics: Any = None) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from ignite.metrics import Average, EpochMetric
+from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
-from monai.metrics.rocauc import compute_roc_auc
+from monai.handlers.roc_auc import ROCAUC
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from networks.scorer import AnomalyScorer, top_mean
 from pipelines.common import generator
-from pipelines.training.engines import fit_input_statistics, seed_epochs
+from pipelines.training.engines import fit_input_statistics
 from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
@@ -90,7 +90,6 @@ class PretrainTrainer(SupervisedTrainer):
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
         self.add_event_handler(Events.COMPLETED, self._finish)
-        seed_epochs(self, self.data_loader)
         self._register_handlers(handlers or [])
 
     def trained_parts(self) -> nn.ModuleList:
@@ -175,11 +174,8 @@ class PretrainEvaluator(SupervisedEvaluator):
         self.synthetic = synthetic
         self.seed = seed
         Average(output_transform=lambda output: output["losses"]).attach(self, "val_loss")
-        EpochMetric(
-            compute_roc_auc,
-            output_transform=lambda output: output["ranked"],
-            check_compute_fn=False,
-        ).attach(self, "val_synthetic_auroc")
+        ranking = ROCAUC(output_transform=lambda output: output["ranked"])
+        ranking.attach(self, "val_synthetic_auroc")
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         device = engine.state.device

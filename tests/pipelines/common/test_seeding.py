@@ -2,7 +2,9 @@
 
 from typing import Any
 
+import pytest
 import torch
+from monai.engines.workflow import Workflow
 from torch.utils.data import DataLoader
 
 from pipelines.common.seeding import EpochSampler, derive_seed, generator
@@ -50,6 +52,47 @@ def test_small_data_are_gone_through_several_times() -> None:
     assert all(sorted(one) == list(range(8)) for one in rounds)
     assert rounds[0] != rounds[1]
     assert len(EpochSampler(range(8), 0, "train", min_samples=8)) == 8
+
+
+def test_the_order_is_the_same_in_every_version() -> None:
+    assert order(EpochSampler(range(6), 3, "train", min_samples=12), 2) == [
+        1,
+        2,
+        4,
+        0,
+        5,
+        3,
+        0,
+        4,
+        5,
+        2,
+        3,
+        1,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("size", "least", "replicas"), [(10, 0, 2), (10, 15, 3), (2, 0, 5), (0, 0, 2)]
+)
+def test_processes_share_an_epoch(size: int, least: int, replicas: int) -> None:
+    whole = order(EpochSampler(range(size), 1, "train", least), 2)
+    samplers = [
+        EpochSampler(range(size), 1, "train", least, num_replicas=replicas, rank=rank)
+        for rank in range(replicas)
+    ]
+    shares = [order(sampler, 2) for sampler in samplers]
+    dealt = [index for turn in zip(*shares, strict=True) for index in turn]
+    assert dealt == (3 * whole)[: len(dealt)]
+    assert len(whole) <= len(dealt) < len(whole) + replicas
+    assert {len(sampler) for sampler in samplers} == {len(shares[0])}
+
+
+def test_monais_trainers_choose_the_epoch() -> None:
+    sampler = EpochSampler(range(6), 0, "train")
+    loader: Any = DataLoader(range(6), 6, sampler=sampler)  # type: ignore[arg-type]
+    seen: list[list[int]] = []
+    Workflow("cpu", 3, loader, iteration_update=lambda _, batch: seen.append(batch.tolist())).run()
+    assert seen == [order(sampler, epoch) for epoch in (1, 2, 3)]
 
 
 def test_workers_do_not_change_the_order() -> None:

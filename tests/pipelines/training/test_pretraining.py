@@ -9,6 +9,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from monai.handlers.validation_handler import ValidationHandler
+from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from networks import AnomalyScorer
@@ -190,7 +191,13 @@ def test_held_out_images_tell_how_well_anomalies_are_found(
     before = copy.deepcopy(scorer.state_dict())
     evaluator.run()
     again = dict(evaluator.state.metrics)
+    found: list[tuple[Tensor, Tensor]] = []
+    evaluator.add_event_handler(
+        Events.ITERATION_COMPLETED, lambda engine: found.append(engine.state.output["ranked"])
+    )
     evaluator.run()
+    scores, labels = (torch.cat(parts) for parts in zip(*found, strict=True))
+    assert again["val_synthetic_auroc"] == pytest.approx(roc_auc_score(labels, scores))
     assert again["val_synthetic_auroc"] == evaluator.state.metrics["val_synthetic_auroc"]
     assert all(torch.equal(v, before[n]) for n, v in scorer.state_dict().items())
 
