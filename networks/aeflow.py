@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .decoder import Decoder
 from .encoder import Encoder, check_strides
+from .errors import ArgumentError
 from .flow import NormalizingFlow
 from .head import DetectionHead
 
@@ -54,7 +55,7 @@ class AEFlow(nn.Module):
         architecture: plain values for `build_aeflow`; empty for a network assembled by hand.
 
     Raises:
-        ValueError: if the strides, the flows and the encoder do not agree.
+        ArgumentError: if the strides, the flows and the encoder do not agree.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class AEFlow(nn.Module):
         super().__init__()
         self.flow_strides = check_strides("flow_strides", flow_strides)
         if len(flows) != len(self.flow_strides):
-            raise ValueError(
+            raise ArgumentError(
                 f"flows: expected {len(self.flow_strides)}, one per entry of flow_strides, "
                 f"got {len(flows)}; add or remove flows."
             )
@@ -92,7 +93,7 @@ class AEFlow(nn.Module):
             Features `(B, encoder.channels[i], H / stride, W / stride)`, finest first.
 
         Raises:
-            ValueError: if the image has another shape.
+            ArgumentError: if the image has another shape.
         """
         self._check_image(image)
         features: list[Tensor] = self.encoder(image)
@@ -105,7 +106,7 @@ class AEFlow(nn.Module):
             features: those of `encode`.
 
         Raises:
-            ValueError: if there are more or fewer features than strides of the encoder.
+            ArgumentError: if there are more or fewer features than strides of the encoder.
         """
         self._check_features(features)
         latents, log_dets = [], []
@@ -126,10 +127,10 @@ class AEFlow(nn.Module):
             Logits `(B, 1, H / 8, W / 8)`.
 
         Raises:
-            ValueError: if the network has no head.
+            ArgumentError: if the network has no head.
         """
         if self.head is None:
-            raise ValueError("head: this network has none; build it with with_head=True.")
+            raise ArgumentError("head: this network has none; build it with with_head=True.")
         logits: Tensor = self.head([features[position] for position in self._head_features])
         return logits
 
@@ -156,13 +157,13 @@ class AEFlow(nn.Module):
     def _check_image(self, image: Tensor) -> None:
         channels, stride = self.encoder.in_channels, self.flow_strides[-1]
         if image.dim() != 4 or image.shape[1] != channels:
-            raise ValueError(
+            raise ArgumentError(
                 f"image: expected shape (B, {channels}, H, W), got {tuple(image.shape)}; "
                 f"give {channels} channel(s) or build the network with another in_channels."
             )
         height, width = image.shape[2:]
         if height % stride or width % stride or not height or not width:
-            raise ValueError(
+            raise ArgumentError(
                 f"image: expected height and width divisible by {stride}, got {height} x {width}; "
                 "pad or resize the image."
             )
@@ -170,7 +171,7 @@ class AEFlow(nn.Module):
     def _check_features(self, features: Sequence[Tensor]) -> None:
         strides = self.encoder.strides
         if len(features) != len(strides):
-            raise ValueError(
+            raise ArgumentError(
                 f"features: expected {len(strides)} tensors, one per stride of {strides}, "
                 f"got {len(features)}; give what encode() returns."
             )
@@ -210,7 +211,7 @@ def build_aeflow(
         seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
 
     Raises:
-        ValueError: if a name is unknown or a number out of range.
+        ArgumentError: if a name is unknown or a number out of range.
 
     Example:
         >>> network = build_aeflow(flow_strides=(8,), flow_steps=1)
@@ -235,7 +236,7 @@ def _positions(argument: str, wanted: Sequence[int], encoder: Encoder) -> tuple[
     """Return where the wanted strides stand among those of the encoder."""
     absent = [stride for stride in wanted if stride not in encoder.strides]
     if absent:
-        raise ValueError(
+        raise ArgumentError(
             f"{argument}: expected strides among the encoder's {encoder.strides}, "
             f"got {tuple(wanted)}; build the encoder with {tuple(absent)} as well."
         )

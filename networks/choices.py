@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
+from .errors import ArgumentError
+
 T = TypeVar("T")
 
 
@@ -18,7 +20,7 @@ def choose(argument: str, name: str, choices: Mapping[str, T]) -> T:
         choices: what may be chosen.
 
     Raises:
-        ValueError: if there is no such choice; it lists the choices and the nearest one.
+        ArgumentError: if there is no such choice; it lists the choices and the nearest one.
 
     Example:
         >>> choose("scale", "exp", {"exp": 1, "softplus": 2})
@@ -29,4 +31,4 @@ def choose(argument: str, name: str, choices: Mapping[str, T]) -> T:
     listed = ", ".join(repr(choice) for choice in choices)
     nearest = get_close_matches(str(name), list(choices), n=1, cutoff=0.4)
     remedy = f"did you mean {nearest[0]!r}?" if nearest else "choose one of these."
-    raise ValueError(f"{argument}: expected one of {listed}, got {name!r}; {remedy}")
+    raise ArgumentError(f"{argument}: expected one of {listed}, got {name!r}; {remedy}")

@@ -7,6 +7,8 @@ import math
 from monai.networks.blocks.convolutions import Convolution
 from torch import Tensor, nn
 
+from .errors import ArgumentError
+
 
 class Decoder(nn.Module):
     """Transposed convolutions, each of twice the resolution and half the channels.
@@ -22,7 +24,7 @@ class Decoder(nn.Module):
         width: channels at full resolution; 2, 4, 8, ... times as many before each upsampling.
 
     Raises:
-        ValueError: if the stride is not a power of 2 or the width is below 1.
+        ArgumentError: if the stride is not a power of 2 or the width is below 1.
 
     Example:
         >>> import torch
@@ -36,9 +38,9 @@ class Decoder(nn.Module):
         """Build the decoder; see the class for the arguments."""
         super().__init__()
         if stride < 2 or stride & (stride - 1):
-            raise ValueError(f"stride: expected 2, 4, 8, ..., got {stride}; give the latent's.")
+            raise ArgumentError(f"stride: expected 2, 4, 8, ..., got {stride}; give the latent's.")
         if width < 1:
-            raise ValueError(f"width: expected at least 1, got {width}; 16 is usual.")
+            raise ArgumentError(f"width: expected at least 1, got {width}; 16 is usual.")
         doublings = stride.bit_length() - 1
         widths = [in_channels, *(width * 2**k for k in reversed(range(doublings)))]
         self.upsample = nn.Sequential(

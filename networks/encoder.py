@@ -17,6 +17,7 @@ from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
 from .choices import choose
+from .errors import ArgumentError
 
 ENCODER_STRIDES = (4, 8, 16, 32)
 """Strides at which the four stages of a residual network leave their features."""
@@ -44,7 +45,9 @@ class WideBottleneck(ResNetBottleneck):
     ) -> None:
         """Build the block; the arguments are those of MONAI's `ResNetBottleneck`."""
         if spatial_dims != 2:
-            raise ValueError(f"spatial_dims: expected 2, got {spatial_dims}; images are 2-D here.")
+            raise ArgumentError(
+                f"spatial_dims: expected 2, got {spatial_dims}; images are 2-D here."
+            )
         super().__init__(in_planes, planes, spatial_dims, stride, downsample, act, norm)
         width = 2 * planes
         self.conv1 = nn.Conv2d(in_planes, width, kernel_size=1, bias=False)
@@ -139,7 +142,7 @@ class Encoder(nn.Module):
         frozen: whether the encoder is frozen; change it by `freeze` and `unfreeze`.
 
     Raises:
-        ValueError: if the name or the strides are unknown.
+        ArgumentError: if the name or the strides are unknown.
 
     Example:
         >>> encoder = Encoder("resnet18", in_channels=1, strides=(4, 8))
@@ -158,7 +161,7 @@ class Encoder(nn.Module):
         super().__init__()
         spec = choose("encoder", name, ENCODERS)
         if in_channels < 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"in_channels: expected at least 1, got {in_channels}; give the image's channels."
             )
         self.name = name
@@ -215,7 +218,7 @@ class Encoder(nn.Module):
             state_dict: torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
 
         Raises:
-            ValueError: if tensors are missing, unknown or of another shape; it names them.
+            ArgumentError: if tensors are missing, unknown or of another shape; it names them.
         """
         ignored = ("fc.", *(f"layer{n}." for n in range(self.backbone.depth + 1, 5)))
         given = {key: value for key, value in state_dict.items() if not key.startswith(ignored)}
@@ -223,7 +226,7 @@ class Encoder(nn.Module):
             given["conv1.weight"] = adapt_first_convolution(given["conv1.weight"], self.in_channels)
         problems = _describe_mismatches(self.backbone.state_dict(), given)
         if problems:
-            raise ValueError(
+            raise ArgumentError(
                 f"state_dict: expected torchvision's {self.name}, got other tensors ("
                 + "; ".join(problems)
                 + "); choose the encoder that the weights belong to."
@@ -257,11 +260,11 @@ def check_strides(argument: str, strides: Sequence[int]) -> tuple[int, ...]:
         strides: the strides.
 
     Raises:
-        ValueError: if the strides are none, repeated, not ascending or not of 4, 8, 16, 32.
+        ArgumentError: if the strides are none, repeated, not ascending or not of 4, 8, 16, 32.
     """
     found = tuple(strides)
     if not found or found != tuple(s for s in ENCODER_STRIDES if s in found):
-        raise ValueError(
+        raise ArgumentError(
             f"{argument}: expected ascending strides of {ENCODER_STRIDES}, got {found}; "
             "give for example (8, 16)."
         )

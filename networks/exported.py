@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
 from .scorer import AnomalyScorer
 
 OUTPUTS = ("anomaly_map", "score", "percentile", "flagged")
@@ -26,15 +27,17 @@ class ExportedScorer(AnomalyScorer):
         image_size: (H, W) of the images, in pixels.
 
     Raises:
-        ValueError: when the scorer has not been calibrated, or the size is not two numbers.
+        ArgumentError: when the scorer has not been calibrated, or the size is not two numbers.
     """
 
     def __init__(self, scorer: AnomalyScorer, image_size: Sequence[int]) -> None:
         super().__init__(copy.deepcopy(scorer.network), **scorer.settings)
         if not scorer.calibrated:
-            raise ValueError("scorer: expected a calibrated scorer; calibrate it before exporting.")
+            raise ArgumentError(
+                "scorer: expected a calibrated scorer; calibrate it before exporting."
+            )
         if len(image_size) != 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"image_size: expected height and width, got {tuple(image_size)}; "
                 "give the size that the model was trained at."
             )
@@ -59,7 +62,7 @@ class ExportedScorer(AnomalyScorer):
             whether the score exceeds the threshold, ``(B,)`` bool.
 
         Raises:
-            ValueError: when the image has another size.
+            ArgumentError: when the image has another size.
         """
         scores = self.score_image(_of_size(image, self.image_size[0], self.image_size[1]))
         return scores.anomaly_map, scores.score, scores.percentile, scores.flagged
@@ -78,7 +81,7 @@ class ExportedScorer(AnomalyScorer):
 def _of_size(image: Tensor, height: int, width: int) -> Tensor:
     # Scripted, because a trace keeps no check: with another size it would pool a wrong share.
     if image.dim() != 4 or image.size(2) != height or image.size(3) != width:
-        raise ValueError(
+        raise ArgumentError(
             "image: expected shape (B, C, "
             + str(height)
             + ", "

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .choices import choose
+from .errors import ArgumentError
 from .scales import SCALES, LogScale, softplus_log_scale
 from .subnets import SUBNETS, SubnetFactory
 
@@ -88,7 +89,7 @@ class AffineCoupling(nn.Module):
         clamp: bound of the log scale, positive.
 
     Raises:
-        ValueError: if there are fewer than 2 channels or the clamp is not positive.
+        ArgumentError: if there are fewer than 2 channels or the clamp is not positive.
     """
 
     def __init__(
@@ -101,12 +102,12 @@ class AffineCoupling(nn.Module):
         """Build the coupling; see the class for the arguments."""
         super().__init__()
         if channels < 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"channels: expected at least 2, got {channels}; "
                 "a coupling needs a channel to change and one to tell how."
             )
         if not clamp > 0:
-            raise ValueError(f"clamp: expected a positive number, got {clamp}; 2.0 is usual.")
+            raise ArgumentError(f"clamp: expected a positive number, got {clamp}; 2.0 is usual.")
         self.split = [channels - channels // 2, channels // 2]
         self.scale = scale
         self.clamp = clamp
@@ -217,7 +218,7 @@ class NormalizingFlow(nn.Module):
         seed: of the permutations; step k uses seed + k.
 
     Raises:
-        ValueError: if a name is unknown or there is no step.
+        ArgumentError: if a name is unknown or there is no step.
 
     Example:
         >>> flow = NormalizingFlow(channels=4, steps=2)
@@ -240,7 +241,7 @@ class NormalizingFlow(nn.Module):
         """Build the flow near a permutation of its input; see the class for the arguments."""
         super().__init__()
         if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}; the paper uses 8.")
+            raise ArgumentError(f"steps: expected at least 1, got {steps}; the paper uses 8.")
         if isinstance(subnet, str):
             width = min(channels, DEFAULT_MAX_HIDDEN) if hidden is None else hidden
             build = choose("subnet", subnet, SUBNETS)

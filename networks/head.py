@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .errors import ArgumentError
+
 INITIAL_LOGIT = -2.0
 """Logit of an untrained head: anomalies cover about a tenth of the positions."""
 
@@ -26,16 +28,18 @@ class DetectionHead(nn.Module):
         width: channels within the head, a multiple of 8.
 
     Raises:
-        ValueError: if there are no features or the width is not a multiple of 8.
+        ArgumentError: if there are no features or the width is not a multiple of 8.
     """
 
     def __init__(self, channels: Sequence[int], width: int = 64) -> None:
         """Build the head; see the class for the arguments."""
         super().__init__()
         if not channels:
-            raise ValueError("channels: expected one entry per stride, got none; name the strides.")
+            raise ArgumentError(
+                "channels: expected one entry per stride, got none; name the strides."
+            )
         if width < 8 or width % 8:
-            raise ValueError(f"width: expected a multiple of 8, got {width}; 64 is usual.")
+            raise ArgumentError(f"width: expected a multiple of 8, got {width}; 64 is usual.")
         self.lateral = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels)
         self.merge = nn.Sequential(*_convolve(width), *_convolve(width))
         self.classify = nn.Conv2d(width, 1, kernel_size=1)
@@ -51,10 +55,10 @@ class DetectionHead(nn.Module):
             Logits `(B, 1, h_0, w_0)`.
 
         Raises:
-            ValueError: if the number of features is not that of `channels`.
+            ArgumentError: if the number of features is not that of `channels`.
         """
         if len(features) != len(self.lateral):
-            raise ValueError(
+            raise ArgumentError(
                 f"features: expected {len(self.lateral)} tensors, got {len(features)}; "
                 "give those of the strides that the head was built for."
             )

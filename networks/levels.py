@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from .errors import ArgumentError
+
 DECADES = 4
 N_LEVELS = 100 * DECADES + 1
 """Levels that are kept: of the shares 1 to 1e-4 of normal pixels, 100 a decade."""
@@ -43,14 +45,14 @@ def level_at(levels: Tensor, percentile: float) -> float:
         In standard deviations; interpolated over the logarithm of the share above it.
 
     Raises:
-        ValueError: for a percentile out of that range.
+        ArgumentError: for a percentile out of that range.
 
     Example:
         >>> round(level_at(torch.linspace(0.0, 40.0, N_LEVELS), 99.0), 3)
         20.0
     """
     if not 0.0 <= percentile <= HIGHEST_PERCENTILE:
-        raise ValueError(f"percentile: expected 0 to {HIGHEST_PERCENTILE:g}, got {percentile}.")
+        raise ArgumentError(f"percentile: expected 0 to {HIGHEST_PERCENTILE:g}, got {percentile}.")
     share = max(1.0 - percentile / 100.0, 10.0**-DECADES)
     place = -math.log10(share) / DECADES * (N_LEVELS - 1)
     lower = min(int(place), N_LEVELS - 2)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .aeflow import AEFlowOutput
+from .errors import ArgumentError
 from .flow import standard_normal_log_prob
 
 
@@ -38,14 +39,14 @@ class AEFlowLoss(nn.Module):
         alpha: weight of the flow, in [0, 1]; the paper uses 0.5.
 
     Raises:
-        ValueError: if alpha lies outside [0, 1].
+        ArgumentError: if alpha lies outside [0, 1].
     """
 
     def __init__(self, alpha: float = 0.5) -> None:
         """Keep the weight."""
         super().__init__()
         if not 0.0 <= alpha <= 1.0:
-            raise ValueError(f"alpha: expected a number in [0, 1], got {alpha}; 0.5 is usual.")
+            raise ArgumentError(f"alpha: expected a number in [0, 1], got {alpha}; 0.5 is usual.")
         self.alpha = alpha
 
     def forward(self, output: AEFlowOutput, target: Tensor) -> Tensor:
@@ -60,10 +61,10 @@ class AEFlowLoss(nn.Module):
             target: the image to reconstruct, `(B, C, H, W)`.
 
         Raises:
-            ValueError: if the target's shape is not the reconstruction's.
+            ArgumentError: if the target's shape is not the reconstruction's.
         """
         if target.shape != output.reconstruction.shape:
-            raise ValueError(
+            raise ArgumentError(
                 f"target: expected shape {tuple(output.reconstruction.shape)}, got "
                 f"{tuple(target.shape)}; give the image that the network was given."
             )

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from .aeflow import AEFlow, AEFlowOutput
 from .choices import choose
+from .errors import ArgumentError
 from .levels import N_LEVELS
 from .loss import negative_log_likelihood_maps
 
@@ -94,7 +95,7 @@ class AnomalyScorer(nn.Module):
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
 
     Raises:
-        ValueError: for an unknown score, or weights and shares outside their range.
+        ArgumentError: for an unknown score, or weights and shares outside their range.
     """
 
     blur_kernel: Tensor
@@ -369,13 +370,13 @@ def _check_settings(
 ) -> None:
     choose("score", score, {name: name for name in SCORES})
     if score == "head" and network.head is None:
-        raise ValueError(
+        raise ArgumentError(
             "score: 'head' needs a network with a detection head; pre-train one or choose "
             "'fused', 'paper', 'flow' or 'recon'."
         )
     for name, value in weights.items():
         if not 0.0 <= value <= 1.0:
-            raise ValueError(f"{name}: expected a weight in [0, 1], got {value}.")
+            raise ArgumentError(f"{name}: expected a weight in [0, 1], got {value}.")
     for name, value in pools.items():
         if not 0.0 < value <= 1.0:
-            raise ValueError(f"{name}: expected a share in (0, 1], got {value}.")
+            raise ArgumentError(f"{name}: expected a share in (0, 1], got {value}.")

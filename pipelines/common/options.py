@@ -7,7 +7,6 @@ import inspect
 import os
 import sys
 import textwrap
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +14,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
-import networks
+from networks.errors import ArgumentError
 from pipelines.common.checks import check_values
 from transforms.errors import InputError
 
@@ -86,24 +85,16 @@ def tell_mistake(
 def find_mistake(error: BaseException) -> str | None:
     """Finds the message of a user's mistake in a chain of exceptions, if there is one.
 
-    A mistake is an `InputError`, or a ValueError that the networks raise about an argument.
+    A mistake is an `InputError`, or the `ArgumentError` of the networks.
     """
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:
         seen.add(id(current))
-        if isinstance(current, InputError) or _raised_by_networks(current):
+        if isinstance(current, (InputError, ArgumentError)):
             return str(current)
         current = current.__cause__ or current.__context__
     return None
-
-
-def _raised_by_networks(error: BaseException) -> bool:
-    if type(error) is not ValueError or error.__traceback__ is None:
-        return False
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    ours = Path(networks.__file__).parent  # MONAI has a package of this name too
-    return Path(last.filename).parent == ours and "raise " in (last.line or "")
 
 
 def nearest(name: str, names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from monai.bundle.scripts import create_workflow
 from torch import nn
 
 from networks import AffineCoupling, build_aeflow
+from networks.errors import ArgumentError
 from pipelines.common import options
 from pipelines.common.options import find_mistake, guard_options, nearest, tell_mistake
 from transforms.errors import InputError
@@ -133,13 +134,23 @@ def test_a_mistake_is_found_behind_other_errors() -> None:
     assert find_mistake(raised(ValueError("a bug"))) is None
 
 
-def test_a_wrong_argument_of_a_network_is_a_mistake_but_not_a_bug_elsewhere() -> None:
-    with pytest.raises(ValueError) as caught:
+def test_a_wrong_argument_of_a_network_is_a_mistake() -> None:
+    with pytest.raises(ArgumentError) as caught:
         build_aeflow(encoder="resnet19")
     assert "did you mean 'resnet18'" in str(find_mistake(caught.value))
+
+
+@pytest.mark.parametrize(
+    "subnet",
+    [
+        lambda inner, outer: nn.Conv2d(inner, 1, 1),  # too few values to unpack, in our own line
+        lambda inner, outer: nn.Conv2d(inner, outer, 1, groups=3),  # refused by torch
+    ],
+)
+def test_another_error_within_a_network_is_a_bug(subnet: Any) -> None:
     with pytest.raises(ValueError) as caught:
-        AffineCoupling(2, lambda inner, outer: nn.Conv2d(inner, 1, 1))(torch.zeros(1, 2, 4, 4))
-    assert find_mistake(caught.value) is None
+        AffineCoupling(2, subnet)(torch.zeros(1, 2, 4, 4))
+    assert type(caught.value) is ValueError and find_mistake(caught.value) is None
 
 
 def test_an_error_within_a_circle_ends() -> None:
