@@ -19,7 +19,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -188,14 +187,7 @@ def _write_torchscript(scorer: ExportedScorer, path: Path, metadata: Metadata) -
 def load_torchscript(path: Path, device: str = "cpu") -> tuple[Runner, Metadata]:
     """Loads an exported TorchScript file: what scores a batch, and the metadata."""
     module, metadata, _ = load_net_with_metadata(str(path), map_location=torch.device(device))
-    module.eval()
-
-    def run(image: Tensor) -> Outputs:
-        with torch.no_grad():
-            outputs: Outputs = module(image)
-        return outputs
-
-    return run, dict(metadata)
+    return torch.no_grad()(module.eval().__call__), dict(metadata)
 
 
 def _batches(scorer: ExportedScorer) -> dict[str, Any]:
@@ -216,18 +208,10 @@ def load_torch_export(path: Path, device: str = "cpu") -> tuple[Runner, Metadata
     """Loads a torch.export file: what scores a batch, and the metadata."""
     extra = {METADATA_KEY: ""}
     module = torch.export.load(path, extra_files=extra).module()
-
-    def run(image: Tensor) -> Outputs:
-        with torch.no_grad():
-            outputs: Outputs = module(image)
-        return outputs
-
-    metadata: Metadata = json.loads(extra[METADATA_KEY])
-    return run, metadata
+    return torch.no_grad()(module.__call__), json.loads(extra[METADATA_KEY])
 
 
 def _write_onnx(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
-    _need_export_packages()
     import onnx
 
     with _quiet("torch.onnx"), warnings.catch_warnings():
@@ -270,20 +254,16 @@ def load_onnx(path: Path, device: str = "cpu", threads: int = 0) -> tuple[Runner
 
     def run(image: Tensor) -> Outputs:
         found = session.run(list(OUTPUTS), {"image": image.cpu().numpy()})
-        outputs: Outputs = tuple(torch.from_numpy(value) for value in found)
-        return outputs
+        return tuple(torch.from_numpy(value) for value in found)
 
-    metadata: Metadata = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-    return run, metadata
+    return run, json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
 
 
-FORMATS: Mapping[str, ExportFormat] = MappingProxyType(
-    {
-        "onnx": ExportFormat(".onnx", _write_onnx, load_onnx),
-        "torch_export": ExportFormat(".pt2", _write_torch_export, load_torch_export),
-        "torchscript": ExportFormat(".ts", _write_torchscript, load_torchscript),
-    }
-)
+FORMATS: Mapping[str, ExportFormat] = {
+    "onnx": ExportFormat(".onnx", _write_onnx, load_onnx),
+    "torch_export": ExportFormat(".pt2", _write_torch_export, load_torch_export),
+    "torchscript": ExportFormat(".ts", _write_torchscript, load_torchscript),
+}
 """The formats to choose from."""
 
 

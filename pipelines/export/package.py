@@ -23,7 +23,7 @@ import torch
 import networks
 import pipelines
 import transforms
-from pipelines.common import replacing, writable_folder, write_json
+from pipelines.common import writable_folder, write_json
 from pipelines.data import PHANTOM_NOTE
 from pipelines.scoring import LABELS, MODEL_NAME, read_model
 from transforms.errors import InputError
@@ -118,13 +118,18 @@ def package_bundle(
         content = without_names(content)
     with _appearing(output) as folder:
         _write_configs(folder / "configs", bundle, content)
-        _write_model(folder / "models" / MODEL_NAME, ckpt_dir, content, strip_names)
+        (folder / "models").mkdir()
+        if strip_names:
+            torch.save(content, folder / "models" / MODEL_NAME)
+        else:
+            source = ckpt_dir / MODEL_NAME if ckpt_dir.is_dir() else ckpt_dir
+            shutil.copyfile(source, folder / "models" / MODEL_NAME)
         shutil.copytree(bundle / "docs", folder / "docs", ignore=_NO_CODE)
         readme = folder / "docs" / "README.md"
         metadata = json.loads((folder / "configs" / "metadata.json").read_text())
         readme.write_text(readme.read_text() + describe_package(content, metadata, strip_names))
         shutil.copyfile(licence, folder / "LICENSE")
-        for source in _code():
+        for source in code_folders():
             shutil.copytree(source, folder / source.name, ignore=_NO_CODE)
     return content
 
@@ -224,16 +229,8 @@ def _write_configs(folder: Path, bundle: Path, content: Mapping[str, Any]) -> No
     write_json(folder / "metadata.json", packaged_metadata(metadata, content))
 
 
-def _write_model(path: Path, ckpt_dir: Path, content: Mapping[str, Any], changed: bool) -> None:
-    with replacing(path) as temporary:
-        if changed:
-            torch.save(dict(content), temporary)
-        else:
-            source = ckpt_dir / MODEL_NAME if ckpt_dir.is_dir() else ckpt_dir
-            shutil.copyfile(source, temporary)
-
-
-def _code() -> list[Path]:
+def code_folders() -> list[Path]:
+    """The folders of the code that runs a model."""
     return [Path(str(one.__file__)).resolve().parent for one in (networks, pipelines, transforms)]
 
 
@@ -254,7 +251,7 @@ def _check_output(output: Path, bundle: Path) -> None:
         raise InputError(
             f"output: {output} is {found}. Name a folder that does not exist yet with --output."
         )
-    for source in (bundle.resolve(), *_code()):
+    for source in (bundle.resolve(), *code_folders()):
         if source in (output, *output.parents):
             raise InputError(
                 f"output: {output} lies in {source}, which is packed itself. Name a folder "

@@ -24,12 +24,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-import networks
-import pipelines
-import transforms
 from pipelines.common import writable_folder
 from pipelines.data import Case
-from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model
+from pipelines.export.package import code_folders
+from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model, score_slices
 from pipelines.tracking import UNTRACKED, Tracker, describe, masked, mistake_of
 from transforms.errors import InputError
 
@@ -138,7 +136,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
             path=str(folder),
             loader_module=__name__,
             data_path=str(weights),
-            code_paths=[str(path) for path in _packages()],
+            code_paths=[str(path) for path in code_folders()],
             pip_requirements=pinned_requirements(),
             signature=_signature(example, bool(content["architecture"]["with_head"])),
             input_example=example,
@@ -225,15 +223,10 @@ class ServedScorer:
     def _score_images(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         self._check(tensor)
-        parts: dict[str, list[NDArray[Any]]] = {}
         with torch.no_grad():
-            for batch in tensor.split(BATCH_SIZE):
-                scored = self.predictor.scorer.score_image(batch.to(self.predictor.device))
-                for name in (*SCORE_COLUMNS, "flagged"):
-                    value = getattr(scored, name)
-                    if value is not None:
-                        parts.setdefault(name, []).append(value.cpu().numpy())
-        return {name: np.concatenate(values) for name, values in parts.items()}
+            scored = score_slices(self.predictor.scorer, tensor, BATCH_SIZE, self.predictor.device)
+        kept = (*SCORE_COLUMNS, "flagged")
+        return {name: scored[name].numpy() for name in kept if name in scored}
 
     def _check(self, images: torch.Tensor) -> None:
         model = self.predictor.model
@@ -255,10 +248,6 @@ class ServedScorer:
 def _load_pyfunc(path: str) -> ServedScorer:
     """Called by MLflow with the packaged model file."""
     return ServedScorer(path)
-
-
-def _packages() -> list[Path]:
-    return [Path(str(one.__file__)).parent for one in (networks, pipelines, transforms)]
 
 
 def _signature(example: NDArray[np.float32], head: bool) -> Any:

@@ -81,7 +81,7 @@ def test_what_is_no_code_is_left_out(
     for name in (".hidden", ".cache/x.py", "flow.py~"):
         (code / name).parent.mkdir(exist_ok=True)
         (code / name).touch()
-    monkeypatch.setattr(package, "_code", lambda: [code])
+    monkeypatch.setattr(package, "code_folders", lambda: [code])
     package_bundle(BUNDLE, models, tmp_path / "out")
     packed = tmp_path / "out" / "networks"
     files = {str(one.relative_to(packed)) for one in packed.rglob("*") if one.is_file()}
