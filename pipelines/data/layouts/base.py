@@ -76,7 +76,6 @@ def make_cohort(
     cases: Iterable[Case],
     modalities: tuple[str, ...],
     volumetric: bool,
-    reason: str = "",
     notes: Sequence[str] = (),
 ) -> Cohort:
     """Make a cohort: unique case names, sorted cases, counts.
@@ -97,7 +96,6 @@ def make_cohort(
         cases=tuple(named),
         modalities=modalities,
         volumetric=volumetric,
-        reason=reason,
         notes=tuple(notes),
         counts=count_cases(named),
     )

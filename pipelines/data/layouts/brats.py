@@ -94,7 +94,7 @@ class BratsLayout(Layout):
                 f"{counted(len(unmasked), 'case')} without a mask, of no use for training or "
                 f"testing: {shortened(unmasked)}."
             )
-        return make_cohort(self.name, root, cases, channels, True, "", notes)
+        return make_cohort(self.name, root, cases, channels, True, notes)
 
 
 def canonical_modalities(modalities: tuple[str, ...]) -> tuple[str, ...]:

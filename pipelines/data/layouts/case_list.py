@@ -74,7 +74,7 @@ class ListLayout(Layout):
         notes = (
             [f"{counted(unlabelled, 'case')} with neither label nor mask."] if unlabelled else []
         )
-        return make_cohort(self.name, table.folder, table.cases, channels, volumetric, "", notes)
+        return make_cohort(self.name, table.folder, table.cases, channels, volumetric, notes)
 
 
 def _table_path(root: Path) -> Path | None:

@@ -115,7 +115,7 @@ class FolderLayout(Layout):
             for image in images
         ]
         notes += [*_test_notes(images, masks), *_ignored_notes(images)]
-        return make_cohort(self.name, root, cases, modalities or ("image",), volumetric, "", notes)
+        return make_cohort(self.name, root, cases, modalities or ("image",), volumetric, notes)
 
     def _patients(self, images: list[_Image]) -> dict[_Image, str]:
         stems = {image: stem_of(image.path) for image in images}

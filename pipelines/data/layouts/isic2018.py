@@ -68,7 +68,7 @@ class Isic2018Layout(Layout):
             notes.append(f"{unused} not used.")
         part = self._choose_test_part(root, notes)
         test = _read_part(root, part, "test", {}, notes) if part else []
-        return make_cohort(self.name, root, [*train, *test], channels, False, "", notes)
+        return make_cohort(self.name, root, [*train, *test], channels, False, notes)
 
     def _choose_test_part(self, root: Path, notes: list[str]) -> str | None:
         there = [part for part in _PARTS[1:] if _input(root, part).is_dir() and _table(root, part)]

@@ -83,7 +83,7 @@ class KermanyLayout(Layout):
                 f"{'; '.join(notes)}. Found\n{describe_tree(bases[0])}\nUnpack the archive anew."
             )
         notes += _notes(bases[0], test, [*train, *test])
-        return make_cohort(self.name, root, [*train, *test], channels, False, "", notes)
+        return make_cohort(self.name, root, [*train, *test], channels, False, notes)
 
 
 def _bases(root: Path) -> list[Path]:

@@ -1,29 +1,9 @@
 """Data layouts: how public data sets and users' own folders lie on the disk.
 
 `read_cohort` reads any of them into a `pipelines.data.Cohort`. Each layout is one file of this
-folder. To add one, write a class and register it; from then on it can be named, and ``auto`` tries
-it as well:
-
->>> from pathlib import Path
->>> from pipelines.data.cases import Case, Cohort
->>> from pipelines.data.layouts import LAYOUTS, Layout, make_cohort, register
->>> @register("flat")
-... class FlatLayout(Layout):
-...     expects = "PNG files named <patient>_<number>.png in a folder with the file FLAT"
-...
-...     def recognise(self, root: Path) -> str | None:
-...         return "it holds the file FLAT" if (root / "FLAT").is_file() else None
-...
-...     def read(self, root: Path, modalities: tuple[str, ...] | None) -> Cohort:
-...         cases = [
-...             Case(path.stem, path.stem.split("_")[0], (path,), label=0)
-...             for path in root.glob("*.png")
-...         ]
-...         return make_cohort(self.name, root, cases, modalities or ("image",), volumetric=False)
->>> del LAYOUTS["flat"]
-
-A layout in this folder is imported at the end of this file; one in another package registers when
-that package is imported. Layouts look at names and tables only: no image is opened.
+folder, named in the import below; CONTRIBUTING.md shows one. One in another package registers when
+that package is imported. From then on it can be named, and ``auto`` tries it as well. Layouts look
+at names and tables only: no image is opened.
 """
 
 from __future__ import annotations
@@ -35,18 +15,9 @@ from pathlib import Path
 
 from pipelines.data.cases import Cohort
 from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
-from pipelines.data.layouts.base import (
-    LAYOUTS,
-    Layout,
-    Modalities,
-    count_cases,
-    make_cohort,
-    register,
-)
+from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities
 from pipelines.data.layouts.files import describe_tree, nearest
 from transforms.errors import InputError
-
-__all__ = ["LAYOUTS", "Layout", "count_cases", "make_cohort", "read_cohort", "register"]
 
 
 def read_cohort(

@@ -1,11 +1,18 @@
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.data.cases import Case, Cohort
-from pipelines.data.layouts import LAYOUTS, Layout, make_cohort, read_cohort, register
+from pipelines.data.cases import Case
+from pipelines.data.layouts import make_cohort, read_cohort, register
+from pipelines.data.layouts.base import LAYOUTS
 from pipelines.data.layouts.files import describe_tree, stem_of
 from transforms.errors import InputError
+
+ROOT = Path(__file__).parents[4]
 
 
 def touch(root: Path, *names: str) -> None:
@@ -15,28 +22,41 @@ def touch(root: Path, *names: str) -> None:
 
 
 @pytest.fixture
-def flat():
-    @register("flat")
-    class FlatLayout(Layout):
-        expects = "PNG files in a folder with the file FLAT"
+def example() -> str:
+    """The layout that CONTRIBUTING.md prints."""
+    section = (ROOT / "CONTRIBUTING.md").read_text().split("## Adding a data layout")[1]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)[0]
 
-        def recognise(self, root: Path) -> str | None:
-            return "it holds the file FLAT" if (root / "FLAT").is_file() else None
 
-        def read(self, root: Path, modalities: tuple[str, ...] | None) -> Cohort:
-            cases = [Case(p.stem, p.stem[0], (p,), label=0) for p in root.glob("*.png")]
-            return make_cohort(self.name, root, cases, modalities or ("image",), False)
-
-    yield FlatLayout
+@pytest.fixture
+def flat(example):
+    namespace = {}
+    exec(example, namespace)
+    yield namespace["FlatLayout"]
     del LAYOUTS["flat"]
 
 
 def test_a_layout_of_the_users_own(tmp_path, flat):
-    touch(tmp_path, "FLAT", "a1.png", "a2.png", "b1.png")
+    touch(tmp_path, "FLAT", "a_1.png", "a_2.png", "b_1.png")
     for layout in ("auto", "flat"):
         cohort = read_cohort(tmp_path, layout)
         assert cohort.layout == "flat" and cohort.reason == "it holds the file FLAT"
         assert cohort.counts["cases"] == 3 and cohort.counts["patients"] == 2
+
+
+def test_a_layout_takes_one_file_and_its_name(tmp_path, example):
+    for room in ("networks", "transforms", "pipelines"):
+        shutil.copytree(ROOT / room, tmp_path / room)
+    folder = tmp_path / "pipelines" / "data" / "layouts"
+    (folder / "flat.py").write_text(example)
+    reading = (folder / "reading.py").read_text()
+    named = re.sub(r"(import brats, .*?\bfolder)\b", r"\1, flat", reading, count=1)
+    assert named != reading
+    (folder / "reading.py").write_text(named)
+    touch(tmp_path / "data", "FLAT", "a_1.png")
+    code = "from pipelines.data.layouts import read_cohort; print(read_cohort('data').layout)"
+    told = subprocess.check_output([sys.executable, "-c", code], cwd=tmp_path, text=True)
+    assert told == "flat\n"
 
 
 def test_names_are_registered_once(flat):
