@@ -12,12 +12,11 @@ sorted by name, even against odd. Only a table of paths is written, no image is 
 from __future__ import annotations
 
 import argparse
-import csv
 import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipelines.common import replacing
+from pipelines.common import write_csv
 from pipelines.data import kermany_patient
 from transforms.errors import InputError
 
@@ -92,10 +91,7 @@ def _volume(case: Path, suffix: str) -> Path:
 def write_table(folder: Path, rows: Sequence[Row]) -> Path:
     """Writes ``cases.csv`` into a folder and returns its path."""
     path = folder / "cases.csv"
-    with replacing(path) as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_csv(path, [dict(zip(COLUMNS, row, strict=True)) for row in rows], COLUMNS)
     return path
 
 

@@ -21,11 +21,6 @@ PLAIN_INTERVAL = 20.0
 """Seconds between two plain lines of one phase."""
 
 
-def interactive() -> bool:
-    """Whether a bar can be drawn: standard error is a terminal."""
-    return sys.stderr.isatty()
-
-
 def duration(seconds: float) -> str:
     """Formats seconds as minutes and seconds, or hours.
 
@@ -55,16 +50,14 @@ class Meter:
         self.began = self.spoke = time.monotonic()
         self.bar: Any = (
             tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
-            if interactive()
+            if sys.stderr.isatty()
             else None
         )
 
-    def advance(self, note: str = "") -> None:
-        """Counts one step; ``note`` is shown beside a bar."""
+    def advance(self) -> None:
+        """Counts one step."""
         self.done += 1
         if self.bar is not None:
-            if note:
-                self.bar.set_postfix_str(note, refresh=False)
             self.bar.update()
             return
         now = time.monotonic()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,10 +163,8 @@ def pinned_requirements() -> list[str]:
     """`REQUIREMENTS` with the versions installed here, without build labels such as ``+cpu``."""
     pinned = []
     for package in REQUIREMENTS:
-        try:
+        with suppress(PackageNotFoundError):
             pinned.append(f"{package}=={version(package).partition('+')[0]}")
-        except PackageNotFoundError:
-            continue
     return pinned
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pipelines.metrics.bootstrap import RESAMPLES, Figure, draw_patients
-from pipelines.metrics.ranking import RankedScores, auroc, average_precision, best_dice, ratio
+from pipelines.metrics.ranking import (
+    RankedScores,
+    auroc,
+    average_precision,
+    best_dice,
+    decision_rates,
+    ratio,
+)
 from transforms.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -150,9 +157,8 @@ def check_scores(
 
 def _flag_statistics(weights: Floats, truth: Labels, flags: NDArray[np.bool_]) -> list[Floats]:
     """Metrics of the decisions for each row of weights, in the order of `_AT_FLAGS`."""
-    diseased, healthy = weights @ truth, weights @ (1 - truth)
-    hits, passed = weights @ (truth * flags), weights @ ((1 - truth) * ~flags)
-    flagged = weights @ flags
-    f1 = np.where(diseased > 0, ratio(2 * hits, flagged + diseased), np.nan)
-    accuracy = ratio(hits + passed, diseased + healthy)
-    return [f1, accuracy, ratio(hits, diseased), ratio(passed, healthy)]
+    anomalous, normal = weights @ truth, weights @ (1 - truth)
+    hits, false_alarms = weights @ (truth * flags), weights @ ((1 - truth) * flags)
+    f1, sensitivity, specificity = decision_rates(hits, false_alarms, anomalous, normal)
+    accuracy = ratio(hits + normal - false_alarms, anomalous + normal)
+    return [f1, accuracy, sensitivity, specificity]

@@ -14,6 +14,7 @@ from pipelines.metrics.ranking import (
     auroc,
     average_precision,
     best_dice,
+    decision_rates,
     partial_overlap_area,
     ratio,
 )
@@ -256,7 +257,7 @@ def pixel_metrics(
     pixels, overlap = histogram.arrays()
     negative, positive = (pixels[:, kind].astype(np.float64) for kind in (0, 1))
     first = _first_flagged_bin(histogram.edges, threshold)
-    dice = _patient_dice(positive, negative, first)
+    dice, _, _ = _at_threshold(positive, negative, first)
 
     def statistics(weights: Floats) -> Floats:
         pooled = weights @ positive, weights @ negative
@@ -286,7 +287,7 @@ def patient_dice(histogram: PixelHistogram, threshold: float) -> dict[str, float
     """
     pixels, _ = histogram.arrays()
     first = _first_flagged_bin(histogram.edges, threshold)
-    dice = _patient_dice(pixels[:, 1].astype(float), pixels[:, 0].astype(float), first)
+    dice, _, _ = _at_threshold(pixels[:, 1].astype(float), pixels[:, 0].astype(float), first)
     return {
         patient: float(value) if np.isfinite(value) else None
         for patient, value in zip(histogram.patients, dice, strict=True)
@@ -306,12 +307,5 @@ def _first_flagged_bin(edges: Floats, threshold: float) -> int:
 
 def _at_threshold(positive: Floats, negative: Floats, first: int) -> tuple[Floats, Floats, Floats]:
     """Dice, sensitivity and specificity with bins from `first` on flagged; (R, B) to (R,)."""
-    hits, false_alarms = positive[:, first:].sum(1), negative[:, first:].sum(1)
-    lesion, normal = positive.sum(1), negative.sum(1)
-    dice = np.where(lesion > 0, ratio(2 * hits, hits + false_alarms + lesion), np.nan)
-    return dice, ratio(hits, lesion), ratio(normal - false_alarms, normal)
-
-
-def _patient_dice(positive: Floats, negative: Floats, first: int) -> Floats:
-    """Dice of each patient, NaN without a lesion; (P, B) to (P,)."""
-    return _at_threshold(positive, negative, first)[0]
+    flagged = positive[:, first:].sum(1), negative[:, first:].sum(1)
+    return decision_rates(*flagged, positive.sum(1), negative.sum(1))

@@ -1,6 +1,6 @@
 """Ranking metrics on weighted counts, many weightings at once.
 
-All functions take the weight of anomalous (`positive`) and normal (`negative`) items per group of
+The rankings take the weight of anomalous (`positive`) and normal (`negative`) items per group of
 equal scores, in ascending order of score, with shape (..., G), and return one value per leading
 index. They serve image scores (a group per distinct score) and pixel histograms (a group per bin)
 alike, and equal scikit-learn's functions of the same items with `sample_weight`.
@@ -97,6 +97,21 @@ def best_dice(positive: Floats, negative: Floats) -> Floats:
     lesion = positive.sum(-1)
     dice: Floats = np.nan_to_num(ratio(2 * hits, flagged + lesion[..., None])).max(-1)
     return np.where(lesion > 0, dice, np.nan)
+
+
+def decision_rates(
+    hits: Floats, false_alarms: Floats, anomalous: Floats, normal: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Dice (equal to F1), sensitivity and specificity of decisions, NaN where undefined.
+
+    Args:
+        hits: (R,) weight of the anomalous items that are flagged.
+        false_alarms: (R,) weight of the normal ones that are.
+        anomalous: (R,) weight of all anomalous items.
+        normal: (R,) weight of all normal items.
+    """
+    dice = np.where(anomalous > 0, ratio(2 * hits, hits + false_alarms + anomalous), np.nan)
+    return dice, ratio(hits, anomalous), ratio(normal - false_alarms, normal)
 
 
 def partial_overlap_area(regions: Floats, negative: Floats, limit: float) -> Floats:

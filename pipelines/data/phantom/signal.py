@@ -8,58 +8,12 @@ import numpy.typing as npt
 from pipelines.data.phantom.anatomy import Anatomy, Tissue
 from pipelines.data.phantom.fields import FieldSource, Grid, Volume
 
-MODALITIES = ("flair", "t1", "t1ce", "t2")
-
-# Relative signal of each tissue, white matter in T1 being 1.
-_CONTRASTS: dict[str, dict[Tissue, float]] = {
-    "flair": {
-        Tissue.CSF: 0.26,
-        Tissue.CORTEX: 0.74,
-        Tissue.WHITE: 0.62,
-        Tissue.DEEP: 0.70,
-        Tissue.PERIVENTRICULAR: 0.98,
-        Tissue.CHOROID: 0.85,
-        Tissue.VESSEL: 0.45,
-        Tissue.NECROSIS: 0.62,
-        Tissue.EDEMA: 1.12,
-        Tissue.ENHANCING: 1.00,
-    },
-    "t1": {
-        Tissue.CSF: 0.42,
-        Tissue.CORTEX: 0.78,
-        Tissue.WHITE: 1.00,
-        Tissue.DEEP: 0.86,
-        Tissue.PERIVENTRICULAR: 0.92,
-        Tissue.CHOROID: 0.65,
-        Tissue.VESSEL: 0.62,
-        Tissue.NECROSIS: 0.50,
-        Tissue.EDEMA: 0.76,
-        Tissue.ENHANCING: 0.80,
-    },
-    "t1ce": {
-        Tissue.CSF: 0.42,
-        Tissue.CORTEX: 0.82,
-        Tissue.WHITE: 1.00,
-        Tissue.DEEP: 0.88,
-        Tissue.PERIVENTRICULAR: 0.92,
-        Tissue.CHOROID: 1.35,
-        Tissue.VESSEL: 1.75,
-        Tissue.NECROSIS: 0.50,
-        Tissue.EDEMA: 0.76,
-        Tissue.ENHANCING: 1.65,
-    },
-    "t2": {
-        Tissue.CSF: 1.15,
-        Tissue.CORTEX: 0.56,
-        Tissue.WHITE: 0.40,
-        Tissue.DEEP: 0.46,
-        Tissue.PERIVENTRICULAR: 0.60,
-        Tissue.CHOROID: 0.85,
-        Tissue.VESSEL: 0.25,
-        Tissue.NECROSIS: 0.95,
-        Tissue.EDEMA: 0.82,
-        Tissue.ENHANCING: 0.62,
-    },
+# Relative signal of each `Tissue`, in its order; white matter in T1 is 1.
+_CONTRASTS = {
+    "flair": (0.26, 0.74, 0.62, 0.70, 0.98, 0.85, 0.45, 0.62, 1.12, 1.00),
+    "t1": (0.42, 0.78, 1.00, 0.86, 0.92, 0.65, 0.62, 0.50, 0.76, 0.80),
+    "t1ce": (0.42, 0.82, 1.00, 0.88, 0.92, 1.35, 1.75, 0.50, 0.76, 1.65),
+    "t2": (1.15, 0.56, 0.40, 0.46, 0.60, 0.85, 0.25, 0.95, 0.82, 0.62),
 }
 _LESION = (Tissue.NECROSIS, Tissue.EDEMA, Tissue.ENHANCING)
 
@@ -75,14 +29,14 @@ def draw_images(
         rng: source of all randomness.
 
     Returns:
-        For each of `MODALITIES` int16 ``(X, Y, Z)``: 0 outside the brain, at least 1 inside.
+        For flair, t1, t1ce and t2 int16 ``(X, Y, Z)``: 0 outside the brain, at least 1 inside.
     """
     fields = FieldSource(grid, rng)
     # The lesion differs from white matter by this part of the full contrast.
     conspicuity = float(rng.uniform(0.35, 1.0))
     texture = 0.6 * fields.smooth(2.5) + 0.8 * fields.smooth(9.0)
     images = {}
-    for modality in MODALITIES:
+    for modality in _CONTRASTS:
         contrast = _drawn_contrast(modality, conspicuity, rng)
         signal = np.tensordot(contrast, anatomy.shares, axes=1)
         signal *= 1 + np.float32(rng.uniform(0.02, 0.045)) * texture
@@ -96,8 +50,7 @@ def draw_images(
 
 def _drawn_contrast(modality: str, conspicuity: float, rng: np.random.Generator) -> Volume:
     """Signal of each tissue, float32 ``(10,)``, varied as sequence parameters vary."""
-    table = _CONTRASTS[modality]
-    contrast = np.array([table[tissue] for tissue in Tissue])
+    contrast = np.array(_CONTRASTS[modality])
     contrast *= rng.uniform(0.95, 1.05, size=len(Tissue))
     white = contrast[Tissue.WHITE]
     for tissue in _LESION:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,14 +8,8 @@ from pipelines.data.layouts.patients import kermany_patient
 from transforms.errors import InputError
 
 
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
 @pytest.fixture
-def xray(tmp_path: Path) -> Path:
+def xray(tmp_path: Path, touch: Callable[..., None]) -> Path:
     base = tmp_path / "chest_xray"
     touch(base, "train/NORMAL/IM-0115-0001.jpeg", "train/NORMAL/NORMAL2-IM-0115-0001.jpeg")
     touch(base, "train/NORMAL/IM-0429-0001-0002.jpeg")
@@ -45,7 +40,7 @@ def test_root_itself_may_be_the_data_set(xray):
     assert read_cohort(xray / "chest_xray").counts["cases"] == 5
 
 
-def test_oct_leaves_patients_of_the_test_out_of_training(tmp_path):
+def test_oct_leaves_patients_of_the_test_out_of_training(tmp_path, touch):
     touch(tmp_path, "train/NORMAL/NORMAL-1-1.jpeg", "train/NORMAL/NORMAL-2-1.jpeg")
     touch(tmp_path, "train/NORMAL/NORMAL-2-2.jpeg", "train/CNV/CNV-3-1.jpeg")
     touch(tmp_path, "test/DME/DME-2-3.jpeg", "test/NORMAL/NORMAL-4-1.jpeg")
@@ -58,7 +53,7 @@ def test_oct_leaves_patients_of_the_test_out_of_training(tmp_path):
     assert {case.patient for case in cohort.cases if case.label == 1} == {"2", "4", "1016042"}
 
 
-def test_missing_test_and_foreign_names_are_noted(xray):
+def test_missing_test_and_foreign_names_are_noted(xray, touch):
     for path in (xray / "chest_xray/test").rglob("*.jpeg"):
         path.unlink()
     touch(xray / "chest_xray", "train/NORMAL/strange.jpeg")
@@ -73,7 +68,7 @@ def test_empty_training_class(xray):
         read_cohort(xray)
 
 
-def test_two_data_sets_side_by_side(tmp_path):
+def test_two_data_sets_side_by_side(tmp_path, touch):
     touch(tmp_path, "chest_xray/train/NORMAL/IM-1-1.jpeg", "chest_xray/test/PNEUMONIA/x.jpeg")
     touch(tmp_path, "OCT/train/NORMAL/NORMAL-1-1.jpeg", "OCT/test/CNV/CNV-2-1.jpeg")
     with pytest.raises(InputError, match="expected one data set, found 2"):

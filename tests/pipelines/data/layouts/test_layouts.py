@@ -15,12 +15,6 @@ from transforms.errors import InputError
 ROOT = Path(__file__).parents[4]
 
 
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
 @pytest.fixture
 def example() -> str:
     """The layout that CONTRIBUTING.md prints."""
@@ -36,7 +30,7 @@ def flat(example):
     del LAYOUTS["flat"]
 
 
-def test_a_layout_of_the_users_own(tmp_path, flat):
+def test_a_layout_of_the_users_own(tmp_path, flat, touch):
     touch(tmp_path, "FLAT", "a_1.png", "a_2.png", "b_1.png")
     for layout in ("auto", "flat"):
         cohort = read_cohort(tmp_path, layout)
@@ -44,7 +38,7 @@ def test_a_layout_of_the_users_own(tmp_path, flat):
         assert cohort.counts["cases"] == 3 and cohort.counts["patients"] == 2
 
 
-def test_a_layout_takes_one_file_and_its_name(tmp_path, example):
+def test_a_layout_takes_one_file_and_its_name(tmp_path, example, touch):
     for room in ("networks", "transforms", "pipelines"):
         shutil.copytree(ROOT / room, tmp_path / room)
     folder = tmp_path / "pipelines" / "data" / "layouts"
@@ -64,7 +58,7 @@ def test_names_are_registered_once(flat):
         register("flat")(flat)
 
 
-def test_no_layout_fits(tmp_path):
+def test_no_layout_fits(tmp_path, touch):
     touch(tmp_path, "train/good/a.png", "train/good/b.png", "notes.txt")
     with pytest.raises(InputError) as caught:
         read_cohort(tmp_path)
@@ -74,7 +68,7 @@ def test_no_layout_fits(tmp_path):
         assert f"{name}: {LAYOUTS[name].expects}" in message
 
 
-def test_several_layouts_fit(tmp_path):
+def test_several_layouts_fit(tmp_path, touch):
     touch(tmp_path, "train/normal/a.png", "cases.csv")
     with pytest.raises(InputError) as caught:
         read_cohort(tmp_path)
@@ -90,13 +84,13 @@ def test_unknown_layout_names_the_nearest(tmp_path):
         read_cohort(tmp_path, "kermanny")
 
 
-def test_named_layout_that_does_not_fit(tmp_path):
+def test_named_layout_that_does_not_fit(tmp_path, touch):
     touch(tmp_path, "scans/a.png")
     with pytest.raises(InputError, match=r"(?s)not have the layout 'brats'.*scans/ \(1 \.png\)"):
         read_cohort(tmp_path, "brats")
 
 
-def test_missing_folder_and_wrong_file(tmp_path):
+def test_missing_folder_and_wrong_file(tmp_path, touch):
     touch(tmp_path, "data/x.zip")
     with pytest.raises(InputError, match=r"(?s)does not exist; the nearest.*data/"):
         read_cohort(tmp_path / "dta/deep")
@@ -104,7 +98,7 @@ def test_missing_folder_and_wrong_file(tmp_path):
         read_cohort(tmp_path / "data/x.zip")
 
 
-def test_unknown_option(tmp_path):
+def test_unknown_option(tmp_path, touch):
     touch(tmp_path, "train/normal/a.png")
     with pytest.raises(InputError, match="patient_patern: .*did you mean 'patient_pattern'"):
         read_cohort(tmp_path, patient_patern="x")
@@ -134,7 +128,7 @@ def test_names_of_files_elsewhere_carry_no_long_paths(tmp_path):
     assert [case.name for case in cohort.cases] == ["off_a_scan", "off_b_scan"]
 
 
-def test_tree_is_short(tmp_path):
+def test_tree_is_short(tmp_path, touch):
     touch(tmp_path, *(f"p{i:02d}/x.nii.gz" for i in range(20)))
     lines = describe_tree(tmp_path).splitlines()
     assert len(lines) == 10 and lines[-1].endswith("... and 12 more folders")
