@@ -26,7 +26,7 @@ from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
 from pipelines.outputs.examples import Example
 from pipelines.scoring import cases as scoring
 from pipelines.scoring.cases import CaseEvaluator, ScoredCase
-from pipelines.scoring.model_file import MODEL_NAME, load_scorer
+from pipelines.scoring.model_file import MODEL_NAME, load_scorer, read_model
 
 WriteVolume = Callable[..., Path]
 WriteModel = Callable[..., dict[str, Any]]
@@ -43,7 +43,7 @@ def make_run(write_model: WriteModel, tmp_path: Path) -> MakeRun:
         models = kwargs.pop("models", "models")
         dataset = CaseDataset(cases, CaseLoader(32, with_baselines=True, **options))
         evaluator = CaseEvaluator(
-            load_scorer(tmp_path / models),
+            load_scorer(read_model(tmp_path / models)),
             batch_size=4,
             device=torch.device("cpu"),
             val_data_loader=case_loader(dataset, per_batch, workers),
