@@ -26,13 +26,14 @@ WriteModel = Callable[..., dict[str, Any]]
 def evaluated(cases: list[Case], model: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Rows of a batch evaluation into ``out``."""
     dataset = CaseDataset(cases, evaluation_loader(model))
+    loader = case_loader(dataset)
     evaluator = CaseEvaluator(
         load_scorer(read_model(folder / "models")),
         reference=case_reference(model),
         device=torch.device("cpu"),
-        val_data_loader=case_loader(dataset),
+        val_data_loader=loader,
     )
-    return CaseRun(evaluator, dataset, str(folder / "out"), str(folder / "models")).run().rows
+    return CaseRun(evaluator, loader, str(folder / "out"), str(folder / "models")).run().rows
 
 
 def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
