@@ -92,9 +92,8 @@ def time_onnx(
         repeats: pairs of times per batch size.
         threads: for either program.
     """
-    scorer = ExportedScorer(
-        load_scorer(ckpt_dir), read_model(ckpt_dir)["preprocessing"]["image_size"]
-    )
+    content = read_model(ckpt_dir)
+    scorer = ExportedScorer(load_scorer(content), content["preprocessing"]["image_size"])
     run_onnx, _ = load_onnx(exported, threads=threads)
     channels = int(scorer.network.architecture["in_channels"])
     before = torch.get_num_threads()

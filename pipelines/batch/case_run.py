@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Engine, Events
+from monai.data.thread_buffer import ThreadDataLoader
 
-from pipelines.batch.results import CaseResult, case_result, load_result, stored_stamp
+from pipelines.batch.results import case_result, load_result, stored_stamp
 from pipelines.batch.writer import CaseWriter, Further
-from pipelines.common import on_failure, writable_folder, write_csv
-from pipelines.data import Case, CaseDataset, FailedCase
+from pipelines.common import writable_folder, write_csv
+from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import PixelHistogram, default_edges
 from pipelines.outputs import MAP_SUFFIXES, Example, ExampleKeeper, candidates
-from pipelines.scoring import MODEL_NAME, CaseEvaluator, ScoredCase
+from pipelines.scoring import MODEL_NAME, CaseEvaluator
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +87,7 @@ class CaseRun:
 
     Args:
         evaluator: scores lists of cases.
-        dataset: what the evaluator's loader reads.
+        dataloader: reads all cases; those still to do are read likewise.
         output_dir: the folder of everything.
         ckpt_dir: the folder of the model file.
         save_maps: whether to write the maps.
@@ -96,119 +98,94 @@ class CaseRun:
     def __init__(
         self,
         evaluator: CaseEvaluator,
-        dataset: CaseDataset,
+        dataloader: ThreadDataLoader,
         output_dir: str,
         ckpt_dir: str,
         save_maps: bool = True,
         save_panels: bool = False,
         further: Sequence[Further] = (),
     ) -> None:
+        dataset: Any = dataloader.dataset
         self.evaluator = evaluator
-        self.dataset = dataset
+        self.dataloader = dataloader
+        self.dataset: CaseDataset = dataset
         self.output_dir = Path(output_dir)
         self.model_path = Path(ckpt_dir) / MODEL_NAME
         self.save_maps = bool(save_maps)
         self.save_panels = bool(save_panels)
         self.further = tuple(further)
-        self.failures: list[FailedCase] = []
-        self.keeper = ExampleKeeper()
-        self.writer: CaseWriter | None = None
-        self.store: CaseStore | None = None
-        evaluator.add_event_handler(Events.STARTED, self._open)
-        evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._take)
-        evaluator.add_event_handler(Events.COMPLETED, self._close)
-        on_failure(evaluator, self._close)
 
     def run(self) -> Gathered:
-        """Scores the cases and gathers all results."""
+        """Scores the cases and gathers all results; a scorer must be calibrated by then."""
         writable_folder(self.output_dir)
-        settings = (self.save_maps, self.save_panels, len(self.further), _facts(self.dataset))
-        self.store = CaseStore(self.output_dir / "cases", self.model_path, settings)
+        parameters = getattr(self.dataset.read, "parameters", None)
+        settings = (self.save_maps, self.save_panels, len(self.further), parameters)
+        store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        pending = tuple(case for case in cases if not self._finished(case, self.store))
+        pending = tuple(case for case in cases if not self._finished(case, store))
         if len(pending) < len(cases):
             done = len(cases) - len(pending)
             logger.info("%d of %d cases are finished already.", done, len(cases))
-        self.failures = []
-        if pending:
-            self._score(pending)
-        return self._gather(cases)
+        failures = self._score(pending, store) if pending else []
+        self._write_failures(failures)
+        return self._gather(cases, store, failures)
 
     def _finished(self, case: Case, store: CaseStore) -> bool:
         names = [f"{case.name}_anomaly{suffix}" for suffix in MAP_SUFFIXES]
         written = any((self.output_dir / "maps" / name).exists() for name in names)
         return store.done(case) and (written or not self.save_maps)
 
-    def _score(self, pending: tuple[Case, ...]) -> None:
-        everything = self.dataset.data
-        self.dataset.data = pending
-        try:
-            self.evaluator.state.epoch_length = len(self.evaluator.data_loader)  # type: ignore[arg-type]
-            self.evaluator.run()
-        finally:
-            self.dataset.data = everything
-
-    def _open(self, engine: Engine) -> None:
-        # Only now is the calibration over that fixes the threshold.
-        self.keeper = ExampleKeeper()
-        self.writer = CaseWriter(
-            self.output_dir, self._pixel_threshold, self.save_maps, self.save_panels, self.further
-        )
-
     @property
     def _pixel_threshold(self) -> float:
         return float(self.evaluator.scorer.pixel_threshold)
 
-    def _take(self, engine: Engine) -> None:
-        output: Any = engine.state.output
-        for failed in output["failures"]:
-            logger.warning("%s: left out. %s", failed.case.name, failed.reason)
-            self.failures.append(failed)
-        for scored in output["cases"]:
-            self._submit(scored)
+    def _score(self, cases: tuple[Case, ...], store: CaseStore) -> list[FailedCase]:
+        """Scores cases and writes what comes out; gives those that cannot be used."""
+        failures: list[FailedCase] = []
+        keeper, threshold = ExampleKeeper(), self._pixel_threshold
+        writer = CaseWriter(
+            self.output_dir, threshold, self.save_maps, self.save_panels, self.further
+        )
 
-    def _submit(self, scored: ScoredCase) -> None:
-        if self.writer is None or self.store is None:
-            raise RuntimeError("CaseRun: its run starts the evaluator; do not run it alone.")
-        result = case_result(scored, self._pixel_threshold)
-        result.examples = [one for one in candidates(scored) if self.keeper.offer(one)]
-        case = scored.sample.case
-        self.writer.submit(scored, result, self.store.path(case), self.store.stamp(case))
+        def take(engine: Engine) -> None:
+            output: Any = engine.state.output
+            for failed in output["failures"]:
+                logger.warning("%s: left out. %s", failed.case.name, failed.reason)
+                failures.append(failed)
+            for scored in output["cases"]:
+                case, found = scored.sample.case, candidates(scored)
+                result = case_result(scored, threshold)
+                result.examples = [one for one in found if keeper.offer(one)]
+                writer.submit(scored, found[:1], result, store.path(case), store.stamp(case))
 
-    def _close(self, *_: Any) -> None:
-        if self.writer is not None:
-            writer, self.writer = self.writer, None
-            writer.close()
+        whole = self.dataloader
+        dataset = CaseDataset(cases, self.dataset.read)
+        with closing(writer), self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, take):
+            self.evaluator.score(case_loader(dataset, whole.batch_size or 1, whole.num_workers))
+        return failures
 
-    def _gather(self, cases: Sequence[Case]) -> Gathered:
+    def _gather(
+        self, cases: Sequence[Case], store: CaseStore, failures: list[FailedCase]
+    ) -> Gathered:
         pixels = PixelHistogram(default_edges(threshold=self._pixel_threshold))
         baseline_pixels, keeper = PixelHistogram(), ExampleKeeper()
         rows: list[dict[str, Any]] = []
-        for result in self._results(cases):
+        failed = {one.case.name for one in failures}
+        for case in cases:
+            if case.name in failed:
+                continue
+            result = load_result(store.path(case))
             rows.extend(result.rows)
             pixels.merge(result.pixels)
             baseline_pixels.merge(result.baseline_pixels)
             for example in result.examples:
                 keeper.offer(example)
-        self._write_failures()
-        return Gathered(rows, pixels, baseline_pixels, keeper.examples(), self.failures)
+        return Gathered(rows, pixels, baseline_pixels, keeper.examples(), failures)
 
-    def _results(self, cases: Sequence[Case]) -> Iterator[CaseResult]:
-        """The results of all cases but the failed ones, read one by one."""
-        if self.store is None:
-            return
-        failed = {one.case.name for one in self.failures}
-        for case in cases:
-            if case.name not in failed:
-                yield load_result(self.store.path(case))
-
-    def _write_failures(self) -> None:
-        rows = [{"case": failed.case.name, "reason": failed.reason} for failed in self.failures]
+    def _write_failures(self, failures: Sequence[FailedCase]) -> None:
+        path = self.output_dir / "failures.csv"
+        rows = [{"case": failed.case.name, "reason": failed.reason} for failed in failures]
         if rows:
-            write_csv(self.output_dir / "failures.csv", rows, ("case", "reason"))
+            write_csv(path, rows, ("case", "reason"))
         else:
-            (self.output_dir / "failures.csv").unlink(missing_ok=True)
-
-
-def _facts(dataset: CaseDataset) -> Any:
-    return getattr(dataset.read, "parameters", None)
+            path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pipelines.batch.results import CaseResult, save_result
-from pipelines.outputs import Example, candidates, save_panels, write_maps
+from pipelines.outputs import Example, save_panels, write_maps
 from pipelines.scoring import ScoredCase
 
 logger = logging.getLogger(__name__)
@@ -51,15 +51,21 @@ class CaseWriter:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._waiting: list[Future[None]] = []
 
-    def submit(self, scored: ScoredCase, result: CaseResult, path: Path, stamp: str) -> None:
-        """Takes a case to be written.
+    def submit(
+        self,
+        scored: ScoredCase,
+        panel: Sequence[Example],
+        result: CaseResult,
+        path: Path,
+        stamp: str,
+    ) -> None:
+        """Takes a case to be written, with what its panel shows.
 
         Raises:
             Exception: whatever stopped the writing of an earlier case.
         """
         while len(self._waiting) >= AHEAD:
             self._waiting.pop(0).result()
-        panel = candidates(scored)[:1] if self.panels else []
         task = self._pool.submit(self._write, slim(scored), panel, result, path, stamp)
         self._waiting.append(task)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.common import EpochSampler, track
-from pipelines.data.case_baselines import SliceBaselines, slice_baselines
+from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.cohort import Data
 from transforms.errors import InputError

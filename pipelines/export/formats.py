@@ -92,7 +92,7 @@ def export_model(
     content = read_model(ckpt_dir)
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device
-    scorer = load_scorer(ckpt_dir, _available(device))
+    scorer = load_scorer(content, _available(device))
     image_size = content["preprocessing"]["image_size"]
     exported = ExportedScorer(scorer, image_size)
     with replacing(output) as temporary:
@@ -160,8 +160,9 @@ def traced_scorer(ckpt_dir: str | Path | None, device: str = "cpu") -> torch.jit
             "ckpt_dir: give --ckpt_dir <folder>, the folder of the file named by --ckpt_file: "
             "the model file says how the scorer is built."
         )
-    scorer = load_scorer(ckpt_dir, _available(device))
-    return _trace(ExportedScorer(scorer, read_model(ckpt_dir)["preprocessing"]["image_size"]))
+    content = read_model(ckpt_dir)
+    scorer = load_scorer(content, _available(device))
+    return _trace(ExportedScorer(scorer, content["preprocessing"]["image_size"]))
 
 
 def _example(scorer: ExportedScorer) -> Tensor:

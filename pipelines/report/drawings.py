@@ -60,7 +60,7 @@ def draw_roc(path: Path, judged: Judged, threshold: float, baseline: str | None)
 
 
 def draw_calibration(
-    path: Path, judged: Judged, quantiles: NDArray[np.float64], target: float, threshold: float
+    path: Path, judged: Judged, quantiles: NDArray[np.float64], target: float, measured: float
 ) -> None:
     """Draws the false-positive rate on test normals over the one the calibration promised.
 
@@ -69,10 +69,9 @@ def draw_calibration(
         judged: images, some of them normal.
         quantiles: (Q,) ascending scores of held-out normal images.
         target: false-positive rate of the chosen threshold, in [0, 1].
-        threshold: the chosen threshold.
+        measured: share of the test normals above that threshold, in [0, 1].
     """
     curve = false_positives(judged, quantiles)
-    measured = float((judged.scores[judged.labels == 0] > threshold).mean())
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.4), layout="constrained")
     largest = max(0.1, 2 * target, 1.5 * measured)
     for axis, end in zip(axes, (1.0, min(1.0, largest)), strict=True):

@@ -15,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipelines.common import replacing, writable_folder
+from pipelines.data import BASELINES
 from pipelines.outputs import MAP_RANGE, Example, save_curves, save_histogram, save_panels
 from pipelines.report.content import ReportContent
 from pipelines.report.curves import Judged
@@ -31,7 +32,6 @@ from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
 
 REPORT_NAME = "report.html"
 HERE = Path(__file__).parent
-BASELINES = ("intensity", "sharpness", "mean", "spread", "area")
 GROUPS = {
     "detected": "Detected: anomalous and flagged, the highest scores",
     "missed": "Worst misses: anomalous and not flagged, the lowest scores",
@@ -75,7 +75,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     """
     writable_folder(folder)
     judged = judged_images(content.rows)
-    metrics = content.metrics or {}
+    metrics, measured = content.metrics or {}, _measured_fpr(content, judged)
     page = _environment().get_template("report.html.j2").render(
         content=content,
         facts=facts(content.about),
@@ -85,8 +85,8 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         scores=score_table(content.rows),
         histogram=_histogram(folder / "scores.png", content),
         roc=_roc(folder / "roc.png", content, judged),
-        calibration=_calibration(folder / "calibration.png", content, judged),
-        measured_fpr=_measured_fpr(content, judged),
+        calibration=_calibration(folder / "calibration.png", content, judged, measured),
+        measured_fpr=measured,
         curves=_curves(folder / "curves.png", content),
         panels=_panels(folder / "examples.png", content),
         viewer=_viewer(content),
@@ -184,11 +184,12 @@ def _measured_fpr(content: ReportContent, judged: Judged) -> float | None:
     return float((normal > content.threshold).mean()) if normal.size else None
 
 
-def _calibration(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
-    measured = _measured_fpr(content, judged)
+def _calibration(
+    path: Path, content: ReportContent, judged: Judged, measured: float | None
+) -> Picture | None:
     if measured is None or not _usable(content.quantiles):
         return None
-    draw_calibration(path, judged, content.quantiles, content.target_fpr, content.threshold)
+    draw_calibration(path, judged, content.quantiles, content.target_fpr, measured)
     alt = (
         "False-positive rate measured on test normals over the nominal rate. At the chosen "
         f"threshold {measured:.3f} were measured and {content.target_fpr:.3f} were promised."

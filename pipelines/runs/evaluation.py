@@ -1,67 +1,71 @@
-"""One evaluation: all cases scored, compared with their labels, and what is written of it."""
+"""One evaluation: all cases scored, compared with their labels, and what is told of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from pipelines.batch import CaseRun, Gathered, viewer_volumes
-from pipelines.common import write_csv, write_json
+from pipelines.batch import CaseRun, Gathered
+from pipelines.common import write_json
+from pipelines.data import Data
 from pipelines.metrics import summarize
-from pipelines.report import ReportContent, write_report
+from pipelines.runs.session import Session
+from pipelines.scoring import CaseEvaluator
+from pipelines.tracking import Tracker
 
-FIRST_COLUMNS = (
-    "case",
-    "level",
-    "slice",
-    "label",
-    "score",
-    "flow_score",
-    "recon_score",
-    "head_score",
-    "percentile",
-    "flagged",
+TOLD = (
+    "image_auroc",
+    "matched_auroc",
+    "image_ap",
+    "sensitivity",
+    "specificity",
+    "pixel_ap",
+    "dice_at_threshold",
+    "dice_oracle",
 )
 
 
-class Evaluation:
-    """Runs over the test cases and writes what comes out.
+class Evaluation(Session):
+    """Scores the test cases and compares the scores with the labels.
 
     Args:
-        cases: scores the cases.
-        volumetric: whether cases are volumes.
-        notes: warnings that the results must carry.
-        about: what was evaluated on what, plain values.
+        case_run: scores the cases.
+        evaluator: the engine that it scores them with.
+        tracker: the run's tracking.
+        data: the data set.
+        model: content of the model file, where it was there before.
     """
+
+    title = "Evaluation"
+    tracked: tuple[str, ...] = (
+        "metrics.json",
+        "scores.csv",
+        "failures.csv",
+        "examples.png",
+        "scores.png",
+        "roc.png",
+        "calibration.png",
+        "report.html",
+    )
 
     def __init__(
         self,
-        cases: CaseRun,
-        volumetric: bool,
-        notes: Sequence[str] = (),
-        about: Mapping[str, Any] | None = None,
+        case_run: CaseRun,
+        evaluator: CaseEvaluator,
+        tracker: Tracker,
+        data: Data,
+        model: Mapping[str, Any] | None = None,
     ) -> None:
-        self.cases = cases
-        self.output_dir = cases.output_dir
-        self.volumetric = volumetric
-        self.notes = list(notes)
-        self.about = dict(about or {})
-        self.gathered: Gathered | None = None
-        self.metrics: dict[str, Any] = {}
+        super().__init__(case_run, evaluator, data.cohort.volumetric, data.notes, tracker)
+        self.data = data
+        self.about = {} if model is None else about_model(model, data)
 
-    def run(self) -> dict[str, Any]:
-        """Scores all cases and writes the figures and the table.
+    def _parameters(self) -> dict[str, Any]:
+        return super()._parameters() | self.about
 
-        Returns:
-            The content of ``metrics.json``.
-        """
-        gathered = self.gathered = self.cases.run()
-        scorer = self.cases.evaluator.scorer
-        self.metrics = summarize(
+    def _measure(self, gathered: Gathered) -> dict[str, Any]:
+        scorer = self.evaluator.scorer
+        metrics = summarize(
             gathered.rows,
             gathered.pixels,
             gathered.baseline_pixels,
@@ -75,87 +79,72 @@ class Evaluation:
             "about": self.about,
             "notes": self.notes,
         }
-        write_json(self.output_dir / "metrics.json", self.metrics)
-        write_scores(self.output_dir / "scores.csv", gathered.rows)
-        return self.metrics
+        write_json(self.output_dir / "metrics.json", metrics)
+        return metrics
 
-    def report(
-        self,
-        title: str,
-        about: Mapping[str, Any],
-        history: Sequence[Mapping[str, float]] = (),
-    ) -> Path:
-        """Writes ``report.html`` of what `run` found.
+    def _subject(self) -> dict[str, Any]:
+        return {"cases": len(self.case_run.dataset)}
 
-        Args:
-            title: of the page.
-            about: what was run on what, plain values.
-            history: losses per epoch, if there was a training.
-        """
-        if self.gathered is None:
-            raise RuntimeError("Evaluation.report: call run first.")
-        return report_on(
-            self.cases,
-            self.gathered,
-            title,
-            dict(about) | self.about,
-            metrics=self.metrics,
-            notes=self.notes,
-            history=history,
-            volumetric=self.volumetric,
+    def _origin(self) -> dict[str, Any]:
+        return self.about
+
+    def _places(self) -> dict[str, Any]:
+        return {"results": self.output_dir, "tracking": self.tracker.where}
+
+    def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
+        return told_figures(metrics)
+
+    def _track(self, metrics: Mapping[str, Any]) -> None:
+        self.tracker.log_metrics(tracked_figures(metrics))
+        super()._track(metrics)
+
+
+def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
+    """What an evaluation's results say of model and data."""
+    return {
+        "model_created": model["created"],
+        "model_versions": model["versions"],
+        "modalities": model["modalities"],
+        "layout": data.cohort.layout,
+        "data_fingerprint": data.fingerprint,
+    }
+
+
+def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The figures that are defined, and the AUROC of each baseline, by name."""
+    figures = {
+        name: content["value"]
+        for name, content in metrics.items()
+        if isinstance(content, dict) and isinstance(content.get("value"), (int, float))
+    }
+    for name, content in metrics["baselines"].items():
+        if content["image_auroc"]["value"] is not None:
+            figures[f"baseline_{name}_auroc"] = content["image_auroc"]["value"]
+    return figures
+
+
+def told_figures(metrics: Mapping[str, Any]) -> list[str]:
+    """Figures and baselines, line by line."""
+    counts = ", ".join(
+        f"{int(metrics[name]['value'])} {what}"
+        for name, what in (
+            ("n_normal", "normal images"),
+            ("n_anomalous", "anomalous images"),
+            ("n_patients", "patients"),
         )
-
-    def files(self) -> list[Path]:
-        """What was written, but for the maps."""
-        names = (
-            "metrics.json",
-            "scores.csv",
-            "failures.csv",
-            "examples.png",
-            "scores.png",
-            "roc.png",
-            "calibration.png",
-            "report.html",
-        )
-        return [self.output_dir / n for n in names if (self.output_dir / n).exists()]
-
-
-def report_on(
-    cases: CaseRun,
-    gathered: Gathered,
-    title: str,
-    about: Mapping[str, Any],
-    *,
-    metrics: Mapping[str, Any] | None = None,
-    notes: Sequence[str] = (),
-    history: Sequence[Mapping[str, float]] = (),
-    volumetric: bool = False,
-) -> Path:
-    """Writes the report of a run over cases."""
-    scorer = cases.evaluator.scorer
-    quantiles: NDArray[np.float64] = scorer.quantiles.double().cpu().numpy()
-    content = ReportContent(
-        title=title,
-        rows=gathered.rows,
-        metrics=metrics,
-        threshold=float(scorer.threshold),
-        target_fpr=float(scorer.target_fpr),
-        n_normal=int(scorer.n_normal),
-        quantiles=quantiles,
-        history=history,
-        examples=gathered.examples,
-        volumes=viewer_volumes(cases, gathered) if volumetric else (),
-        failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
-        about=about,
-        notes=notes,
-        volumetric=volumetric,
     )
-    return write_report(cases.output_dir, content)
+    lines = [f"Evaluated on {counts}"]
+    lines += [f"  {name:<22}{_figure(metrics[name])}" for name in TOLD if name in metrics]
+    return lines + [
+        f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
+        f"{_figure(content['difference'])}"
+        for name, content in metrics["baselines"].items()
+    ]
 
 
-def write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``scores.csv``: the known columns first, then the trivial scores; no patients."""
-    present = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [name for name in FIRST_COLUMNS if name in present]
-    further = [name for name in present if name not in columns and name != "patient"]
-    write_csv(path, rows, columns + further)
+def _figure(figure: Mapping[str, Any]) -> str:
+    if figure["value"] is None:
+        return "not defined here"
+    interval = figure.get("ci95")
+    told = f"{figure['value']:.3f}"
+    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -2,69 +2,49 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
-from pipelines.common import duration, writable_folder
-from pipelines.runs.evaluation import report_on, write_scores
-from pipelines.runs.summary import framed, refuse_failures
-
-logger = logging.getLogger(__name__)
+from pipelines.runs.session import Session
+from pipelines.scoring import CaseEvaluator
 
 MOST_TOLD = 20
 """Cases that the summary names one by one."""
 
 
-class Inference:
+class Inference(Session):
     """Scores new images and writes what a reader needs.
 
     Args:
-        cases: scores the images.
+        case_run: scores the images.
+        evaluator: the engine that it scores them with.
         model: content of the model file.
     """
 
-    def __init__(self, cases: CaseRun, model: Mapping[str, Any]) -> None:
-        self.cases = cases
+    title = "Inference"
+
+    def __init__(
+        self, case_run: CaseRun, evaluator: CaseEvaluator, model: Mapping[str, Any]
+    ) -> None:
+        super().__init__(case_run, evaluator, bool(model["volumetric"]), model["notes"])
         self.model = model
-        self.began = time.monotonic()
 
-    def run(self) -> None:
-        """Scores, writes ``scores.csv``, maps, panels and ``report.html``, and sums up.
-
-        Raises:
-            InputError: at the end, when images had to be left out.
-        """
-        writable_folder(self.cases.output_dir)
-        gathered = self.cases.run()
-        write_scores(self.cases.output_dir / "scores.csv", gathered.rows)
-        report = report_on(
-            self.cases,
-            gathered,
-            "Inference",
-            self._about(),
-            notes=self.model["notes"],
-            volumetric=bool(self.model["volumetric"]),
-        )
-        self._tell(gathered, report)
-        refuse_failures(self.cases)
-
-    def _about(self) -> dict[str, Any]:
-        model = self.model
+    def _subject(self) -> dict[str, Any]:
         return {
-            "images": len(self.cases.dataset),
-            "modalities": ", ".join(model["modalities"]),
-            "model of": model["created"],
-            "device": str(self.cases.evaluator.state.device),
-            "duration": duration(time.monotonic() - self.began),
-            "finished": time.strftime("%Y-%m-%d %H:%M"),
-            **{f"model's version of {k}": v for k, v in model["versions"].items()},
+            "images": len(self.case_run.dataset),
+            "modalities": ", ".join(self.model["modalities"]),
+            "model of": self.model["created"],
         }
 
-    def _tell(self, gathered: Gathered, report: Path) -> None:
+    def _origin(self) -> dict[str, Any]:
+        return {f"model's version of {k}": v for k, v in self.model["versions"].items()}
+
+    def _places(self) -> dict[str, Any]:
+        names = {"scores": "scores.csv", "maps": "maps", "panels": "panels"}
+        return {what: self.output_dir / name for what, name in names.items()}
+
+    def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
         whole = [row for row in gathered.rows if row["level"] != "slice"]
         whole.sort(key=lambda row: -row["score"])
         lines = [f"Scored {len(whole)} images, the most anomalous first:"]
@@ -73,14 +53,7 @@ class Inference:
             lines.append(f"  and {len(whole) - MOST_TOLD} more in scores.csv")
         if gathered.failures:
             lines.append(f"Left out: {len(gathered.failures)}, see failures.csv")
-        places = {
-            "report": report,
-            "scores": self.cases.output_dir / "scores.csv",
-            "maps": self.cases.output_dir / "maps",
-            "panels": self.cases.output_dir / "panels",
-            "duration": duration(time.monotonic() - self.began),
-        }
-        logger.info(framed(self.model["notes"], lines, places))
+        return lines
 
 
 def told(row: Mapping[str, Any]) -> str:

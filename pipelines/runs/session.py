@@ -1,68 +1,191 @@
-"""What frames an evaluation of a finished model: tracking, report and summary."""
+"""What every run shares: folder, clock, tracking, results, report and last words."""
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from pipelines.common import duration, executed_config, writable_folder
-from pipelines.data import Data
-from pipelines.runs.evaluation import Evaluation
-from pipelines.runs.summary import log_evaluation, refuse_failures, tell_summary
-from pipelines.runs.training import plain_options
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.batch import CaseRun, Gathered, viewer_volumes
+from pipelines.common import duration, executed_config, writable_folder, write_csv
+from pipelines.report import ReportContent, write_report
+from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
+from transforms.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+FIRST_COLUMNS = (
+    "case",
+    "level",
+    "slice",
+    "label",
+    "score",
+    "flow_score",
+    "recon_score",
+    "head_score",
+    "percentile",
+    "flagged",
+)
 
 
-class EvaluationSession:
-    """Frames an evaluation of a finished model.
+class Session:
+    """The frame of a run over cases, which training, evaluation and inference fill.
 
     Args:
-        evaluation: of the cases.
-        tracker: the run.
+        case_run: scores the cases.
+        evaluator: the engine that it scores them with.
+        volumetric: whether cases are volumes.
+        notes: warnings that the results must carry.
+        tracker: the run's tracking; None for none.
     """
 
-    def __init__(self, evaluation: Evaluation, tracker: Tracker) -> None:
-        self.evaluation = evaluation
-        self.tracker = tracker
+    title = "Session"
+    tracked: tuple[str, ...] = ()
+    """Files of the output folder that the tracking gets, as far as they were written."""
+
+    def __init__(
+        self,
+        case_run: CaseRun,
+        evaluator: CaseEvaluator,
+        volumetric: bool,
+        notes: Sequence[str] = (),
+        tracker: Tracker | None = None,
+    ) -> None:
+        self.case_run = case_run
+        self.evaluator = evaluator
+        self.volumetric = volumetric
+        self.notes = list(notes)
+        self.output_dir = case_run.output_dir
+        self.tracker = tracker or Tracker(str(self.output_dir), "none")
+        self.history: list[dict[str, float]] = []
         self.began = time.monotonic()
 
     def run(self) -> None:
-        """Evaluates, tracks and sums up."""
-        writable_folder(self.evaluation.output_dir)
-        parameters = plain_options(executed_config()) | self.evaluation.about
-        self.tracker.start(parameters, {"phase": "evaluation"})
-        with self.tracker.guard():
-            metrics = self.evaluation.run()
-            report = self.evaluation.report("Evaluation", self._about())
-            log_evaluation(self.tracker, self.evaluation, metrics)
-        self.tracker.finish()
-        tell_summary(
-            metrics,
-            {
-                "report": str(report),
-                "results": str(self.evaluation.output_dir),
-                "tracking": self.tracker.where,
-                "duration": duration(time.monotonic() - self.began),
-            },
-        )
-        refuse_failures(self.evaluation.cases)
+        """The whole run, if nothing comes before the scoring."""
+        self.begin()
+        self.finish()
 
-    def _about(self) -> dict[str, Any]:
-        return {
-            "cases": len(self.evaluation.cases.dataset),
-            "device": str(self.evaluation.cases.evaluator.state.device),
-            "duration": duration(time.monotonic() - self.began),
+    def begin(self) -> None:
+        """Makes the folder and opens the tracking."""
+        writable_folder(self.output_dir)
+        self.tracker.start(self._parameters(), {"phase": self.title.lower()})
+
+    def finish(self) -> None:
+        """Scores the cases, writes and tracks what comes out, and says where everything is.
+
+        Raises:
+            InputError: at the end, when cases had to be left out: the exit code is to say that
+                not all is well.
+        """
+        with self.tracker.guard():
+            gathered = self.case_run.run()
+            metrics = self._measure(gathered)
+            write_scores(self.output_dir / "scores.csv", gathered.rows)
+            report = write_report(self.output_dir, self._content(gathered, metrics))
+            self._track(metrics)
+        self.tracker.finish()
+        places = {"report": report} | self._places() | {"duration": self._duration()}
+        logger.info(framed(self.notes, self._lines(gathered, metrics), places))
+        self._refuse(gathered)
+
+    def _parameters(self) -> dict[str, Any]:
+        """What the tracking gets beforehand."""
+        return plain_options(executed_config())
+
+    def _measure(self, gathered: Gathered) -> dict[str, Any]:
+        """Compares with the labels, where there are any."""
+        return {}
+
+    def _subject(self) -> dict[str, Any]:
+        """What the run is on, for the report."""
+        return {}
+
+    def _origin(self) -> dict[str, Any]:
+        """What the run stands on, for the report."""
+        return {}
+
+    def _places(self) -> dict[str, Any]:
+        """Where things are, besides the report."""
+        return {}
+
+    def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
+        """What was found, in words."""
+        return []
+
+    def _track(self, metrics: Mapping[str, Any]) -> None:
+        """Records what came out."""
+        for name in self.tracked:
+            if (self.output_dir / name).exists():
+                self.tracker.log_artifact(self.output_dir / name)
+
+    def _duration(self) -> str:
+        return duration(time.monotonic() - self.began)
+
+    def _content(self, gathered: Gathered, metrics: Mapping[str, Any]) -> ReportContent:
+        scorer = self.evaluator.scorer
+        quantiles: NDArray[np.float64] = scorer.quantiles.double().cpu().numpy()
+        about = self._subject() | {
+            "device": str(self.evaluator.state.device),
+            "duration": self._duration(),
             "finished": time.strftime("%Y-%m-%d %H:%M"),
         }
+        return ReportContent(
+            title=self.title,
+            rows=gathered.rows,
+            metrics=metrics or None,
+            threshold=float(scorer.threshold),
+            target_fpr=float(scorer.target_fpr),
+            n_normal=int(scorer.n_normal),
+            quantiles=quantiles,
+            history=self.history,
+            examples=gathered.examples,
+            volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
+            failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
+            about=about | self._origin(),
+            notes=self.notes,
+            volumetric=self.volumetric,
+        )
+
+    def _refuse(self, gathered: Gathered) -> None:
+        failures, total = gathered.failures, len(self.case_run.dataset)
+        if failures:
+            first = failures[0]
+            others = "" if len(failures) == total else "all others are finished, and "
+            raise InputError(
+                f"{len(failures)} of {total} cases could not be used; {others}"
+                f"{self.output_dir / 'failures.csv'} says why. The first, {first.case.name}: "
+                f"{first.reason} Once mended, the same command scores only what is missing."
+            )
 
 
-def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
-    """What an evaluation's results say of model and data."""
+def write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes ``scores.csv``: the known columns first, then the trivial scores; no patients."""
+    present = list(dict.fromkeys(name for row in rows for name in row))
+    columns = [name for name in FIRST_COLUMNS if name in present]
+    further = [name for name in present if name not in columns and name != "patient"]
+    write_csv(path, rows, columns + further)
+
+
+def framed(notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any]) -> str:
+    """The last words of any run: its warnings, what it found, and where everything is."""
+    noted = [f"Note: {note}" for note in notes]
+    found = [f"  {name:<10} {place}" for name, place in places.items()]
+    return "\n".join(["", "=" * 72, *noted, *lines, "-" * 72, *found, "=" * 72])
+
+
+def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options at the top of a config, without its objects and run lists."""
     return {
-        "model_created": model["created"],
-        "model_versions": model["versions"],
-        "modalities": model["modalities"],
-        "layout": data.cohort.layout,
-        "data_fingerprint": data.fingerprint,
+        key: value
+        for key, value in config.items()
+        if not isinstance(value, dict) and not key.startswith("_") and key not in _RUN_IDS
     }
+
+
+_RUN_IDS = ("initialize", "training", "run", "evaluating", "finalize", "handlers")

@@ -83,6 +83,7 @@ class Calibrator:
     ) -> None:
         self.scorer = scorer
         self.loader = loader
+        self.dataset: Any = loader.dataset
         self.device = torch.device(device)
         self.target_fpr = float(target_fpr)
         self.pixel_fpr = float(pixel_fpr)
@@ -94,7 +95,7 @@ class Calibrator:
         Raises:
             InputError: when the rate cannot be reached with the images at hand.
         """
-        conformal_rank(len(self.loader.dataset), self.target_fpr)  # type: ignore[arg-type]
+        conformal_rank(len(self.dataset), self.target_fpr)
         if not 0.0 < self.pixel_fpr < 1.0:
             raise InputError(f"pixel_fpr: expected a rate between 0 and 1, found {self.pixel_fpr}.")
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from ignite.engine import Events
 from monai.data.meta_tensor import MetaTensor
+from monai.data.thread_buffer import ThreadDataLoader
 from monai.engines import SupervisedEvaluator
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
@@ -86,6 +87,12 @@ class CaseEvaluator(SupervisedEvaluator):
         self.batch_size = int(batch_size)
         self.reference = reference
         self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
+
+    def score(self, dataloader: ThreadDataLoader) -> None:
+        """Scores the cases of a loader, in place of those that the engine was made for."""
+        self.data_loader = dataloader
+        self.state.epoch_length = len(dataloader)
+        self.run()
 
     def _iteration(  # type: ignore[override]
         self, engine: Any, batchdata: Sequence[CaseSample | FailedCase]

@@ -73,17 +73,16 @@ def read_model(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_scorer(ckpt_dir: str | Path, device: torch.device | str = "cpu") -> AnomalyScorer:
+def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") -> AnomalyScorer:
     """Rebuilds the calibrated scorer of a model file.
 
     Args:
-        ckpt_dir: the model file or the folder that holds it.
+        model: the content of the file, see `read_model`.
         device: where the scorer is wanted.
 
     Returns:
         The scorer, in evaluation mode.
     """
-    content = read_model(ckpt_dir)
-    scorer = AnomalyScorer(build_aeflow(**content["architecture"]), **content["scorer"])
-    scorer.load_state_dict(content["model"])
+    scorer = AnomalyScorer(build_aeflow(**model["architecture"]), **model["scorer"])
+    scorer.load_state_dict(model["model"])
     return scorer.eval().to(device)

@@ -34,8 +34,9 @@ class Predictor:
     def __init__(
         self, ckpt_dir: str | Path, device: torch.device | str = "cpu", batch_size: int = 32
     ) -> None:
-        self.model = {k: v for k, v in read_model(ckpt_dir).items() if k != "model"}
-        self.scorer: AnomalyScorer = load_scorer(ckpt_dir, device)
+        content = read_model(ckpt_dir)
+        self.model = {k: v for k, v in content.items() if k != "model"}
+        self.scorer: AnomalyScorer = load_scorer(content, device)
         self.device = torch.device(device)
         self.batch_size = int(batch_size)
         self.loader = CaseLoader(**self.model["preprocessing"])

@@ -13,7 +13,7 @@ from monai.bundle import run
 from PIL import Image
 
 from pipelines.data.cases import Case
-from pipelines.runs import inference as inference_run
+from pipelines.runs import session
 from pipelines.scoring.predictor import Predictor
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
@@ -48,7 +48,7 @@ def write_picture(path: Path, seed: int = 0) -> Path:
 def summary(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """The last lines that a run told."""
     lines: list[str] = []
-    monkeypatch.setattr(inference_run.logger, "info", lambda text, *_: lines.append(text))
+    monkeypatch.setattr(session.logger, "info", lambda text, *_: lines.append(text))
     return lambda: lines[-1]
 
 

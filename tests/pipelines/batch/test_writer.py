@@ -3,7 +3,7 @@
 import gc
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from pipelines.batch.results import CaseResult, case_result
 from pipelines.batch.writer import AHEAD, CaseWriter
 from pipelines.data.cases import Case
 from pipelines.data.slices import CaseLoader
+from pipelines.outputs.examples import candidates
 from pipelines.scoring.cases import ScoredCase
 
 WriteVolume = Callable[..., Path]
@@ -26,9 +27,12 @@ def scored(write_volume: WriteVolume, fake_scored: FakeScored) -> ScoredCase:
     return fake_scored(sample)
 
 
-def submit(writer: CaseWriter, scored: ScoredCase, name: str = "a") -> None:
+def submit(
+    writer: CaseWriter, scored: ScoredCase, name: str = "a", panel: Sequence[Any] | None = None
+) -> None:
     result = case_result(scored, 1.0)
-    writer.submit(scored, result, writer.output_dir / "cases" / f"{name}.npz", "stamp")
+    panel = candidates(scored)[:1] if panel is None else panel
+    writer.submit(scored, panel, result, writer.output_dir / "cases" / f"{name}.npz", "stamp")
 
 
 def test_files_are_as_asked_for(scored: ScoredCase, tmp_path: Path) -> None:
@@ -47,10 +51,9 @@ def test_a_panel_shows_the_case(
     scored: ScoredCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(case_writer, "candidates", lambda one: ["first", "second"])
     monkeypatch.setattr(case_writer, "save_panels", lambda path, what: drawn.append((path, what)))
     writer = CaseWriter(tmp_path, 1.0, panels=True)
-    submit(writer, scored)
+    submit(writer, scored, panel=["first"])
     writer.close()
     assert drawn == [(tmp_path / "panels" / "a.png", ["first"])]
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
@@ -16,6 +17,7 @@ from pipelines.data.baselines import (
     intensity_map,
     robust_z,
     sharpness,
+    slice_baselines,
     vertical_difference,
     volume_baselines,
 )
@@ -147,6 +149,33 @@ def test_volume_scores_do_not_depend_on_the_unit_and_average_channels() -> None:
     assert pair.intensity_map == pytest.approx(single.intensity_map, abs=1e-4)
     for name in BASELINES:
         assert pair.scores[name] == pytest.approx(single.scores[name], abs=1e-4)
+
+
+@pytest.fixture
+def native() -> torch.Tensor:
+    """Five slices of two channels, `(5, 2, 24, 20)`, with a zero background."""
+    values = torch.rand(5, 2, 24, 20, generator=torch.Generator().manual_seed(0)) + 1
+    values[..., :3] = 0
+    return values
+
+
+def test_a_volumes_slices_keep_their_place(native: torch.Tensor) -> None:
+    found = slice_baselines(native, torch.tensor([3, 0]), volumetric=True)
+    whole = volume_baselines(native.permute(1, 2, 3, 0).numpy(), axis=2)
+    assert set(found.scores) == set(BASELINES)
+    for name, values in found.scores.items():
+        np.testing.assert_allclose(values, whole.scores[name][[3, 0]], rtol=1e-6, err_msg=name)
+    assert found.intensity_map is not None and found.intensity_map.shape == (2, 24, 20)
+    np.testing.assert_allclose(found.intensity_map, whole.intensity_map[[3, 0]], rtol=1e-5)
+
+
+def test_a_picture_has_scores_but_no_map(native: torch.Tensor) -> None:
+    found = slice_baselines(native[:1], torch.tensor([0]), volumetric=False)
+    expected = baseline_scores(native[0].numpy())
+    assert found.intensity_map is None
+    assert {name: values.tolist() for name, values in found.scores.items()} == {
+        name: [value] for name, value in expected.items()
+    }
 
 
 def test_inputs_are_not_changed() -> None:

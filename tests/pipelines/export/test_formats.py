@@ -16,7 +16,7 @@ from pipelines.common.options import find_mistake
 from pipelines.export import formats as export
 from pipelines.export.formats import FORMATS, ParityError, check_parity, export_model, main
 from pipelines.export.parity import compare, probe_images
-from pipelines.scoring.model_file import load_scorer, save_model
+from pipelines.scoring.model_file import load_scorer, read_model, save_model
 from transforms.errors import InputError
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -60,7 +60,7 @@ def test_a_file_scores_like_the_model_and_says_what_it_is(
     assert sorted(path.name for path in model.iterdir()) == sorted(["model.pt", done.path.name])
 
     run, metadata = FORMATS[name].load(done.path, "cpu")
-    scorer = load_scorer(model)
+    scorer = load_scorer(read_model(model))
     for count in (1, 3, 7):
         image = make_images(count, seed=count)
         assert compare(scorer, image, run(image)).agrees
@@ -91,7 +91,7 @@ def test_a_file_that_disagrees_is_not_kept(model: Path, monkeypatch: pytest.Monk
     "spoilt", ["anomaly_map", "score", "percentile", "flagged", "nan", "shape"]
 )
 def test_every_output_is_compared(spoilt: str, model: Path, make_images: MakeImages) -> None:
-    scorer, image = load_scorer(model), make_images(3, seed=1)
+    scorer, image = load_scorer(read_model(model)), make_images(3, seed=1)
     with torch.no_grad():
         scores = scorer.score_image(image)
     found = {name: getattr(scores, name).clone() for name in export.OUTPUTS}
@@ -110,7 +110,7 @@ def test_every_output_is_compared(spoilt: str, model: Path, make_images: MakeIma
 def test_a_decision_within_rounding_of_the_threshold_passes(
     model: Path, make_images: MakeImages
 ) -> None:
-    scorer, image = load_scorer(model), make_images(1, seed=1)
+    scorer, image = load_scorer(read_model(model)), make_images(1, seed=1)
     with torch.no_grad():
         scores = scorer.score_image(image)
     found = (scores.anomaly_map, scores.score, scores.percentile, ~scores.flagged)
@@ -198,7 +198,7 @@ def test_monai_exports_the_whole_scorer(model: Path, tmp_path: Path) -> None:
     assert "give --ckpt_dir" in str(find_mistake(caught.value))
     ckpt_export(**options, ckpt_dir=str(model))
     module = torch.jit.load(tmp_path / "model.ts")
-    scorer = load_scorer(model)
+    scorer = load_scorer(read_model(model))
     with torch.no_grad():
         assert check_parity(scorer, module, (32, 32)).agrees
     assert float(module.threshold) == float(scorer.threshold)

@@ -1,114 +1,69 @@
-"""The files of an evaluation."""
+"""What an evaluation measures, writes, tracks and tells."""
 
-import csv
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 
-from pipelines.batch.case_run import Gathered
-from pipelines.data.cases import Case, FailedCase
-from pipelines.metrics.pixel import PixelHistogram
-from pipelines.outputs.examples import Example
-from pipelines.runs import evaluation as evaluation_run
-from pipelines.runs.evaluation import Evaluation, report_on, write_scores
+from pipelines.data.cohort import Data
+from pipelines.runs.evaluation import Evaluation, about_model, told_figures, tracked_figures
+from transforms.errors import InputError
 
 Row = dict[str, Any]
-
-
-def make_rows() -> list[Row]:
-    """Eight slices of four volumes and one of unknown label; a row for the first volume."""
-    rows: list[Row] = [
-        {
-            "case": f"c{i // 2}",
-            "patient": f"p{i // 2}",
-            "level": "slice",
-            "slice": i,
-            "label": i % 2,
-            "score": float(i),
-            "flow_score": float(i),
-            "recon_score": 0.5 * i,
-            "percentile": 10.0 * i,
-            "flagged": int(i > 1),
-            "sharpness": -1.0,
-            "mean": 0.1 * i,
-        }
-        for i in range(8)
-    ]
-    whole = {"level": "volume", "slice": "", "label": 1, "score": 99.0, "percentile": ""}
-    return [*rows, rows[0] | {"case": "c8", "label": "", "score": 50.0}, rows[0] | whole]
-
-
-def make_example() -> Example:
-    image = np.zeros((8, 8), np.float32)
-    return Example("detected", "c", 0, 1.0, image, image, {"anomaly_map": image}, None)
-
-
-class FakeCases:
-    """Scores nothing: gives the rows when run."""
-
-    def __init__(self, output_dir: Path, rows: list[Row], failures: int = 0) -> None:
-        self.output_dir = output_dir
-        self.rows = rows
-        self.failures = [FailedCase(Case(f"f{n}", "p", ()), f"cut {n}") for n in range(failures)]
-        self.evaluator = SimpleNamespace(
-            scorer=SimpleNamespace(
-                threshold=torch.tensor(1.5),
-                pixel_threshold=torch.tensor(2.5),
-                n_normal=torch.tensor(40),
-                target_fpr=torch.tensor(0.05),
-                quantiles=torch.linspace(0, 1, 5),
-            )
-        )
-
-    def run(self) -> Gathered:
-        pixels, mask = PixelHistogram(), np.eye(8, dtype=bool)
-        for patient in ("p0", "p1"):
-            pixels.add(patient, 3.0 * mask, mask)
-        return Gathered(self.rows, pixels, PixelHistogram(), [make_example()], self.failures)
-
-
-def evaluation_of(output_dir: Path, rows: list[Row], failures: int = 0, **kw: Any) -> Evaluation:
-    cases: Any = FakeCases(output_dir, rows, failures)
-    return Evaluation(cases, volumetric=True, **kw)
+MODEL = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
+METRICS: dict[str, Any] = {
+    "n_normal": {"value": 4.0, "ci95": None},
+    "n_anomalous": {"value": 3.0, "ci95": None},
+    "n_patients": {"value": 5.0, "ci95": None},
+    "image_auroc": {"value": 0.9, "ci95": [0.8, 0.95]},
+    "matched_auroc": {"value": None, "ci95": None},
+    "baselines": {
+        "mean": {
+            "image_auroc": {"value": 0.7, "ci95": None},
+            "difference": {"value": 0.2, "ci95": [0.1, 0.3]},
+        },
+        "area": {
+            "image_auroc": {"value": None, "ci95": None},
+            "difference": {"value": None, "ci95": None},
+        },
+    },
+    "volumes": {"image_auroc": {"value": 0.6, "ci95": None}},
+    "patients": {"p0": {"image_auroc": 0.5}},
+    "notes": ["these are phantoms"],
+}
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What reports are made of."""
-    found: list[Any] = []
+def make_run(
+    make_cases: Callable[..., Any], evaluator: Any, tracker: Any, data: Data, reports: list[Any]
+) -> Callable[..., Evaluation]:
+    volumes = replace(data, cohort=replace(data.cohort, volumetric=True))
 
-    def write(folder: Path, content: Any) -> Path:
-        found.append(content)
-        (folder / "report.html").write_text("report")
-        return folder / "report.html"
+    def make(output_dir: Path, **how: Any) -> Evaluation:
+        return Evaluation(make_cases(output_dir, **how), evaluator, tracker, volumes, MODEL)
 
-    monkeypatch.setattr(evaluation_run, "ReportContent", SimpleNamespace)
-    monkeypatch.setattr(evaluation_run, "write_report", write)
-    monkeypatch.setattr(evaluation_run, "viewer_volumes", lambda cases, gathered: ["a volume"])
-    return found
+    return make
 
 
-def test_all_files_are_written(tmp_path: Path, reports: list[Any]) -> None:
+def load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def test_all_files_are_written(
+    make_run: Callable[..., Evaluation], tracker: Any, data: Data, tmp_path: Path
+) -> None:
     folder = tmp_path / "out"
-    evaluation = evaluation_of(
-        folder, make_rows(), 2, notes=("these are phantoms",), about={"layout": "brats"}
-    )
-    assert evaluation.files() == []
-    metrics = evaluation.run()
-    evaluation.report("Evaluation", {})
+    with pytest.raises(InputError, match="2 of 7"):
+        make_run(folder, failures=2).run()
     names = ["metrics.json", "scores.csv", "report.html"]
-    assert [path.name for path in evaluation.files()] == names
+    assert tracker.artifacts == names
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
-    for name in ("failures.csv", "roc.png"):
-        (folder / name).write_text("")
-        assert name in [path.name for path in evaluation.files()]
-    assert json.loads((folder / "metrics.json").read_text()) == metrics
-    assert metrics["notes"] == ["these are phantoms"] and metrics["about"] == {"layout": "brats"}
+    metrics = load(folder / "metrics.json")
+    assert metrics["notes"] == ["a note"] and metrics["about"] == about_model(MODEL, data)
     assert metrics["n_calibration"] == {"value": 40, "ci95": None}
     assert metrics["n_failed"] == {"value": 2, "ci95": None}
     assert metrics["target_fpr"]["value"] == pytest.approx(0.05)
@@ -116,49 +71,65 @@ def test_all_files_are_written(tmp_path: Path, reports: list[Any]) -> None:
     assert metrics["n_normal"]["value"] == 4 and metrics["dice_at_threshold"]["value"] == 1.0
     assert metrics["volumes"]["n_anomalous"]["value"] == 1
     assert set(metrics["patients"]) == {"p0", "p1", "p2", "p3"}
+    for name in ("failures.csv", "roc.png"):
+        (folder / name).write_text("")
+        tracker.artifacts.clear()
+        make_run(folder).run()
+        assert name in tracker.artifacts
 
 
-def test_scores_hold_every_row_but_no_patients(tmp_path: Path) -> None:
-    rows = make_rows()
-    write_scores(tmp_path / "scores.csv", rows)
-    with (tmp_path / "scores.csv").open(newline="") as stream:
-        table = list(csv.DictReader(stream))
-    first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
-    assert list(table[0]) == [*first, "percentile", "flagged", "sharpness", "mean"]
-    for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
-        assert [row[name] for row in table] == [str(row[name]) for row in rows], name
-    write_scores(tmp_path / "scores.csv", [{"head_score": 1.0, "mean": 2.0, **rows[0]}])
-    header = (tmp_path / "scores.csv").read_text().splitlines()[0]
-    assert ",recon_score,head_score,percentile," in header and header.endswith("mean,sharpness")
+def test_figures_are_tracked_told_and_reported(
+    make_run: Callable[..., Evaluation],
+    tracker: Any,
+    data: Data,
+    reports: list[Any],
+    tmp_path: Path,
+    lines: Callable[[], str],
+) -> None:
+    make_run(tmp_path / "out").run()
+    metrics = load(tmp_path / "out" / "metrics.json")
+    assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
+    assert tracker.parameters == about_model(MODEL, data)
+    assert tracker.metrics == tracked_figures(metrics) and "image_auroc" in tracker.metrics
+    (content,) = reports
+    assert content.title == "Evaluation" and content.metrics == metrics
+    assert list(content.about)[:4] == ["cases", "device", "duration", "finished"]
+    assert content.about["cases"] == 7 and content.about["layout"] == "folder"
+    told = lines()
+    assert all(line in told for line in told_figures(metrics))
+    assert str(tmp_path / "out") in told and "tracking   off" in told
 
 
-def test_no_rows_give_no_figures(tmp_path: Path) -> None:
-    metrics = evaluation_of(tmp_path, []).run()
+def test_no_rows_give_no_figures(make_run: Callable[..., Evaluation], tmp_path: Path) -> None:
+    make_run(tmp_path, rows=[]).run()
+    metrics = load(tmp_path / "metrics.json")
     assert metrics["n_normal"]["value"] == 0 and "image_auroc" not in metrics
-    assert (tmp_path / "metrics.json").exists() and (tmp_path / "scores.csv").exists()
+    assert (tmp_path / "scores.csv").exists()
 
 
-def test_the_report_holds_what_was_found(tmp_path: Path, reports: list[Any]) -> None:
-    evaluation = evaluation_of(tmp_path, make_rows(), 1, notes=("a note",), about={"layout": "x"})
-    with pytest.raises(RuntimeError, match="call run first"):
-        evaluation.report("Evaluation", {})
-    evaluation.run()
-    path = evaluation.report("Training", {"device": "cpu"}, history=[{"train_loss": 1.0}])
-    assert path == tmp_path / "report.html"
-    (content,) = reports
-    assert content.title == "Training" and content.about == {"device": "cpu", "layout": "x"}
-    assert content.rows == make_rows() and content.metrics == evaluation.metrics
-    assert (content.threshold, content.n_normal) == (1.5, 40)
-    assert content.target_fpr == pytest.approx(0.05)
-    assert content.quantiles.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
-    assert content.history == [{"train_loss": 1.0}] and content.notes == ["a note"]
-    assert [example.case for example in content.examples] == ["c"]
-    assert content.volumes == ["a volume"] and content.volumetric
-    assert content.failures == [{"case": "f0", "reason": "cut 0"}]
+def test_figures_and_baselines_are_told() -> None:
+    told = "\n".join(told_figures(METRICS))
+    for count in ("4 normal images", "3 anomalous images", "5 patients"):
+        assert count in told
+    assert "0.900 [0.800, 0.950]" in told and "not defined here" in told
+    assert "0.200 [0.100, 0.300]" in told
 
 
-def test_a_report_on_pictures_has_no_viewer(tmp_path: Path, reports: list[Any]) -> None:
-    cases: Any = FakeCases(tmp_path, make_rows())
-    report_on(cases, cases.run(), "Inference", {})
-    (content,) = reports
-    assert content.volumes == () and content.metrics is None and not content.volumetric
+def test_an_evaluation_without_labels_is_told() -> None:
+    bare = {name: METRICS[name] for name in ("n_normal", "n_anomalous", "n_patients")}
+    assert told_figures(bare | {"baselines": {}}) == [
+        "Evaluated on 4 normal images, 3 anomalous images, 5 patients"
+    ]
+
+
+def test_only_defined_figures_are_tracked() -> None:
+    tracked = tracked_figures(METRICS)
+    assert tracked["image_auroc"] == 0.9 and tracked["baseline_mean_auroc"] == 0.7
+    assert "matched_auroc" not in tracked and "baseline_area_auroc" not in tracked
+    assert all(isinstance(value, float) for value in tracked.values())
+
+
+def test_results_tell_of_model_and_data(data: Data) -> None:
+    about = about_model(MODEL, data)
+    assert about["model_created"] == "now" and about["data_fingerprint"] == data.fingerprint
+    json.dumps(about)

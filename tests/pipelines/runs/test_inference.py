@@ -2,20 +2,17 @@
 
 import csv
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipelines.batch.case_run import Gathered
-from pipelines.data.cases import Case, FailedCase
-from pipelines.metrics.pixel import PixelHistogram
-from pipelines.runs import inference as inference_run
 from pipelines.runs.inference import MOST_TOLD, Inference, told
 from transforms.errors import InputError
 
 Row = dict[str, Any]
+Infer = Callable[..., None]
 MODEL: dict[str, Any] = {
     "notes": ["these are phantoms"],
     "modalities": ["flair", "t2"],
@@ -41,35 +38,12 @@ def row(case: str, score: float, level: str = "volume", **more: Any) -> Row:
     }
 
 
-class FakeCases:
-    """Scores nothing: gives the rows when run."""
-
-    def __init__(self, output_dir: Path, rows: list[Row], failures: int = 0) -> None:
-        self.output_dir = output_dir
-        self.rows = rows
-        self.failures = [FailedCase(Case(f"f{n}", "p", ()), "cut") for n in range(failures)]
-        self.dataset = [0] * 5
-        self.evaluator = SimpleNamespace(state=SimpleNamespace(device="cpu"))
-
-    def run(self) -> Gathered:
-        return Gathered(self.rows, PixelHistogram(), PixelHistogram(), [], self.failures)
-
-
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    found: list[Any] = []
+def infer(make_cases: Callable[..., Any], evaluator: Any) -> Infer:
+    def run(folder: Path, rows: list[Row], failures: int = 0) -> None:
+        Inference(make_cases(folder, rows, failures=failures), evaluator, MODEL).run()
 
-    def report(cases: Any, gathered: Gathered, title: str, about: Any, **more: Any) -> Path:
-        found.append({"title": title, "about": about, **more})
-        return Path("report.html")
-
-    monkeypatch.setattr(inference_run, "report_on", report)
-    return found
-
-
-def infer(folder: Path, rows: list[Row], failures: int = 0) -> None:
-    cases: Any = FakeCases(folder, rows, failures)
-    Inference(cases, MODEL).run()
+    return run
 
 
 def test_an_image_in_a_line() -> None:
@@ -80,7 +54,7 @@ def test_an_image_in_a_line() -> None:
 
 
 def test_the_most_anomalous_come_first(
-    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+    infer: Infer, tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [row("a", 1.0), row("a", 99.0, "slice"), row("b", 3.0, flagged=1), row("c", 2.0)]
     with caplog.at_level(logging.INFO, "pipelines"):
@@ -93,13 +67,15 @@ def test_the_most_anomalous_come_first(
     for place in ("scores.csv", "maps", "panels"):
         assert str(tmp_path / place) in caplog.text
     (report,) = reports
-    assert report["title"] == "Inference" and report["notes"] == ["these are phantoms"]
-    assert report["about"]["modalities"] == "flair, t2" and report["volumetric"] is True
-    assert report["about"]["images"] == 5 and report["about"]["model of"] == "yesterday"
+    assert report.title == "Inference" and report.notes == ["these are phantoms"]
+    assert report.metrics is None and report.volumetric is True
+    assert report.about["modalities"] == "flair, t2" and report.about["device"] == "cpu"
+    assert report.about["images"] == 7 and report.about["model of"] == "yesterday"
+    assert list(report.about)[-1] == "model's version of torch"
 
 
 def test_many_images_are_counted(
-    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+    infer: Infer, tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [row(f"c{n}", float(n), "image") for n in range(MOST_TOLD + 7)]
     with caplog.at_level(logging.INFO, "pipelines"):
@@ -107,7 +83,9 @@ def test_many_images_are_counted(
     assert caplog.text.count(" score ") == MOST_TOLD and "and 7 more in scores.csv" in caplog.text
 
 
-def test_scores_are_written_without_patients(tmp_path: Path, reports: list[Any]) -> None:
+def test_scores_are_written_without_patients(
+    infer: Infer, tmp_path: Path, reports: list[Any]
+) -> None:
     infer(tmp_path / "out", [row("a", 1.0), row("a", 2.0, "slice")])
     with (tmp_path / "out" / "scores.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
@@ -117,19 +95,21 @@ def test_scores_are_written_without_patients(tmp_path: Path, reports: list[Any])
 
 
 def test_images_left_out_are_told_at_the_end(
-    tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+    infer: Infer, tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO, "pipelines"):
-        with pytest.raises(InputError, match="2 of 5 cases could not be used"):
+        with pytest.raises(InputError, match="2 of 7 cases could not be used"):
             infer(tmp_path, [row("a", 1.0)], failures=2)
     assert "Left out: 2, see failures.csv" in caplog.text
     assert (tmp_path / "scores.csv").exists() and len(reports) == 1
-    with pytest.raises(InputError, match="1 of 5"):
+    with pytest.raises(InputError, match="1 of 7"):
         infer(tmp_path / "none", [], failures=1)
     assert (tmp_path / "none" / "scores.csv").exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, reports: list[Any]) -> None:
+def test_a_folder_that_cannot_be_made_is_told(
+    infer: Infer, tmp_path: Path, reports: list[Any]
+) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="output_dir"):
         infer(tmp_path / "file" / "out", [])

@@ -1,189 +1,148 @@
-"""The frame of an evaluation, and the last words of a run."""
+"""The frame of a run, and its last words."""
 
-import json
-import logging
+import csv
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipelines.data.cases import Case, Cohort, FailedCase
-from pipelines.data.cohort import Data
-from pipelines.data.splits import Split
-from pipelines.runs.session import EvaluationSession, about_model
-from pipelines.runs.summary import log_evaluation, refuse_failures, tell_summary
+from pipelines.batch.case_run import Gathered
+from pipelines.runs.session import Session, framed, plain_options, write_scores
 from transforms.errors import InputError
 
-METRICS: dict[str, Any] = {
-    "n_normal": {"value": 4.0, "ci95": None},
-    "n_anomalous": {"value": 3.0, "ci95": None},
-    "n_patients": {"value": 5.0, "ci95": None},
-    "image_auroc": {"value": 0.9, "ci95": [0.8, 0.95]},
-    "matched_auroc": {"value": None, "ci95": None},
-    "baselines": {
-        "mean": {
-            "image_auroc": {"value": 0.7, "ci95": None},
-            "difference": {"value": 0.2, "ci95": [0.1, 0.3]},
-        },
-        "area": {
-            "image_auroc": {"value": None, "ci95": None},
-            "difference": {"value": None, "ci95": None},
-        },
-    },
-    "volumes": {"image_auroc": {"value": 0.6, "ci95": None}},
-    "patients": {"p0": {"image_auroc": 0.5}},
-    "notes": ["these are phantoms"],
-}
 
+class Bare(Session):
+    """Finds one thing and leaves it in one place."""
 
-class FakeTracker:
-    """Notes what is asked of it."""
+    title = "Bare"
+    tracked = ("scores.csv", "report.html", "never.png")
 
-    where = "off"
+    def _lines(self, gathered: Gathered, metrics: Any) -> list[str]:
+        return [f"{len(gathered.rows)} rows found"]
 
-    def __init__(self) -> None:
-        self.told: list[str] = []
-        self.parameters: dict[str, Any] = {}
-        self.metrics: dict[str, float] = {}
-        self.artifacts: list[str] = []
-
-    def start(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
-        self.parameters = dict(parameters)
-        self.told.append(f"start {tags['phase']}")
-
-    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        self.metrics |= metrics
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        assert path.exists()
-        self.artifacts.append(path.name)
-
-    def guard(self) -> "FakeTracker":
-        return self
-
-    def __enter__(self) -> None:
-        self.told.append("enter")
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        self.told.append("leave" if kind is None else "fail")
-
-    def finish(self) -> None:
-        self.told.append("finish")
-
-
-class FakeEvaluation:
-    about = {"layout": "folder"}
-
-    def __init__(self, output_dir: Path, error: Exception | None = None, failures: int = 0) -> None:
-        self.output_dir = output_dir
-        self.error = error
-        self.about_report: dict[str, Any] = {}
-        self.cases: Any = SimpleNamespace(
-            dataset=[0] * 7,
-            failures=[FailedCase(Case("f", "p", ()), "cut")] * failures,
-            output_dir=output_dir,
-            evaluator=SimpleNamespace(state=SimpleNamespace(device="cpu")),
-        )
-
-    def run(self) -> dict[str, Any]:
-        if self.error is not None:
-            raise self.error
-        (self.output_dir / "metrics.json").write_text("{}")
-        return METRICS
-
-    def report(self, title: str, about: dict[str, Any], history: Any = ()) -> Path:
-        self.about_report = {"title": title, **about}
-        (self.output_dir / "report.html").write_text("report")
-        return self.output_dir / "report.html"
-
-    def files(self) -> list[Path]:
-        return [self.output_dir / "metrics.json", self.output_dir / "report.html"]
+    def _places(self) -> dict[str, Any]:
+        return {"here": self.output_dir / "here"}
 
 
 @pytest.fixture
-def lines(caplog: pytest.LogCaptureFixture) -> Any:
-    caplog.set_level(logging.INFO, logger="pipelines.runs.summary")
-    return lambda: "\n".join(record.getMessage() for record in caplog.records)
+def make_run(
+    make_cases: Callable[..., Any], evaluator: Any, tracker: Any, reports: list[Any]
+) -> Callable[..., Bare]:
+    def make(output_dir: Path, volumetric: bool = True, **how: Any) -> Bare:
+        return Bare(make_cases(output_dir, **how), evaluator, volumetric, ("a note",), tracker)
+
+    return make
 
 
-def test_an_evaluation(tmp_path: Path, lines: Any) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path / "evaluation")
-    EvaluationSession(evaluation, tracker).run()
-    assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
-    assert tracker.parameters["layout"] == "folder"
-    assert tracker.artifacts == ["metrics.json", "report.html"]
-    assert tracker.metrics["image_auroc"] == 0.9
-    assert evaluation.about_report["title"] == "Evaluation"
-    assert evaluation.about_report["cases"] == 7 and evaluation.about_report["device"] == "cpu"
-    assert str(tmp_path / "evaluation" / "report.html") in lines()
+def test_a_whole_run(
+    make_run: Callable[..., Bare], tracker: Any, tmp_path: Path, lines: Callable[[], str]
+) -> None:
+    make_run(tmp_path / "out").run()
+    assert tracker.told == ["start bare", "enter", "leave", "finish"]
+    assert tracker.artifacts == ["scores.csv", "report.html"]
+    told = lines()
+    assert "Note: a note" in told and "10 rows found" in told
+    assert str(tmp_path / "out" / "report.html") in told and str(tmp_path / "out" / "here") in told
+    assert "duration" in told
 
 
-def test_a_failing_evaluation_fails_the_run(tmp_path: Path) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path, ZeroDivisionError())
+def test_a_failing_run_is_tracked_as_failed(
+    make_run: Callable[..., Bare], tracker: Any, tmp_path: Path
+) -> None:
     with pytest.raises(ZeroDivisionError):
-        EvaluationSession(evaluation, tracker).run()
-    assert tracker.told == ["start evaluation", "enter", "fail"]
+        make_run(tmp_path, error=ZeroDivisionError()).run()
+    assert tracker.told == ["start bare", "enter", "fail"]
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_any_work(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_told_before_any_work(
+    make_run: Callable[..., Bare], tracker: Any, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_text("")
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path / "file" / "out", KeyError("work"))
     with pytest.raises(InputError, match="output_dir"):
-        EvaluationSession(evaluation, tracker).run()
+        make_run(tmp_path / "file" / "out", error=KeyError("work")).run()
     assert tracker.told == []
 
 
-def test_cases_left_out_end_a_run_that_is_complete_otherwise(tmp_path: Path, lines: Any) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path, failures=2)
+def test_cases_left_out_end_a_run_that_is_complete_otherwise(
+    make_run: Callable[..., Bare], tracker: Any, tmp_path: Path, lines: Callable[[], str]
+) -> None:
     with pytest.raises(InputError, match="2 of 7 cases could not be used") as caught:
-        EvaluationSession(evaluation, tracker).run()
-    assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
-    assert (tmp_path / "report.html").exists() and "Evaluated on" in lines()
+        make_run(tmp_path, failures=2).run()
+    assert tracker.told == ["start bare", "enter", "leave", "finish"]
+    assert (tmp_path / "report.html").exists() and "rows found" in lines()
     assert str(tmp_path / "failures.csv") in str(caught.value)
-    assert "The first, f: cut" in str(caught.value) and "all others" in str(caught.value)
-    refuse_failures(FakeEvaluation(tmp_path).cases)
+    assert "The first, f0: cut 0" in str(caught.value) and "all others" in str(caught.value)
+    make_run(tmp_path).run()
     with pytest.raises(InputError, match="7 of 7 cases") as caught:
-        refuse_failures(FakeEvaluation(tmp_path, failures=7).cases)
+        make_run(tmp_path, failures=7).run()
     assert "all others" not in str(caught.value)
 
 
-def test_the_summary_tells_figures_baselines_and_places(lines: Any) -> None:
-    tell_summary(METRICS, {"model": "models/model.pt"})
-    told = lines()
-    assert "Note: these are phantoms" in told
-    for count in ("4 normal images", "3 anomalous images", "5 patients"):
-        assert count in told
-    assert "0.900 [0.800, 0.950]" in told and "not defined here" in told
-    assert "0.200 [0.100, 0.300]" in told and "models/model.pt" in told
+def test_without_tracking_nothing_is_tracked(
+    make_cases: Callable[..., Any], evaluator: Any, reports: list[Any], tmp_path: Path
+) -> None:
+    run = Session(make_cases(tmp_path), evaluator, True)
+    run.run()
+    assert run.tracker.where == "off"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "scores.csv"]
 
 
-def test_the_summary_bears_an_evaluation_without_labels(lines: Any) -> None:
-    bare = {name: METRICS[name] for name in ("n_normal", "n_anomalous", "n_patients", "notes")}
-    tell_summary(bare | {"baselines": {}}, {})
-    assert "Evaluated on 4 normal images" in lines()
+def test_the_report_holds_what_was_found(
+    make_run: Callable[..., Bare], reports: list[Any], rows: list[Any], tmp_path: Path
+) -> None:
+    make_run(tmp_path, failures=0).run()
+    (content,) = reports
+    assert content.title == "Bare" and content.rows == rows and content.metrics is None
+    assert list(content.about) == ["device", "duration", "finished"]
+    assert content.about["device"] == "cpu"
+    assert (content.threshold, content.n_normal) == (1.5, 40)
+    assert content.target_fpr == pytest.approx(0.05)
+    assert content.quantiles.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert content.history == [] and content.notes == ["a note"]
+    assert [example.case for example in content.examples] == ["c"]
+    assert content.volumes == ["a volume"] and content.volumetric
+    with pytest.raises(InputError, match="1 of 7"):
+        make_run(tmp_path, failures=1).run()
+    assert reports[1].failures == [{"case": "f0", "reason": "cut 0"}]
 
 
-def test_only_defined_figures_are_tracked(tmp_path: Path) -> None:
-    tracker: Any = FakeTracker()
-    evaluation: Any = FakeEvaluation(tmp_path)
-    evaluation.report("Evaluation", {})
-    log_evaluation(tracker, evaluation, evaluation.run())
-    assert tracker.metrics["baseline_mean_auroc"] == 0.7
-    assert "matched_auroc" not in tracker.metrics
-    assert "baseline_area_auroc" not in tracker.metrics
-    assert all(isinstance(value, float) for value in tracker.metrics.values())
+def test_a_report_on_pictures_has_no_viewer(
+    make_run: Callable[..., Bare], reports: list[Any], tmp_path: Path
+) -> None:
+    make_run(tmp_path, volumetric=False).run()
+    (content,) = reports
+    assert content.volumes == () and not content.volumetric
 
 
-def test_results_tell_of_model_and_data(tmp_path: Path) -> None:
-    cases = (Case("a", "a", (), label=0),)
-    cohort = Cohort("folder", tmp_path, cases, ("image",), False)
-    data = Data(cohort, Split((), (), cases), ())
-    model = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
-    about = about_model(model, data)
-    assert about["model_created"] == "now" and about["data_fingerprint"] == data.fingerprint
-    json.dumps(about)
+def test_scores_hold_every_row_but_no_patients(tmp_path: Path, rows: list[Any]) -> None:
+    write_scores(tmp_path / "scores.csv", rows)
+    with (tmp_path / "scores.csv").open(newline="") as stream:
+        table = list(csv.DictReader(stream))
+    first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
+    assert list(table[0]) == [*first, "percentile", "flagged", "sharpness", "mean"]
+    for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
+        assert [row[name] for row in table] == [str(row[name]) for row in rows], name
+    write_scores(tmp_path / "scores.csv", [{"head_score": 1.0, "mean": 2.0, **rows[0]}])
+    header = (tmp_path / "scores.csv").read_text().splitlines()[0]
+    assert ",recon_score,head_score,percentile," in header and header.endswith("mean,sharpness")
+
+
+def test_the_last_words_tell_notes_findings_and_places() -> None:
+    told = framed(["these are phantoms"], ["found"], {"model": "models/model.pt"}).splitlines()
+    assert told[2:4] == ["Note: these are phantoms", "found"]
+    assert told[-2].split() == ["model", "models/model.pt"]
+
+
+def test_options_are_the_plain_values_of_a_config() -> None:
+    config = {
+        "max_epochs": 3,
+        "flow_strides": [16],
+        "dataset_dir": None,
+        "_meta_": "x",
+        "train": {"a": 1},
+        "run": "%training",
+        "training": ["$1"],
+        "initialize": [{}],
+    }
+    assert plain_options(config) == {"max_epochs": 3, "flow_strides": [16], "dataset_dir": None}

@@ -34,7 +34,7 @@ def test_a_model_scores_as_before(
     image = make_images(3, seed=1)
     expected = scorer.score_image(image)
     for where in (path, path.parent, str(path)):
-        loaded = load_scorer(where)
+        loaded = load_scorer(read_model(where))
         assert not loaded.training and loaded.settings == scorer.settings
         found = loaded.score_image(image)
         for name in ("score", "percentile", "flagged", "anomaly_map", "reconstruction"):
@@ -119,4 +119,4 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path, write: Callable[[Path
 def test_another_format_is_told(tmp_path: Path, content: Any, found: str) -> None:
     torch.save(content, tmp_path / MODEL_NAME)
     with pytest.raises(InputError, match=f"is not an AE-Flow model of format 2 .{found}"):
-        load_scorer(tmp_path)
+        read_model(tmp_path)

@@ -15,7 +15,7 @@ from pipelines.data.cases import Case
 from pipelines.data.slices import CaseDataset, case_loader, evaluation_loader
 from pipelines.outputs.maps import PNG_PER_SD
 from pipelines.scoring.cases import CaseEvaluator
-from pipelines.scoring.model_file import load_scorer
+from pipelines.scoring.model_file import load_scorer, read_model
 from pipelines.scoring.predictor import Predictor, case_reference
 from transforms.errors import InputError
 
@@ -26,13 +26,14 @@ WriteModel = Callable[..., dict[str, Any]]
 def evaluated(cases: list[Case], model: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Rows of a batch evaluation into ``out``."""
     dataset = CaseDataset(cases, evaluation_loader(model))
+    loader = case_loader(dataset)
     evaluator = CaseEvaluator(
-        load_scorer(folder / "models"),
+        load_scorer(read_model(folder / "models")),
         reference=case_reference(model),
         device=torch.device("cpu"),
-        val_data_loader=case_loader(dataset),
+        val_data_loader=loader,
     )
-    return CaseRun(evaluator, dataset, str(folder / "out"), str(folder / "models")).run().rows
+    return CaseRun(evaluator, loader, str(folder / "out"), str(folder / "models")).run().rows
 
 
 def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
