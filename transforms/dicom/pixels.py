@@ -17,8 +17,6 @@ from transforms.dicom.files import undecodable
 from transforms.dicom.header import Array, DicomHeader
 from transforms.errors import InputError
 
-sitk, _ = optional_import("SimpleITK")
-
 _SECONDARY_CAPTURE = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.7")
 
 # What the decoder gets to see.
@@ -55,6 +53,7 @@ def decode(header: DicomHeader) -> Array:
     Raises:
         InputError: if the pixels are missing, cut off or cannot be decoded.
     """
+    sitk, _ = optional_import("SimpleITK")
     path = header.path
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
