@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = sorted(p.parent for p in (ROOT / "pipelines").glob("*/__init__.pyi"))
+ROOMS = sorted(
+    stub.parent
+    for folder in ("transforms", "pipelines")
+    for stub in (ROOT / folder).glob("*/__init__.pyi")
+)
 PRODUCT = [
     path
     for folder in ("networks", "transforms", "pipelines", "bundles")

@@ -9,10 +9,9 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import Transform
 from monai.utils.module import optional_import
+from monai.utils.type_conversion import convert_to_tensor
 
 from transforms.errors import InputError
-
-sitk, _ = optional_import("SimpleITK")
 
 # Rare extremes would leave N4's histogram with nearly all voxels in one bin.
 _TOP_PERCENTILE = 99.5
@@ -68,7 +67,7 @@ class BiasCorrect(Transform):
                 f"{name}: expected an MR volume for bias field correction, found "
                 f"{'CT' if image.ndim == 4 else 'a picture'}. Leave n4 out."
             )
-        values = (image.as_tensor() if isinstance(image, MetaTensor) else image).to(torch.float32)
+        values = convert_to_tensor(image, dtype=torch.float32)
         inside = self.body(values)
         corrected = [
             self._correct(f"{name}, channel {index}", channel.cpu().numpy(), body.cpu().numpy())
@@ -88,6 +87,7 @@ class BiasCorrect(Transform):
                 f"{name}: expected a body with values from 0, as MR scanners give them, for bias "
                 f"field correction, found {found}. Leave n4 out."
             )
+        sitk, _ = optional_import("SimpleITK")
         clipped = np.minimum(values, np.percentile(values[body], _TOP_PERCENTILE))
         full = sitk.GetImageFromArray(clipped)
         mask = sitk.GetImageFromArray(body.astype(np.uint8))

@@ -19,6 +19,7 @@ the file stores them, so that a number is the one a viewer shows.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -87,29 +88,38 @@ class SliceGeometry:
         """Whether slices are resized, so that maps come back interpolated."""
         return self.fitted_shape != self.native_shape
 
-    def to_stack(self, image: torch.Tensor) -> torch.Tensor:
-        """Cut an image (C, *image_shape) into native slices, (N, C, h, w), without resampling."""
+    def to_stack(self, image: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
+        """Cut an image (C, *image_shape) into native slices, without resampling.
+
+        Args:
+            image: on the CPU.
+            indices: int64 (K,), the slices to cut; None cuts all.
+
+        Returns:
+            (K, C, h, w), a copy.
+        """
         rows_columns = (self.row_axis + 1, self.column_axis + 1)
         if self.slice_axis is None:
             stack = image.permute(0, *rows_columns)[None]
         else:
             stack = image.permute(self.slice_axis + 1, 0, *rows_columns)
-        return self._flip(stack).clone(memory_format=torch.contiguous_format)
+        return self._flipped(stack if indices is None else stack[indices])
 
     def from_stack(self, stack: torch.Tensor) -> torch.Tensor:
         """Join native slices (N, h, w) to *image_shape: the inverse for one channel."""
-        unflipped = self._flip(stack)
         order: tuple[int, ...] = (self.row_axis, self.column_axis)
         if self.slice_axis is None:
-            unflipped = unflipped[0]
+            stack = stack[0]
         else:
             order = (self.slice_axis, *order)
         inverse = [order.index(axis) for axis in range(len(order))]
-        return unflipped.permute(*inverse).clone(memory_format=torch.contiguous_format)
+        return self._flipped(stack, inverse)
 
-    def _flip(self, stack: torch.Tensor) -> torch.Tensor:
-        flipped = [axis for axis, flip in ((-2, self.flip_rows), (-1, self.flip_columns)) if flip]
-        return stack.flip(flipped) if flipped else stack
+    def _flipped(self, stack: torch.Tensor, order: Sequence[int] | None = None) -> torch.Tensor:
+        """Flip rows and columns, then permute the axes; all in one copy, as NumPy can."""
+        flips = ((-2, self.flip_rows), (-1, self.flip_columns))
+        flipped = np.flip(stack.numpy(), tuple(axis for axis, flip in flips if flip))
+        return torch.from_numpy((flipped if order is None else flipped.transpose(order)).copy())
 
 
 def slice_geometry(

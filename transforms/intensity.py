@@ -7,7 +7,7 @@ percentiles. Values with a unit, as in CT, may be cut to a window instead.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,13 +16,12 @@ from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform, Transform
 from monai.utils.module import optional_import
+from monai.utils.type_conversion import convert_to_tensor
 
 from transforms.bias import BiasCorrect
 from transforms.errors import InputError
-from transforms.readers import picture_range
-from transforms.windows import CT_WINDOWS, VOI, WINDOW_PREFIX, Window, apply_window, window_method
-
-sitk, _ = optional_import("SimpleITK")
+from transforms.readers import all_finite, picture_range
+from transforms.windows import CT_WINDOWS, VOI, WINDOW_PREFIX, apply_window, window_method
 
 ScaleMethod = Literal["auto", "zscore", "unit", "percentile"]
 
@@ -46,31 +45,37 @@ def body_mask(image: torch.Tensor) -> torch.Tensor:
     return torch.stack([_channel_body(channel) for channel in torch.as_tensor(image)])
 
 
-def robust_z(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Standardise each channel by its body: z = (x - median) / IQR.
+def robust_z(
+    channel: torch.Tensor, body: torch.Tensor, name: str = "image", *, flat: bool = False
+) -> torch.Tensor:
+    """Standardise one channel by its body: z = (x - median) / IQR.
 
     Args:
-        image: (C, H, W) or (C, X, Y, Z), finite values in any unit.
+        channel: finite values of any shape and unit.
+        body: bool of the same shape.
+        name: of the channel, for messages.
+        flat: whether an IQR of 0 is allowed; the standard deviation of the body takes its place
+            then, and 1 where that is 0 too.
 
     Returns:
-        z, float32 of the same shape, unbounded and 0 outside the body; and the body, bool.
+        float32 of the same shape, unbounded; the background keeps its own, usually low, z.
 
     Raises:
-        InputError: if a channel has no body, an IQR of 0, or values that are not finite.
+        InputError: if there is no body, a value that is not finite, or an IQR of 0.
     """
-    values = _finite(image)
-    body = body_mask(values)
-    z = torch.zeros_like(values)
-    for index, (channel, inside) in enumerate(zip(values, body, strict=True)):
-        low, median, high = _quantiles(channel[inside], (0.25, 0.5, 0.75), image, index)
-        if high <= low:
-            raise InputError(
-                f"{_name(image)}, channel {index}: expected varied intensities inside the body, "
-                f"found an interquartile range of 0 around {median:g}. Leave this file out, or "
-                "choose the intensity method 'percentile'."
-            )
-        z[index][inside] = (channel[inside] - median) / (high - low)
-    return z, body
+    values = _finite(channel)
+    tissue = values[body]
+    low, median, high = _quantiles(tissue, (0.25, 0.5, 0.75), name)
+    scale = high - low
+    if flat:
+        scale = scale or float(tissue.std(correction=0)) or 1.0
+    elif scale <= 0:
+        raise InputError(
+            f"{name}: expected varied intensities inside the body, found an interquartile range of "
+            f"0 around {median:g}. Leave this file out, or choose the intensity method "
+            "'percentile'."
+        )
+    return (values - median).div_(scale)
 
 
 class ScaleBody(Transform):
@@ -93,7 +98,6 @@ class ScaleBody(Transform):
         z_range: lowest and highest z kept, in IQRs from the median.
         percentiles: lower and upper percentile, in percent.
         n4: whether MR volumes are corrected for uneven brightness before; see ``BiasCorrect``.
-        window: the name of a CT window, (centre, width) or ``voi``, instead of a method.
     """
 
     def __init__(
@@ -102,7 +106,6 @@ class ScaleBody(Transform):
         z_range: tuple[float, float] = (-4.0, 8.0),
         percentiles: tuple[float, float] = (0.5, 99.5),
         n4: bool = False,
-        window: Window | None = None,
     ) -> None:
         """Keep the options, once checked; see the class."""
         if not z_range[0] < z_range[1]:
@@ -111,7 +114,7 @@ class ScaleBody(Transform):
             raise InputError(
                 f"percentiles: expected two increasing numbers in [0, 100], found {percentiles}."
             )
-        self.method = _checked_method(method, window)
+        self.method = _checked_method(method)
         self.n4 = bool(n4)
         self.z_range = (float(z_range[0]), float(z_range[1]))
         self.percentiles = (float(percentiles[0]), float(percentiles[1]))
@@ -161,36 +164,30 @@ class ScaleBody(Transform):
         if self.n4:
             image = BiasCorrect(body_mask)(image)
         if method == "zscore":
-            z, body = robust_z(image)
-            scaled = torch.where(body, _to_unit(z, *self.z_range), 0.0)
+            scaled = _scale_by_body(
+                image,
+                lambda channel, body, name: _to_unit(robust_z(channel, body, name), *self.z_range),
+            )
         elif method == "unit":
             scaled = _scale_by_depth(image)
+        elif method == "percentile" and image.ndim == 3:
+            values = _finite(image)
+            scaled = _to_unit(values, *self._limits(values, f"{_name(image)}, channel 0"))
         elif method == "percentile":
-            scaled = self._scale_by_percentiles(image)
+            scaled = _scale_by_body(
+                image,
+                lambda channel, body, name: _to_unit(channel, *self._limits(channel[body], name)),
+            )
         else:
             scaled = apply_window(_finite(image), method, _meta(image))
         return MetaTensor(scaled, meta=dict(_meta(image)))
 
-    def _scale_by_percentiles(self, image: torch.Tensor) -> torch.Tensor:
-        values = _finite(image)
-        fractions = tuple(percent / 100 for percent in self.percentiles)
-        if image.ndim == 3:
-            return _to_unit(values, *self._limits(values, fractions, image, 0))
-        body = body_mask(values)
-        scaled = torch.zeros_like(values)
-        for index, (channel, inside) in enumerate(zip(values, body, strict=True)):
-            limits = self._limits(channel[inside], fractions, image, index)
-            scaled[index][inside] = _to_unit(channel[inside], *limits)
-        return scaled
-
-    def _limits(
-        self, values: torch.Tensor, fractions: tuple[float, ...], image: torch.Tensor, index: int
-    ) -> tuple[float, float]:
-        low, high = _quantiles(values, fractions, image, index)
+    def _limits(self, values: torch.Tensor, name: str) -> tuple[float, float]:
+        low, high = _quantiles(values, [percent / 100 for percent in self.percentiles], name)
         if high <= low:
             raise InputError(
-                f"{_name(image)}, channel {index}: expected varied intensities, found {low:g} at "
-                f"both percentiles {self.percentiles}. Leave this file out or widen percentiles."
+                f"{name}: expected varied intensities, found {low:g} at both percentiles "
+                f"{self.percentiles}. Leave this file out or widen percentiles."
             )
         return low, high
 
@@ -205,7 +202,6 @@ class ScaleBodyd(MapTransform):
         percentiles: see ``ScaleBody``.
         allow_missing_keys: whether a sample may lack a key.
         n4: see ``ScaleBody``.
-        window: see ``ScaleBody``.
     """
 
     def __init__(
@@ -216,11 +212,10 @@ class ScaleBodyd(MapTransform):
         percentiles: tuple[float, float] = (0.5, 99.5),
         allow_missing_keys: bool = False,
         n4: bool = False,
-        window: Window | None = None,
     ) -> None:
         """Keep the options, once checked; see the class."""
         super().__init__(keys, allow_missing_keys)
-        self.scale = ScaleBody(method, z_range, percentiles, n4, window)
+        self.scale = ScaleBody(method, z_range, percentiles, n4)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -235,24 +230,29 @@ class ScaleBodyd(MapTransform):
         return scaled
 
 
-def _checked_method(method: str, window: Window | None) -> str:
-    """The method, that of the window if one is given, in its full spelling."""
-    if window is not None:
-        if method != "auto":
-            raise InputError(
-                f"window: expected either a window or an intensity method, found {window!r} and "
-                f"{method!r}. Leave one of them out."
-            )
-        return window_method(window)
+def _checked_method(method: str) -> str:
+    """The method in its full spelling."""
     if method in get_args(ScaleMethod):
         return method
-    try:
-        return window_method(method)
-    except InputError as error:
+    window = window_method(method)
+    if window is None:
         raise InputError(
             f"method: expected one of {', '.join(get_args(ScaleMethod))}, {', '.join(CT_WINDOWS)} "
             f"(CT windows), {VOI} or {WINDOW_PREFIX}centre,width, found {method!r}."
-        ) from error
+        )
+    return window
+
+
+def _scale_by_body(
+    image: torch.Tensor, scale: Callable[[torch.Tensor, torch.Tensor, str], torch.Tensor]
+) -> torch.Tensor:
+    """Scale each channel, given with its body and its name; outside the body exactly 0."""
+    values = _finite(image)
+    scaled = torch.empty_like(values)
+    for index, channel in enumerate(values):
+        body = _channel_body(channel)
+        scaled[index] = scale(channel, body, f"{_name(image)}, channel {index}").mul_(body)
+    return scaled
 
 
 def _channel_body(channel: torch.Tensor) -> torch.Tensor:
@@ -260,6 +260,7 @@ def _channel_body(channel: torch.Tensor) -> torch.Tensor:
         return channel != 0
     values = channel.cpu().numpy().astype(np.float32)
     clipped = np.minimum(values, np.percentile(values, _OTSU_TOP_PERCENTILE))
+    sitk, _ = optional_import("SimpleITK")
     otsu = sitk.OtsuThresholdImageFilter()
     otsu.Execute(sitk.GetImageFromArray(clipped))
     threshold: float = otsu.GetThreshold()
@@ -285,13 +286,12 @@ def _scale_by_depth(image: torch.Tensor) -> torch.Tensor:
 
 
 def _to_unit(values: torch.Tensor, low: float, high: float) -> torch.Tensor:
-    return ((values - low) / (high - low)).clamp(0.0, 1.0)
+    return (values - low).div_(high - low).clamp_(0.0, 1.0)
 
 
 def _finite(image: torch.Tensor) -> torch.Tensor:
-    values = torch.as_tensor(image.as_tensor() if isinstance(image, MetaTensor) else image)
-    values = values.to(torch.float32)
-    if not bool(torch.isfinite(values).all()):
+    values: torch.Tensor = convert_to_tensor(image, dtype=torch.float32)
+    if not all_finite(values):
         raise InputError(
             f"{_name(image)}: expected finite values, found NaN or infinite ones. Replace them "
             "(outside the body: by 0) and save the file again."
@@ -299,14 +299,9 @@ def _finite(image: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def _quantiles(
-    values: torch.Tensor, fractions: tuple[float, ...], image: torch.Tensor, index: int
-) -> list[float]:
+def _quantiles(values: torch.Tensor, fractions: Sequence[float], name: str) -> list[float]:
     if values.numel() == 0:
-        raise InputError(
-            f"{_name(image)}, channel {index}: expected a body, found only background. Leave this "
-            "file out."
-        )
+        raise InputError(f"{name}: expected a body, found only background. Leave this file out.")
     # NumPy, since torch.quantile refuses more than 16 million values.
     return [float(value) for value in np.quantile(values.cpu().numpy(), fractions)]
 

@@ -14,8 +14,6 @@ from PIL import Image, ImageOps
 
 from transforms.errors import InputError
 
-sitk, _ = optional_import("SimpleITK")
-
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
 _FORMATS = ("PNG", "JPEG", "TIFF")
@@ -100,6 +98,7 @@ def _read_deep_colour(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
             f"{path}: expected 16-bit grey or upright RGB, found 16-bit {_raw_mode(picture)} with "
             "transparency or a rotation tag. Save it as 16-bit grey or plain RGB."
         )
+    sitk, _ = optional_import("SimpleITK")
     pixels: np.ndarray[Any, Any] = sitk.GetArrayFromImage(sitk.ReadImage(path))
     return pixels
 

@@ -70,9 +70,10 @@ def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
             are not finite or all the same.
     """
     image = _read(Path(path), series_uid)
-    if bool((image == image.flatten()[0]).all()):
+    lowest, highest = torch.aminmax(image.as_tensor())
+    if lowest == highest:
         raise InputError(
-            f"{path}: expected an image, found the value {float(image.flatten()[0]):g} everywhere. "
+            f"{path}: expected an image, found the value {float(lowest):g} everywhere. "
             "Leave this file out or export it again."
         )
     return image
@@ -97,6 +98,11 @@ def picture_range(meta: Mapping[str, Any]) -> tuple[float, float]:
             f"bit depth {bits}. Use the intensity method 'zscore' for volumes."
         )
     return 0.0, float(2**bits - 1)
+
+
+def all_finite(values: torch.Tensor) -> bool:
+    """Whether no value is NaN or infinite, told by the extremes, for which nothing is copied."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values))
 
 
 def read_case(
@@ -140,7 +146,7 @@ def read_case(
     joined = torch.cat([part.as_tensor() for part in parts]) if len(parts) > 1 else parts[0]
     if channels is not None:
         joined = joined[_checked_channels(channels, len(joined), paths)]
-    return MetaTensor(torch.as_tensor(joined), meta=_joined_meta(parts))
+    return MetaTensor(joined, meta=_joined_meta(parts))
 
 
 def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
@@ -227,8 +233,8 @@ def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
         raise InputError(
             f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
         )
-    bad = int((~torch.isfinite(image.as_tensor())).sum())
-    if bad:
+    if not all_finite(image.as_tensor()):
+        bad = int((~torch.isfinite(image.as_tensor())).sum())
         raise InputError(
             f"{path}: expected finite values, found {bad} that are NaN or infinite. Replace them "
             "(outside the body: by 0) and save the file again."
@@ -336,7 +342,7 @@ def _meta_tensor(
     extra: Mapping[str, Any],
 ) -> MetaTensor:
     with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite
-        values = np.array(array, dtype=np.float32, order="C")
+        values = np.require(array, np.float32, ["C", "W"])
     meta = {
         "filename_or_obj": str(path),
         "spatial_shape": tuple(values.shape[1:]),

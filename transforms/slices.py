@@ -98,14 +98,29 @@ class Slicer(Transform):
             ValueError: for an unknown mode or an index out of range.
         """
         geometry = self.geometry(image)
-        stack = geometry.to_stack(_plain(image))
-        if indices is not None:
-            stack = stack[_checked_indices(indices, geometry)]
-        fitted = _resize(stack, geometry.fitted_shape, mode)
-        top, left = geometry.offset
-        bottom = geometry.canvas_shape[0] - geometry.fitted_shape[0] - top
-        right = geometry.canvas_shape[1] - geometry.fitted_shape[1] - left
-        return SliceStack(functional.pad(fitted, (left, right, top, bottom)), geometry)
+        chosen = None if indices is None else _checked_indices(indices, geometry)
+        stack = geometry.to_stack(_plain(image), chosen)
+        return SliceStack(to_canvas(stack, geometry, mode), geometry)
+
+
+def to_canvas(
+    stack: torch.Tensor, geometry: SliceGeometry, mode: ResizeMode = "bilinear"
+) -> torch.Tensor:
+    """Resize slices and surround them with zeros.
+
+    Args:
+        stack: (N, C, h, w) at native resolution.
+        geometry: of the image that the slices were cut from.
+        mode: ``bilinear`` for images, ``nearest`` for masks.
+
+    Returns:
+        (N, C, H, W): float32 for ``bilinear``, the stack's dtype for ``nearest``.
+    """
+    fitted = _resize(stack, geometry.fitted_shape, mode)
+    top, left = geometry.offset
+    bottom = geometry.canvas_shape[0] - geometry.fitted_shape[0] - top
+    right = geometry.canvas_shape[1] - geometry.fitted_shape[1] - left
+    return functional.pad(fitted, (left, right, top, bottom))
 
 
 def to_native(
@@ -134,54 +149,20 @@ def to_native(
     return _resize(cropped, geometry.native_shape, mode)[:, 0]
 
 
-def restore(
-    maps: torch.Tensor,
-    geometry: SliceGeometry,
-    indices: Sequence[int] | torch.Tensor | None = None,
-    fill: float = 0.0,
-    mode: ResizeMode = "bilinear",
-) -> MetaTensor:
-    """Put maps of slices back onto the grid of the image.
-
-    Args:
-        maps: (N, H, W) on the canvas.
-        geometry: of the image that the slices were cut from.
-        indices: the slice of each map; None when there is a map for every slice.
-        fill: the value of slices without a map.
-        mode: ``bilinear`` for scores, ``nearest`` for labels.
-
-    Returns:
-        float32 (X, Y, Z) with the affine of the volume, or (H, W) for a picture: the exact
-        inverse of ``Slicer`` where nothing was resampled.
-
-    Raises:
-        ValueError: if maps, indices and geometry do not go together.
-    """
-    chosen = _checked_indices(range(geometry.count) if indices is None else indices, geometry)
-    if len(chosen) != len(maps) or len(set(chosen.tolist())) != len(chosen):
-        raise ValueError(
-            f"indices: expected a different slice for each of {len(maps)} maps, found "
-            f"{chosen.tolist()}."
-        )
-    return on_grid(to_native(maps, geometry, mode), geometry, chosen, fill)
-
-
-def on_grid(
-    native: torch.Tensor, geometry: SliceGeometry, indices: torch.Tensor, fill: float = 0.0
-) -> MetaTensor:
+def on_grid(native: torch.Tensor, geometry: SliceGeometry, indices: torch.Tensor) -> MetaTensor:
     """Put maps at native resolution back onto the grid of the image.
 
     Args:
         native: (K, h, w), as ``to_native`` gives them.
         geometry: of the image that the slices were cut from.
         indices: int64 (K,), the slice of each map.
-        fill: the value of slices without a map.
 
     Returns:
-        (X, Y, Z) with the affine of the volume, or (H, W) for a picture, of the maps' dtype.
+        (X, Y, Z) with the affine of the volume, or (H, W) for a picture, of the maps' dtype; 0 in
+        slices without a map.
     """
-    stack = native.new_full((geometry.count, *geometry.native_shape), fill)
-    stack[indices.to(stack.device)] = native
+    stack = native.new_zeros((geometry.count, *geometry.native_shape))
+    stack[indices] = native
     affine = torch.tensor(geometry.affine, dtype=torch.float64)
     return MetaTensor(geometry.from_stack(stack), affine=affine)
 

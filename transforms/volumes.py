@@ -16,8 +16,6 @@ from monai.utils.module import optional_import
 
 from transforms.errors import InputError
 
-sitk, _ = optional_import("SimpleITK")
-
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
 _IMAGE_IO = {".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
@@ -56,6 +54,7 @@ class SimpleItkReader(ImageReader):
         if len(paths) != 1:
             raise InputError(f"SimpleItkReader: expected one file, found {len(paths)}.")
         path = Path(paths[0])
+        sitk, _ = optional_import("SimpleITK")
         image_io = _IMAGE_IO.get(path.suffix.lower(), "MetaImageIO")
         image = sitk.ReadImage(str(path), imageIO=image_io)
         vectors = image.GetNumberOfComponentsPerPixel() > 1
@@ -85,6 +84,7 @@ class SimpleItkReader(ImageReader):
             (H, W), or (H, W, channels), with rows as rows, the identity and ``bit_depth``: 8 for
             unsigned 8-bit values, 16 for other 8- and 16-bit ones, and None for the rest.
         """
+        sitk, _ = optional_import("SimpleITK")
         array: Array = sitk.GetArrayFromImage(img)
         dimension, vectors = img.GetDimension(), img.GetNumberOfComponentsPerPixel() > 1
         meta: dict[str, Any] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -26,44 +26,31 @@ CT_PREFIX = "ct:"
 WINDOW_PREFIX = "window:"
 VOI = "voi"
 
-Window = str | Sequence[float]
 
-
-def window_method(window: Window) -> str:
+def window_method(window: str) -> str | None:
     """The intensity method of a window as the user names it.
 
     Args:
-        window: the name of a CT window, with or without ``ct:``; centre and width as two numbers,
+        window: the name of a CT window, with or without ``ct:``; centre and width,
             ``"40,80"`` or ``"window:40,80"``; or ``"voi"`` for the window that DICOM headers give.
 
     Returns:
-        ``"ct:<name>"``, ``"window:<centre>,<width>"`` or ``"voi"``.
+        ``"ct:<name>"``, ``"window:<centre>,<width>"`` or ``"voi"``; None for anything else.
 
-    Raises:
-        InputError: for anything else.
-
-    >>> window_method("lung"), window_method([40, 80])
+    >>> window_method("lung"), window_method("40,80")
     ('ct:lung', 'window:40,80')
     """
-    if isinstance(window, str):
-        name = window.strip().lower()
-        if name == VOI:
-            return VOI
-        if name.removeprefix(CT_PREFIX) in CT_WINDOWS:
-            return CT_PREFIX + name.removeprefix(CT_PREFIX)
-        parts: Sequence[Any] = name.removeprefix(WINDOW_PREFIX).split(",")
-    else:
-        parts = window
+    name = str(window).strip().lower()
+    if name == VOI:
+        return VOI
+    if name.removeprefix(CT_PREFIX) in CT_WINDOWS:
+        return CT_PREFIX + name.removeprefix(CT_PREFIX)
     try:
-        centre, width = (float(part) for part in parts)
-    except (TypeError, ValueError):
-        centre, width = 0.0, 0.0
-    if not (0 < width < float("inf") and abs(centre) < float("inf")):
-        raise InputError(
-            f"window: expected {', '.join(CT_WINDOWS)} (CT), {VOI} (as DICOM headers say), or a "
-            f"centre and a width above 0 such as 40,80; found {window!r}."
-        )
-    return f"{WINDOW_PREFIX}{centre:g},{width:g}"
+        centre, width = (float(part) for part in name.removeprefix(WINDOW_PREFIX).split(","))
+    except ValueError:
+        return None
+    usable = 0 < width < float("inf") and abs(centre) < float("inf")
+    return f"{WINDOW_PREFIX}{centre:g},{width:g}" if usable else None
 
 
 def apply_window(values: torch.Tensor, method: str, meta: Mapping[str, Any]) -> torch.Tensor:

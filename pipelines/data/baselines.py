@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from transforms.errors import InputError
+from transforms.intensity import robust_z
 
 Floats = NDArray[np.float32]
 
@@ -68,38 +70,6 @@ def sharpness(image: ArrayLike) -> float:
     return -vertical_difference(image)
 
 
-def robust_z(image: ArrayLike, body: ArrayLike | None = None) -> Floats:
-    """Standardises by median and interquartile range inside the body.
-
-    The background keeps its own, usually low, value (0 - median) / IQR: set to 0 it would count
-    as tissue of middling brightness, and smoothing would pull dark margins up.
-
-    Args:
-        image: image or volume of any shape.
-        body: True inside the body, of the same shape; None takes values above 0.
-
-    Returns:
-        Values of the same shape, float32, in interquartile ranges. Where that range is 0 the
-        standard deviation takes its place, and 1 where that is 0 too.
-
-    Raises:
-        InputError: if the shapes differ, the body is empty or holds non-finite values.
-    """
-    values = np.asarray(image, dtype=np.float32)
-    inside = values > 0 if body is None else np.asarray(body).astype(bool)
-    if inside.shape != values.shape or not inside.any():
-        raise InputError(
-            f"Argument 'body' must mark at least one of the pixels {values.shape}, got shape "
-            f"{inside.shape} with {int(inside.sum())} marked. Is the image empty?"
-        )
-    tissue = values[inside]
-    if not np.isfinite(tissue).all():
-        raise InputError("Argument 'image' must be finite inside the body, got NaN or infinity.")
-    lower, median, upper = (float(q) for q in np.percentile(tissue, [25, 50, 75]))
-    scale = upper - lower or float(tissue.std()) or 1.0
-    return ((values - median) / scale).astype(np.float32)
-
-
 def block_score(image: ArrayLike) -> float:
     """Mean of the ten highest means of 8 x 8 blocks.
 
@@ -130,7 +100,7 @@ def intensity_map(z: ArrayLike) -> Floats:
     """Smooths standardised values, in 2-D for an image and in 3-D for a volume.
 
     Args:
-        z: standardised image or volume, see `robust_z`.
+        z: standardised image or volume, see `transforms.intensity.robust_z`.
 
     Returns:
         The map, of the same shape.
@@ -158,14 +128,13 @@ def baseline_scores(image: ArrayLike, body: ArrayLike | None = None) -> dict[str
     """
     channels = _channels(image, 3)
     if body is None:
-        whole = np.ones(channels.shape[1:], dtype=bool)
-        rows = [_slice_scores(channel, robust_z(channel, whole), whole) for channel in channels]
-        area = float((channels > PICTURE_BODY * channels.max(axis=(1, 2), keepdims=True)).mean())
+        inside = np.ones(channels.shape[1:], dtype=bool)
+        shown = channels > PICTURE_BODY * channels.max(axis=(1, 2), keepdims=True)
     else:
-        inside = np.asarray(body).astype(bool)
-        rows = [_slice_scores(channel, robust_z(channel, inside), inside) for channel in channels]
-        area = float(inside.mean())
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} | {"area": area}
+        inside = shown = np.asarray(body).astype(bool)
+    rows = [_slice_scores(channel, _z(channel, inside), inside) for channel in channels]
+    scores = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return scores | {"area": float(shown.mean())}
 
 
 @dataclass(frozen=True)
@@ -210,7 +179,7 @@ def volume_baselines(volume: ArrayLike, axis: int = 2) -> VolumeBaselines:
     tables: list[dict[str, NDArray[np.float64]]] = []
     smoothed = np.zeros(body.shape, dtype=np.float32)
     for channel in channels:
-        z = robust_z(channel)
+        z = _z(channel, channel > 0)
         smoothed += intensity_map(z) / len(channels)
         rows = [_slice_scores(plane, plane, inside) for plane, inside in zip(z, body, strict=True)]
         tables.append({name: np.array([row[name] for row in rows]) for name in rows[0]})
@@ -249,6 +218,11 @@ def slice_baselines(native: Tensor, indices: Tensor, volumetric: bool) -> SliceB
         {name: values[chosen] for name, values in volume.scores.items()},
         volume.intensity_map[chosen],
     )
+
+
+def _z(channel: Floats, body: NDArray[np.bool_]) -> Floats:
+    z: Floats = robust_z(torch.from_numpy(channel), torch.from_numpy(body), flat=True).numpy()
+    return z
 
 
 def _slice_scores(image: Floats, z: Floats, body: NDArray[np.bool_]) -> dict[str, float]:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-
 from networks.scorer import AnomalyScorer
 from pipelines.outputs.dicom_objects import (
     require_highdicom,
     write_parametric_map,
     write_segmentation,
 )
+from pipelines.outputs.dicom_source import read_stack
 from pipelines.scoring import ScoredCase
 
 
@@ -54,20 +53,19 @@ class DicomMaps:
     def __call__(self, scored: ScoredCase, folder: Path) -> None:
         """Writes both objects of one case."""
         sample = scored.sample
-        files = [Path(file) for file in sample.header.get("dicom_files", ())]
+        files = sample.header.get("dicom_files")
         if not files or sample.geometry.slice_axis is None:
             return
-        frames = sample.header.get("dicom_frames")
-        anomaly_map = scored.grid_map().as_tensor().numpy().astype(np.float32)
+        source = read_stack(files, sample.header.get("dicom_frames"))
+        anomaly_map = scored.grid_map.as_tensor().numpy()
         name = sample.case.name
         write_segmentation(
             folder / f"{name}_seg.dcm",
             anomaly_map > self.pixel_threshold,
-            files,
-            frames,
+            source,
             threshold=self.pixel_threshold,
             model_version=self.version,
         )
         write_parametric_map(
-            folder / f"{name}_map.dcm", anomaly_map, files, frames, model_version=self.version
+            folder / f"{name}_map.dcm", anomaly_map, source, model_version=self.version
         )

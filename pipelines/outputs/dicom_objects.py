@@ -25,7 +25,6 @@ from pipelines.outputs.dicom_source import (
     REQUIRED_IDENTITY,
     SourcePlane,
     SourceStack,
-    read_stack,
     verbatim,
 )
 from transforms.errors import InputError
@@ -58,11 +57,9 @@ _SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operati
 def write_segmentation(
     path: Path,
     mask: NDArray[np.bool_],
-    source_files: Sequence[Path],
-    frames: Sequence[int] | None = None,
+    source: SourceStack,
     *,
     threshold: float,
-    model_name: str = _NAME,
     model_version: str,
 ) -> Path:
     """Write a mask as a binary DICOM segmentation (SEG) with one segment, "Suspicious (AE-Flow)".
@@ -73,28 +70,25 @@ def write_segmentation(
         path: the file to write, atomically.
         mask: bool (X, Y, Z) with X along the rows (columns counted), Y down the columns and Z along
             the normal, ascending.
-        source_files: the single-frame files of the slices in the order of Z, or one enhanced file.
-        frames: of an enhanced file, the frames from 0 in the order of Z; None for all, as stored.
+        source: the slices in the order of Z, as ``read_stack`` read them.
         threshold: above which pixels are in the mask, in standard deviations above normal pixels.
-        model_name: of the algorithm, at most 64 characters.
         model_version: of the algorithm, at most 64 characters.
 
     Returns:
         The path.
 
     Raises:
-        InputError: if highdicom is missing, the sources cannot be read or placed, the mask does not
-            fit them, or an option cannot be written.
+        InputError: if highdicom is missing, the mask does not fit the source, or an option cannot
+            be written.
     """
     highdicom = require_highdicom()
-    stack = read_stack(source_files, frames)
     if mask.dtype != np.bool_:
         raise InputError(
             f"mask: expected bool, found {mask.dtype}. Compare the map to a threshold."
         )
     if not np.isfinite(threshold):
         raise InputError(f"threshold: expected a finite number, found {threshold}.")
-    pixels = _frames("mask", mask, stack).astype(np.uint8)
+    pixels = _frames("mask", mask, source).astype(np.uint8)
     with verbatim():
         segment = highdicom.seg.SegmentDescription(
             segment_number=1,
@@ -103,9 +97,9 @@ def write_segmentation(
             segmented_property_type=_LESION,
             algorithm_type="AUTOMATIC",
             algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-                name=_text("model_name", model_name),
+                name=_NAME,
                 family=_ARTIFICIAL_INTELLIGENCE,
-                version=_text("model_version", model_version),
+                version=_version(model_version),
                 parameters={"threshold": f"{threshold:g}"},
             ),
             tracking_uid=highdicom.UID(),
@@ -123,17 +117,16 @@ def write_segmentation(
             content_label="AEFLOW_MASK",
             content_description="Suspicious regions. For research only.",
             omit_empty_frames=False,
-            **_shared_arguments(highdicom, stack, model_name, model_version),
+            **_shared_arguments(highdicom, source, model_version),
         )
-        _complete(highdicom, output, stack, _BY_SEGMENTATION)
+        _complete(highdicom, output, source, _BY_SEGMENTATION)
         return _save(path, output)
 
 
 def write_parametric_map(
     path: Path,
     anomaly_map: NDArray[np.float32],
-    source_files: Sequence[Path],
-    frames: Sequence[int] | None = None,
+    source: SourceStack,
     *,
     model_version: str,
 ) -> Path:
@@ -143,20 +136,18 @@ def write_parametric_map(
         path: the file to write, atomically.
         anomaly_map: float32 (X, Y, Z), the axes as in ``write_segmentation``, in standard
             deviations above normal pixels: a Z-score (DCM 113071) without unit (UCUM 1).
-        source_files: the single-frame files of the slices in the order of Z, or one enhanced file.
-        frames: of an enhanced file, the frames from 0 in the order of Z; None for all, as stored.
+        source: the slices in the order of Z, as ``read_stack`` read them.
         model_version: of the algorithm, at most 64 characters.
 
     Returns:
         The path.
 
     Raises:
-        InputError: if highdicom is missing, the sources cannot be read or placed, the map does not
-            fit them or is not finite, or an option cannot be written.
+        InputError: if highdicom is missing, the map does not fit the source or is not finite, or
+            an option cannot be written.
     """
     highdicom = require_highdicom()
-    stack = read_stack(source_files, frames)
-    pixels = _frames("anomaly_map", anomaly_map, stack).astype(np.float32)
+    pixels = _frames("anomaly_map", anomaly_map, source).astype(np.float32)
     if not np.isfinite(pixels).all():
         raise InputError(
             "anomaly_map: expected finite numbers, found "
@@ -182,9 +173,9 @@ def write_parametric_map(
             content_label="AEFLOW_MAP",
             content_description="Standard deviations above normal. For research only.",
             **_window(highdicom),
-            **_shared_arguments(highdicom, stack, _NAME, model_version),
+            **_shared_arguments(highdicom, source, model_version),
         )
-        _complete(highdicom, output, stack, _BY_CALCULATION)
+        _complete(highdicom, output, source, _BY_CALCULATION)
         return _save(path, output)
 
 
@@ -213,18 +204,16 @@ def _frames(argument: str, volume: NDArray[Any], stack: SourceStack) -> NDArray[
     return np.ascontiguousarray(volume.transpose(2, 1, 0))
 
 
-def _text(argument: str, value: str) -> str:
+def _version(value: str) -> str:
     if not 1 <= len(value) <= _LONGEST or "\\" in value or not value.isprintable():
         raise InputError(
-            f"{argument}: expected 1 to {_LONGEST} printable characters without a backslash, found "
-            f"{value!r}. Choose another text."
+            f"model_version: expected 1 to {_LONGEST} printable characters without a backslash, "
+            f"found {value!r}. Choose another text."
         )
     return value
 
 
-def _shared_arguments(
-    highdicom: Any, stack: SourceStack, model_name: str, model_version: str
-) -> dict[str, Any]:
+def _shared_arguments(highdicom: Any, stack: SourceStack, model_version: str) -> dict[str, Any]:
     first = stack.planes[0]
     return {
         "source_images": _bare_planes(stack),
@@ -232,8 +221,8 @@ def _shared_arguments(
         "sop_instance_uid": highdicom.UID(),
         "instance_number": 1,
         "manufacturer": _NAME,
-        "manufacturer_model_name": _text("model_name", model_name),
-        "software_versions": _text("model_version", model_version),
+        "manufacturer_model_name": _NAME,
+        "software_versions": _version(model_version),
         "device_serial_number": "none",
         "pixel_measures": highdicom.PixelMeasuresSequence(
             pixel_spacing=first.spacing.tolist(),
@@ -261,7 +250,7 @@ def _bare_planes(stack: SourceStack) -> list[pydicom.Dataset]:
         bare.Rows, bare.Columns = plane.shape
         bare.ImagePositionPatient = [_decimal(value) for value in plane.position]
         # One for all, as in the result: among slices they differ in the last digits at most.
-        bare.ImageOrientationPatient = [_decimal(value) for value in first.orientation]
+        bare.ImageOrientationPatient = [_decimal(value) for value in first.orientation.ravel()]
         bare.PixelSpacing = [_decimal(value) for value in first.spacing]
         bare.SliceThickness = _decimal(stack.thickness or _PLACEHOLDER)
         if stack.gap is not None:

@@ -11,13 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 
-from transforms.dicom import ORIENTATION_TOLERANCE, PIXEL_SPACING_TOLERANCE
+from transforms.dicom import Plane, differing, reading, single_frames, vector
 from transforms.errors import InputError
 
 REQUIRED_IDENTITY = (
@@ -45,13 +44,7 @@ _OPTIONAL_IDENTITY = (
 )
 _SERIES = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
 _REFERENCE = ("SOPClassUID", "SOPInstanceUID")
-# Where enhanced objects keep the geometry of a frame, and other files keep it at the top.
-_GEOMETRY = {
-    "ImagePositionPatient": "PlanePositionSequence",
-    "ImageOrientationPatient": "PlaneOrientationSequence",
-    "PixelSpacing": "PixelMeasuresSequence",
-    "SliceThickness": "PixelMeasuresSequence",
-}
+_GEOMETRY = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
 _SHARED_GROUPS = "SharedFunctionalGroupsSequence"
 _FRAME_GROUPS = "PerFrameFunctionalGroupsSequence"
 _KEYWORDS = (
@@ -60,23 +53,19 @@ _KEYWORDS = (
     *_SERIES,
     *_REFERENCE,
     *_GEOMETRY,
-    *(_SHARED_GROUPS, _FRAME_GROUPS, "Modality", "Rows", "Columns"),
+    *(_SHARED_GROUPS, _FRAME_GROUPS, "SliceThickness", "Modality", "Rows", "Columns"),
 )
 
 
 @dataclass(frozen=True)
-class SourcePlane:
-    """One slice: a file, or one frame of a file.
+class SourcePlane(Plane):
+    """One slice: a file, or one frame of a file; see ``Plane`` for where it lies.
 
     Attributes:
         path: the file.
         frame: which frame, from 0; None in single-frame files.
         sop_class_uid: the kind of object.
         sop_instance_uid: the object.
-        shape: (rows, columns).
-        position: of the first pixel's centre, (3,) in mm, LPS+.
-        orientation: along a row and down a column, (6,), LPS+.
-        spacing: (between rows, between columns) in mm.
         thickness: SliceThickness in mm, None if unknown.
     """
 
@@ -84,10 +73,6 @@ class SourcePlane:
     frame: int | None
     sop_class_uid: str
     sop_instance_uid: str
-    shape: tuple[int, int]
-    position: NDArray[np.float64]
-    orientation: NDArray[np.float64]
-    spacing: NDArray[np.float64]
     thickness: float | None
 
 
@@ -128,9 +113,7 @@ class SourceStack:
 
     def height(self, position: NDArray[np.float64]) -> float:
         """Where a position, (3,) in mm, lies along the normal, in mm."""
-        row, column = self.planes[0].orientation.reshape(2, 3)
-        normal = np.cross(row, column)
-        return float(position @ normal / np.linalg.norm(normal))
+        return float(position @ self.planes[0].normal)
 
 
 @contextmanager
@@ -141,7 +124,10 @@ def verbatim() -> Iterator[None]:
         yield
 
 
-def read_stack(source_files: Sequence[Path], frames: Sequence[int] | None) -> SourceStack:
+@verbatim()
+def read_stack(
+    source_files: Sequence[Path | str], frames: Sequence[int] | None = None
+) -> SourceStack:
     """Read where the slices of a volume lie.
 
     Args:
@@ -174,10 +160,9 @@ def read_stack(source_files: Sequence[Path], frames: Sequence[int] | None) -> So
     _require_one_series(headers)
     first = headers[0][1]
     identity = pydicom.Dataset()
-    with verbatim():
-        for keyword in (*REQUIRED_IDENTITY, *_OPTIONAL_IDENTITY):
-            if keyword in first:
-                identity.add(first[keyword])
+    for keyword in (*REQUIRED_IDENTITY, *_OPTIONAL_IDENTITY):
+        if keyword in first:
+            identity.add(first[keyword])
     series = {keyword: str(first[keyword].value) for keyword in _SERIES}
     found = SourceStack(tuple(planes), str(first.get("Modality") or "OT"), series, identity)
     _require_one_grid(found)
@@ -186,30 +171,16 @@ def read_stack(source_files: Sequence[Path], frames: Sequence[int] | None) -> So
 
 
 def _read(path: Path) -> pydicom.Dataset:
-    try:
-        with verbatim():
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
-            return _converted(path, header)
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:  # pydicom raises whatever a damaged element leads to
-        # The error's own text may quote the header, so only its kind is told.
-        raise InputError(
-            f"{path}: expected a readable DICOM image, but reading it failed "
-            f"({type(error).__name__}). Name the files that the volume was read from."
-        ) from error
-
-
-def _converted(path: Path, header: pydicom.Dataset) -> pydicom.Dataset:
-    """Converts all elements now, while warnings are held back, and requires the references."""
-    for keyword in (*_SERIES, *_REFERENCE, "Rows", "Columns"):
-        if not header.get(keyword):
-            raise InputError(
-                f"{path}: expected an image with {keyword}, found none, so that a DICOM result "
-                "cannot refer to it or be placed. Save the result as NIfTI."
-            )
-    list(header.iterall())
-    return header
+    with reading(path):
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_KEYWORDS))
+        for keyword in (*_SERIES, *_REFERENCE, "Rows", "Columns"):
+            if not header.get(keyword):
+                raise InputError(
+                    f"{path}: expected an image with {keyword}, found none, so that a DICOM result "
+                    "cannot refer to it or be placed. Save the result as NIfTI."
+                )
+        list(header.iterall())  # converts all elements now, while warnings are held back
+        return header
 
 
 def _enhanced_planes(
@@ -221,51 +192,40 @@ def _enhanced_planes(
             f"source_files: expected one enhanced file, or single-frame files only, found "
             f"{len(headers)} files with enhanced ones among them. Name one enhanced file."
         )
-    count = len(header[_FRAME_GROUPS].value)
+    stored = single_frames(header)
+    count = len(stored)
     chosen = range(count) if frames is None else [int(frame) for frame in frames]
     if not chosen or min(chosen) < 0 or max(chosen) >= count:
         raise InputError(
             f"frames: expected numbers from 0 to {count - 1} for the {count} frames of {path}, "
             f"found {list(chosen)[:4]}. Count frames from 0."
         )
-    return [_plane(path, header, frame) for frame in chosen]
+    return [_plane(path, stored[frame], frame) for frame in chosen]
 
 
 def _plane(path: Path, header: pydicom.Dataset, frame: int | None) -> SourcePlane:
-    sizes = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
-    vectors = [_numbers(header, frame, keyword) for keyword in sizes]
-    where = path if frame is None else f"{path}, frame {frame}"
-    for values, (keyword, size) in zip(vectors, sizes.items(), strict=True):
-        if values.size != size or not np.isfinite(values).all():
+    place = []
+    for keyword, size in _GEOMETRY.items():
+        values = vector(header, keyword, size)
+        if values is None:
+            where = path if frame is None else f"{path}, frame {frame}"
             raise InputError(
-                f"{where}: expected {keyword} of {size} numbers, found {values.size or 'none'}, so "
-                "that a DICOM result cannot be placed. Save the result as NIfTI."
+                f"{where}: expected {keyword} of {size} numbers, found none, so that a DICOM "
+                "result cannot be placed. Save the result as NIfTI."
             )
-    thickness = _numbers(header, frame, "SliceThickness")
+        place.append(values)
+    thickness = vector(header, "SliceThickness", 1)
     return SourcePlane(
         path=path,
         frame=frame,
         sop_class_uid=str(header.SOPClassUID),
         sop_instance_uid=str(header.SOPInstanceUID),
         shape=(int(header.Rows), int(header.Columns)),
-        position=vectors[0],
-        orientation=vectors[1],
-        spacing=vectors[2],
-        thickness=float(thickness[0]) if thickness.size == 1 and thickness[0] > 0 else None,
+        position=place[0],
+        orientation=place[1].reshape(2, 3),
+        spacing=place[2],
+        thickness=None if thickness is None or thickness[0] <= 0 else float(thickness[0]),
     )
-
-
-def _numbers(header: pydicom.Dataset, frame: int | None, keyword: str) -> NDArray[np.float64]:
-    """The numbers of an element of a slice, in double precision; none if it is missing."""
-    value: Any = header.get(keyword)
-    if frame is not None:
-        for groups in (header[_FRAME_GROUPS].value[frame], *header.get(_SHARED_GROUPS, ())):
-            items = groups.get(_GEOMETRY[keyword])
-            if items and keyword in items[0]:
-                value = items[0].get(keyword)
-                break
-    empty = value is None or value == ""
-    return np.atleast_1d(np.asarray([] if empty else value, dtype=np.float64))
 
 
 def _require_one_series(headers: Sequence[tuple[Path, pydicom.Dataset]]) -> None:
@@ -280,14 +240,12 @@ def _require_one_series(headers: Sequence[tuple[Path, pydicom.Dataset]]) -> None
 
 
 def _require_one_grid(stack: SourceStack) -> None:
-    first = stack.planes[0]
-    for plane in stack.planes:
-        turned = np.abs(plane.orientation - first.orientation).max() > ORIENTATION_TOLERANCE
-        if turned or np.abs(plane.spacing - first.spacing).max() > PIXEL_SPACING_TOLERANCE:
-            raise InputError(
-                f"source_files: expected parallel slices of one pixel spacing, found others in "
-                f"{plane.path} than in {first.path}. Name the slices of one volume."
-            )
+    _, others = differing(stack.planes)
+    if others:
+        raise InputError(
+            "source_files: expected parallel slices of one pixel spacing, found others in "
+            f"{others[0].path} than in {stack.planes[0].path}. Name the slices of one volume."
+        )
 
 
 def _require_ascending(stack: SourceStack) -> None:

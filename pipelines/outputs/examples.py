@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.nn import functional as F
+
+from transforms.slices import to_canvas
 
 if TYPE_CHECKING:
     from pipelines.scoring import ScoredCase
@@ -120,10 +121,5 @@ def _canvas_mask(scored: ScoredCase, position: int) -> NDArray[np.bool_] | None:
     sample = scored.sample
     if sample.masks is None:
         return None
-    geometry = sample.geometry
-    mask = sample.masks[position].float()[None, None]
-    fitted = F.interpolate(mask, size=geometry.fitted_shape, mode="nearest-exact")[0, 0] > 0
-    canvas = np.zeros(geometry.canvas_shape, dtype=bool)
-    (top, left), (height, width) = geometry.offset, geometry.fitted_shape
-    canvas[top : top + height, left : left + width] = fitted.numpy()
-    return canvas
+    mask = sample.masks[position][None, None]
+    return to_canvas(mask, sample.geometry, "nearest")[0, 0].numpy()

@@ -39,7 +39,7 @@ def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list
     """
     sample = scored.sample
     name = sample.case.name
-    anomaly_map = np.asarray(scored.grid_map().as_tensor().numpy(), np.float32)
+    anomaly_map = np.asarray(scored.grid_map.as_tensor().numpy(), np.float32)
     mask = anomaly_map > pixel_threshold
     if sample.geometry.slice_axis is None:
         levels = np.clip(np.rint(anomaly_map * PNG_PER_SD), 0, 65_535).astype(np.uint16)

@@ -99,7 +99,7 @@ class Findings:
 
 def findings(scored: ScoredCase, bands: Bands) -> Findings:
     """Gathers map, label map and words of a scored case."""
-    anomaly_map = np.asarray(scored.grid_map().as_tensor().numpy(), np.float32)
+    anomaly_map = np.asarray(scored.grid_map.as_tensor().numpy(), np.float32)
     label_map = bands.label_map(anomaly_map)
     geometry = scored.sample.geometry
     volumetric = geometry.slice_axis is not None

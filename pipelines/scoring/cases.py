@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ class ScoredCase:
     reconstruction: Tensor
     case_score: CaseScore
 
+    @cached_property
     def grid_map(self) -> MetaTensor:
         """The map on the grid of the input.
 

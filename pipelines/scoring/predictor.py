@@ -46,7 +46,7 @@ class Predictor:
         """Reads and scores one case.
 
         Returns:
-            Its scores; ``grid_map()`` gives the map on the grid of the input.
+            Its scores; ``grid_map`` gives the map on the grid of the input.
 
         Raises:
             InputError: when the case cannot be used.

@@ -91,7 +91,7 @@ def test_volumes_are_scored_and_a_picture_is_refused(
     found = Predictor(trained / "models")(Case("a", "a", (first,)))
     assert float(volumes[0]["score"]) == found.case_score.score
     written: Any = nib.load(out / "maps" / "patient_1_scan_anomaly.nii.gz")
-    assert (np.asarray(written.dataobj) == found.grid_map().as_tensor().numpy()).all()
+    assert (np.asarray(written.dataobj) == found.grid_map.as_tensor().numpy()).all()
     np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
     assert {path.name for path in (out / "panels").iterdir()} == {f"{n}.png" for n in names}
     assert len(list((out / "maps").iterdir())) == 4 and (out / "report.html").exists()

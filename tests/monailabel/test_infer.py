@@ -25,7 +25,7 @@ STUDY = "study1"
 
 def expected_map(server: Any, path: Path) -> Any:
     scored = Predictor(server.ckpt_dir)(Case("study", "study", (path,)))
-    return scored, scored.grid_map().as_tensor().numpy()
+    return scored, scored.grid_map.as_tensor().numpy()
 
 
 def parts_of(response: Any) -> dict[str, bytes]:

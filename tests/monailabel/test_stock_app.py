@@ -58,7 +58,7 @@ class StockServer:
         predictor = Predictor(self.app / "model" / model / "models")
         scored = predictor(Case("image", "image", (self.studies / file,)))
         bands = Bands.of(predictor.scorer)
-        return scored, bands.label_map(scored.grid_map().as_tensor().numpy())
+        return scored, bands.label_map(scored.grid_map.as_tensor().numpy())
 
 
 def label_environment() -> dict[str, str]:

@@ -85,10 +85,32 @@ def test_outliers_hardly_matter_and_stay_in_range():
 def test_robust_z_is_not_clipped():
     volume = stripped_volume()
     volume[0, 10, 10, 10] = 32767
-    z, body = robust_z(volume)
-    assert float(z[0, 10, 10, 10]) > 10_000
-    assert float(z[~body].abs().max()) == 0
-    assert abs(np.median(z[1][body[1]].numpy())) < 1e-5
+    body = body_mask(volume)
+    assert float(robust_z(volume[0], body[0])[10, 10, 10]) > 10_000
+    assert abs(np.median(robust_z(volume[1], body[1])[body[1]].numpy())) < 1e-5
+
+
+def test_robust_z_uses_the_body_and_keeps_the_background_low():
+    image = torch.tensor([[0.0, 0, 0, 0], [10, 20, 30, 40]])
+    z = robust_z(image, image > 0)
+    torch.testing.assert_close(z[1], (image[1] - 25) / 15)
+    torch.testing.assert_close(z[0], torch.full((4,), -25 / 15))
+    everywhere = torch.ones(2, 4, dtype=torch.bool)
+    torch.testing.assert_close(robust_z(image, everywhere)[0, 0], torch.tensor(-5 / 22.5))
+
+
+@pytest.mark.parametrize(("tissue", "expected"), [([5, 5, 5, 5], 0.0), ([5, 5, 5, 5, 9], 2.5)])
+def test_robust_z_without_spread(tissue, expected):
+    values = torch.tensor(tissue)
+    assert float(robust_z(values, values > 0, flat=True)[-1]) == pytest.approx(expected)
+    with pytest.raises(InputError, match="interquartile range of 0"):
+        robust_z(values, values > 0)
+
+
+def test_robust_z_names_what_it_cannot_use():
+    values = torch.tensor([1.0, float("nan")])
+    with pytest.raises(InputError, match="NaN"):
+        robust_z(values, values > 0, flat=True)
 
 
 def test_unit_keeps_exposure():

@@ -1,5 +1,7 @@
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from PIL import Image
 
+import transforms
 from transforms.errors import InputError
 from transforms.readers import (
     LoadCased,
@@ -372,3 +375,10 @@ class TestRealFiles:
         assert loaded["image"].shape == (2, 240, 240, 155)
         assert nib.aff2axcodes(loaded["image"].affine.numpy()) == ("L", "P", "S")
         assert set(loaded["mask"].unique().tolist()) == {0, 1}
+
+
+def test_what_decodes_is_not_imported_before_it_is_needed():
+    code = "import sys, transforms.readers, transforms.intensity; print('SimpleITK' in sys.modules)"
+    root = Path(transforms.__file__).parents[1]
+    found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert found.stdout.strip() == "False", found.stderr

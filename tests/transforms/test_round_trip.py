@@ -8,13 +8,14 @@ import numpy as np
 import pydicom
 import pytest
 import SimpleITK as sitk
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from transforms.errors import InputError
 from transforms.readers import read_image
-from transforms.slices import Slicer, restore
+from transforms.slices import Slicer, on_grid, to_native
 
 AXES = ("axial", "coronal", "sagittal")
 SHAPE = (7, 6, 5)
@@ -48,6 +49,10 @@ def affine_of(codes: str, spacing=(1.0, 1.0, 1.0), degrees=(0, 0, 0)) -> np.ndar
 def coded(shape=SHAPE) -> np.ndarray:
     """A different value in every voxel."""
     return np.arange(1, np.prod(shape) + 1, dtype=np.int16).reshape(shape)
+
+
+def restore(maps, geometry, mode="bilinear"):
+    return on_grid(to_native(maps, geometry, mode), geometry, torch.arange(geometry.count))
 
 
 def assert_comes_back(path: Path, stored: np.ndarray, affine: np.ndarray) -> None:

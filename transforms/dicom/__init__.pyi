@@ -1,9 +1,12 @@
 from .files import is_dicom as is_dicom
+from .files import reading as reading
+from .frames import single_frames as single_frames
+from .header import vector as vector
 from .reader import DicomReader as DicomReader
 from .reader import read_dicom as read_dicom
 from .series import DICOM_SUFFIXES as DICOM_SUFFIXES
 from .series import SeriesInfo as SeriesInfo
 from .series import holds_dicom as holds_dicom
 from .series import list_series as list_series
-from .stack import ORIENTATION_TOLERANCE as ORIENTATION_TOLERANCE
-from .stack import PIXEL_SPACING_TOLERANCE as PIXEL_SPACING_TOLERANCE
+from .stack import Plane as Plane
+from .stack import differing as differing

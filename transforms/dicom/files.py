@@ -7,6 +7,8 @@ pydicom reads the headers, which decide what is read and what is refused;
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,27 +123,29 @@ def read_object(path: Path) -> DicomObject:
     Raises:
         InputError: if the file is not DICOM or damaged.
     """
+    with reading(path):
+        dataset = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS)
+        )
+        return _object(path, dataset)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Holds back warnings, and tells of whatever a decoder stumbles over as a fault of the file."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            dataset = pydicom.dcmread(
-                path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS)
-            )
-            return _object(path, dataset)
+            yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pydicom raises whatever a damaged element leads to
-        raise undecodable(path, error) from error
-
-
-def undecodable(path: Path, error: Exception) -> InputError:
-    """The error for a file that a decoder stumbles over."""
-    # The error's own text may quote the header, so only its kind is told.
-    return InputError(
-        f"{path}: expected a readable DICOM image, but reading it failed "
-        f"({type(error).__name__}). It may be truncated, damaged or not DICOM at all; copy or "
-        "export it again."
-    )
+        # The error's own text may quote the header, so only its kind is told.
+        raise InputError(
+            f"{path}: expected a readable DICOM image, but reading it failed "
+            f"({type(error).__name__}). It may be truncated, damaged or not DICOM at all; copy or "
+            "export it again."
+        ) from error
 
 
 def _object(path: Path, dataset: pydicom.FileDataset) -> DicomObject:

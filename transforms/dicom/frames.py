@@ -29,7 +29,7 @@ FRAME_KEYWORDS = (
 _MACROS = {
     "PlanePositionSequence": ("ImagePositionPatient",),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
-    "PixelMeasuresSequence": ("PixelSpacing",),
+    "PixelMeasuresSequence": ("PixelSpacing", "SliceThickness"),
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
     "CTAcquisitionDetailsSequence": ("GantryDetectorTilt",),
@@ -71,8 +71,7 @@ def frame_headers(path: Path, dataset: pydicom.Dataset) -> tuple[DicomHeader, ..
             several volumes.
     """
     count = int(dataset.get("NumberOfFrames") or 1)
-    shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
-    groups = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+    shared, groups = _functional_groups(dataset)
     if len(groups) != count:
         raise InputError(
             f"{path}: expected functional groups that tell where each of {count} frame(s) lies, "
@@ -87,17 +86,27 @@ def frame_headers(path: Path, dataset: pydicom.Dataset) -> tuple[DicomHeader, ..
             "this file out."
         )
     headers = tuple(
-        header_of(path, _flat(dataset, shared, own), frame, count)
-        for frame, own in enumerate(groups)
+        header_of(path, flat, frame, count) for frame, flat in enumerate(single_frames(dataset))
     )
     _require_one_volume(path, headers, _differences(dataset, shared, groups))
     return headers
 
 
+def single_frames(dataset: pydicom.Dataset) -> list[pydicom.Dataset]:
+    """The headers of the frames as single-frame objects would have them, in stored order."""
+    shared, groups = _functional_groups(dataset)
+    return [_flat(dataset, shared, own) for own in groups]
+
+
+def _functional_groups(dataset: pydicom.Dataset) -> tuple[pydicom.Dataset, list[pydicom.Dataset]]:
+    """Those of all frames, and those of each."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    return shared, list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
+
+
 def _flat(
     dataset: pydicom.Dataset, shared: pydicom.Dataset, own: pydicom.Dataset
 ) -> pydicom.Dataset:
-    """The header of one frame as a single-frame object would have it."""
     flat = pydicom.Dataset({tag: dataset.get_item(tag) for tag in dataset.keys()})
     for keyword in _PLACE:
         if keyword in flat:  # what stands outside the functional groups holds for no frame

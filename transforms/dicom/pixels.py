@@ -6,18 +6,15 @@ SimpleITK decodes, since it knows the compressed transfer syntaxes.
 from __future__ import annotations
 
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from monai.utils.module import optional_import
 
-from transforms.dicom.files import undecodable
+from transforms.dicom.files import reading
 from transforms.dicom.header import Array, DicomHeader
 from transforms.errors import InputError
-
-sitk, _ = optional_import("SimpleITK")
 
 _SECONDARY_CAPTURE = pydicom.uid.UID("1.2.840.10008.5.1.4.1.1.7")
 
@@ -55,17 +52,12 @@ def decode(header: DicomHeader) -> Array:
     Raises:
         InputError: if the pixels are missing, cut off or cannot be decoded.
     """
+    sitk, _ = optional_import("SimpleITK")
     path = header.path
-    try:
-        with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
-            warnings.simplefilter("ignore")
-            copy = Path(folder) / "pixels.dcm"
-            _pixels_only(path).save_as(copy)
-            image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
-        raise undecodable(path, error) from error
+    with reading(path), tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "pixels.dcm"
+        _pixels_only(path).save_as(copy)
+        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
     pixels: Array = sitk.GetArrayFromImage(image)
     expected = (header.frames, *header.shape) + (() if header.grey else (3,))
     if pixels.shape != expected:

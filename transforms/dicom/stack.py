@@ -8,10 +8,11 @@ patient's space; neither file names nor instance numbers play a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -39,10 +40,20 @@ or in mm, whichever is more."""
 GANTRY_TILT_TOLERANCE = 0.01
 """Largest GantryDetectorTilt (degrees) that counts as none."""
 
+# What the slices of one grid share: attribute, its name in messages, tolerance.
+_ALIKE = {
+    "orientation": ("ImageOrientationPatient", ORIENTATION_TOLERANCE),
+    "shape": ("shape (rows, columns)", 0.0),
+    "spacing": ("PixelSpacing", PIXEL_SPACING_TOLERANCE),
+}
+
 # DICOM counts towards the patient's left and back, RAS+ towards the right and front.
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _MOST_NAMED = 4  # files in a message
 _STRAIGHTEN = "Convert the series with a tool that corrects gantry tilt, e.g. dcm2niix."
+
+
+P = TypeVar("P", bound="Plane")
 
 
 def stack(folder: Path, headers: Sequence[DicomHeader]) -> tuple[list[DicomHeader], Array]:
@@ -83,13 +94,48 @@ def stack(folder: Path, headers: Sequence[DicomHeader]) -> tuple[list[DicomHeade
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """A slice whose place in the patient is known; the fields are those of ``DicomHeader``."""
+class Plane:
+    """A slice whose place in the patient is known.
 
-    header: DicomHeader
+    Attributes:
+        shape: (rows, columns).
+        position: of the first pixel's centre, (3,) in mm, LPS+.
+        orientation: (2, 3) unit vectors along a row and down a column, LPS+.
+        spacing: (between rows, between columns) in mm.
+    """
+
+    shape: tuple[int, int]
     position: Array
     orientation: Array
     spacing: Array
+
+    @property
+    def normal(self) -> Array:
+        """Unit vector across the slice, (3,)."""
+        normal = np.cross(*self.orientation)
+        return np.asarray(normal / np.linalg.norm(normal))
+
+
+def differing(planes: Sequence[P]) -> tuple[str, list[P]]:
+    """What is not the same in all slices.
+
+    Returns:
+        The name of an attribute and the slices in which it is not as in the first one; "" and none
+        if all lie on one grid.
+    """
+    for name, (_, tolerance) in _ALIKE.items():
+        first, *others = (np.asarray(getattr(plane, name)) for plane in planes)
+        apart = [np.abs(other - first).max() > tolerance for other in others]
+        if any(apart):
+            return name, list(compress(planes[1:], apart))
+    return "", []
+
+
+@dataclass(frozen=True)
+class _Slice(Plane):
+    """A slice to be stacked, with its header."""
+
+    header: DicomHeader
 
     @classmethod
     def of(cls, header: DicomHeader) -> _Slice:
@@ -118,31 +164,18 @@ class _Slice:
                 f"{_place(header)}: expected an upright gantry, found GantryDetectorTilt "
                 f"{header.tilt:g} degrees. {_STRAIGHTEN}"
             )
-        return cls(header, position, orientation, spacing)
-
-    @property
-    def normal(self) -> Array:
-        """Unit vector across the slice, (3,)."""
-        normal = np.cross(*self.orientation)
-        return np.asarray(normal / np.linalg.norm(normal))
+        return cls(header.shape, position, orientation, spacing, header)
 
 
 def _require_one_grid(folder: Path, slices: Sequence[_Slice]) -> None:
-    first = slices[0]
-    checks: tuple[tuple[str, Callable[[_Slice], Any], float], ...] = (
-        ("ImageOrientationPatient", lambda item: item.orientation, ORIENTATION_TOLERANCE),
-        ("shape (rows, columns)", lambda item: np.array(item.header.shape), 0.0),
-        ("PixelSpacing", lambda item: item.spacing, PIXEL_SPACING_TOLERANCE),
-    )
-    for name, value, tolerance in checks:
-        other = [item for item in slices if np.abs(value(item) - value(first)).max() > tolerance]
-        if other:
-            raise InputError(
-                f"{folder}: expected one {name}, found {value(first).tolist()} in "
-                f"{first.header.name} but {value(other[0]).tolist()} in "
-                f"{_list([item.header for item in other])}. Put each stack into a folder of its "
-                "own."
-            )
+    name, others = differing(slices)
+    if others:
+        first, other = (np.asarray(getattr(item, name)).tolist() for item in (slices[0], others[0]))
+        raise InputError(
+            f"{folder}: expected one {_ALIKE[name][0]}, found {first} in {slices[0].header.name} "
+            f"but {other} in {_list([item.header for item in others])}. Put each stack into a "
+            "folder of its own."
+        )
 
 
 def _require_one_slice_per_position(folder: Path, slices: Sequence[_Slice], heights: Array) -> None:

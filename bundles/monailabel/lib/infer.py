@@ -14,7 +14,7 @@ from lib.guard import Refusal
 from lib.images import require_readable
 from lib.results import wanted, write_result
 from lib.serving import ServedModel
-from pipelines.outputs import write_segmentation
+from pipelines.outputs import read_stack, write_segmentation
 from pipelines.scoring import LABELS, Findings, findings
 
 
@@ -98,8 +98,7 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         return write_segmentation(
             folder / "aeflow-seg.dcm",
             found.label_map > 0,
-            [Path(one) for one in header["dicom_files"]],
-            header.get("dicom_frames"),
+            read_stack(header["dicom_files"], header.get("dicom_frames")),
             threshold=float(found.words["bands"]["suspicious"]["above"]),
             model_version=found.words["model"],
         )

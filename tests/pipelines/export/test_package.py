@@ -262,7 +262,7 @@ def test_a_package_scores_and_trains_without_the_clone(
     assert "Scored by the package: 1 images" in told
     written: Any = nib.load(out / "maps" / "scan_anomaly.nii.gz")
     found = Predictor(tmp_path / "models")(Case("scan", "scan", (image,)))
-    expected = found.grid_map().as_tensor().numpy()
+    expected = found.grid_map.as_tensor().numpy()
     np.testing.assert_allclose(np.asarray(written.dataobj), expected, atol=1e-5)
     assert np.abs(expected).max() > 0.1
     assert read_model(new)["split"]["train"], told

@@ -95,7 +95,7 @@ def test_a_volume_s_label_map_is_that_of_the_predictor(
     assert isinstance(label, MetaTensor) and label.dtype == torch.uint8
     source: Any = nib.load(image)
     np.testing.assert_allclose(label.affine, source.affine)
-    expected = bands.label_map(scored.grid_map().as_tensor().numpy())
+    expected = bands.label_map(scored.grid_map.as_tensor().numpy())
     assert label.shape == (1, 24, 24, 6) and expected.max() == 2
     np.testing.assert_array_equal(label.array[0], expected)
     for name, value in scored.case_score.as_dict().items():
@@ -111,7 +111,7 @@ def test_a_picture_s_label_map_is_as_monai_writes_pictures(serve: Serve, tmp_pat
     Image.fromarray(levels).save(image)
     served = serve(image, volumetric=False, modalities=["image"])
     scored, bands = predicted(tmp_path / "models", image)
-    expected = bands.label_map(scored.grid_map().as_tensor().numpy())
+    expected = bands.label_map(scored.grid_map.as_tensor().numpy())
     assert served["pred"].shape == (30, 40) and expected.max() >= 1
     np.testing.assert_array_equal(served["pred"].array.T, expected)
     assert served["result"]["flagged"] is scored.case_score.flagged

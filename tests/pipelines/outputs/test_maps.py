@@ -88,7 +88,7 @@ def test_a_volume_s_maps_lie_on_its_grid(
         np.testing.assert_allclose(zooms, source.header.get_zooms(), atol=1e-5)
     values = np.asarray(anomaly.dataobj)
     assert anomaly.get_data_dtype() == np.float32 and mask.get_data_dtype() == np.uint8
-    assert (values == scored.grid_map().as_tensor().numpy()).all() and values.min() < 0
+    assert (values == scored.grid_map.as_tensor().numpy()).all() and values.min() < 0
     assert ((values > 1.0) == np.asarray(mask.dataobj)).all() and np.asarray(mask.dataobj).any()
     source_values = np.asarray(source.dataobj)
     assert (values[source_values == 0] == 0).all()

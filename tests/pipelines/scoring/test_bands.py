@@ -80,7 +80,7 @@ def volume(write_volume: Callable[..., Path], fake_scored: Callable[..., ScoredC
 def test_findings_are_on_the_grid_of_the_input(volume: ScoredCase) -> None:
     found = findings(volume, BANDS)
     assert found.label_map.shape == found.anomaly_map.shape == (24, 24, 6)
-    np.testing.assert_array_equal(found.anomaly_map, volume.grid_map().as_tensor().numpy())
+    np.testing.assert_array_equal(found.anomaly_map, volume.grid_map.as_tensor().numpy())
     np.testing.assert_array_equal(
         found.label_map, (found.anomaly_map > 1).astype(int) + (found.anomaly_map > 3)
     )

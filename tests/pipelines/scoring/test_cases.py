@@ -155,7 +155,9 @@ def test_the_grid_map_is_the_map_inside_the_outline_of_the_body(
     assert sample.indices.tolist() == [1, 2, 4, 5]
     canvas = torch.rand(4, image_size, image_size) + 1
     native = to_native(canvas, sample.geometry).numpy()
-    grid = fake_scored(sample, anomaly_map=native).grid_map()
+    scored = fake_scored(sample, anomaly_map=native)
+    grid = scored.grid_map
+    assert scored.grid_map is grid  # found once for all writers
     assert grid.shape == values.shape and grid.dtype == torch.float32
     np.testing.assert_allclose(grid.affine, affine)
     assert (grid[..., 0] == 0).all() and (grid[..., 3] == 0).all()
@@ -189,11 +191,11 @@ def test_a_map_value_lands_on_its_own_voxel(
     sample = loader(Case("a", "pa", (path,)))
     whole = torch.ones_like(sample.raw[:, 0], dtype=torch.bool)
     scored = fake_scored(replace(sample, body=whole), anomaly_map=sample.raw[:, 0].numpy())
-    assert (scored.grid_map().as_tensor().numpy() == codes).all()
+    assert (scored.grid_map.as_tensor().numpy() == codes).all()
 
 
 def test_a_picture_s_grid_map_is_its_map(fake_scored: FakeScored, cases: list[Case]) -> None:
     sample = CaseLoader(32)(cases[1])
     native = np.random.default_rng(0).normal(size=(1, 24, 24)).astype(np.float32)
-    found = fake_scored(sample, anomaly_map=native).grid_map()
+    found = fake_scored(sample, anomaly_map=native).grid_map
     assert found.shape == (24, 24) and (found.as_tensor().numpy() == native[0]).all()

@@ -57,7 +57,7 @@ def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
         for name, values in found.scores.items():
             assert values.tolist() == [row[name] for row in slices], name
         written: Any = nib.load(tmp_path / "out" / "maps" / f"{case.name}_anomaly.nii.gz")
-        grid = found.grid_map()
+        grid = found.grid_map
         assert (grid.as_tensor().numpy() == np.asarray(written.dataobj)).all()
         np.testing.assert_allclose(grid.affine, written.affine)
         np.testing.assert_allclose(grid.affine, affine)
@@ -72,7 +72,7 @@ def test_a_picture_gets_it_too(write_model: WriteModel, tmp_path: Path) -> None:
     found = Predictor(tmp_path / "models" / "model.pt")(case)
     assert found.case_score.score == row["score"] and row["level"] == "image"
     written = np.asarray(Image.open(tmp_path / "out" / "maps" / "a_anomaly.png"))
-    expected = np.clip(np.rint(found.grid_map().as_tensor().numpy() * PNG_PER_SD), 0, 65_535)
+    expected = np.clip(np.rint(found.grid_map.as_tensor().numpy() * PNG_PER_SD), 0, 65_535)
     assert (written == expected).all()
 
 
