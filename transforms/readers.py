@@ -19,24 +19,11 @@ from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
 from monai.transforms.transform import MapTransform
 
-from transforms.dicom import DICOM_SUFFIXES, holds_dicom, is_dicom, read_dicom
+from transforms.dicom import DICOM_SUFFIXES, DicomReader, holds_dicom, is_dicom
 from transforms.errors import InputError
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
 from transforms.volumes import ITK_SUFFIXES, SimpleItkReader
-
-__all__ = [
-    "AFFINE_TOLERANCE",
-    "DICOM_SUFFIXES",
-    "PICTURE_SUFFIXES",
-    "VOLUME_SUFFIXES",
-    "LoadCased",
-    "PictureReader",
-    "picture_range",
-    "read_case",
-    "read_image",
-    "read_mask",
-]
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 
@@ -269,10 +256,14 @@ def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
 
 def _read_picture(path: Path) -> MetaTensor:
     array, meta = _decode(PictureReader(), path)
-    channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    if len(channels_first) == 3 and (channels_first == channels_first[:1]).all():
-        channels_first = channels_first[:1]
-    return _meta_tensor(path, channels_first, np.eye(4), {"bit_depth": meta["bit_depth"]})
+    return _meta_tensor(path, _grey(array), np.eye(4), {"bit_depth": meta["bit_depth"]})
+
+
+def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """One channel (H, W) of a picture whose colours are all grey."""
+    if picture.ndim == 3 and (picture == picture[..., :1]).all():
+        return np.asarray(picture[..., 0])
+    return picture
 
 
 def _read_itk(path: Path) -> MetaTensor:
@@ -284,8 +275,7 @@ def _read_itk(path: Path) -> MetaTensor:
             f"{path}: expected a picture of 8 or 16 bits, found two dimensions of type "
             f"{array.dtype}. Save the picture with 16 bits, or a volume with three dimensions."
         )
-    channels_first = array[None] if array.ndim == 2 else np.moveaxis(array, -1, 0)
-    return _meta_tensor(path, channels_first, np.eye(4), {"bit_depth": meta["bit_depth"]})
+    return _meta_tensor(path, array, np.eye(4), {"bit_depth": meta["bit_depth"]})
 
 
 def _read_volume(path: Path) -> MetaTensor:
@@ -312,12 +302,14 @@ def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) ->
             "to anterior, inferior to superior.",
             stacklevel=2,
         )
-    channels_first = array[None] if array.ndim == 3 else np.moveaxis(array, -1, 0)
-    return _meta_tensor(path, channels_first, affine, header)
+    return _meta_tensor(path, array, affine, header)
 
 
 def _read_dicom(path: Path, series_uid: str | None = None) -> MetaTensor:
-    return _meta_tensor(path, *read_dicom(path, series_uid))
+    image = DicomReader(series_uid).read(path)
+    if image.affine is None:
+        return _meta_tensor(path, _grey(image.values()), np.eye(4), image.meta())
+    return _meta_tensor(path, image.values(), image.affine, image.meta())
 
 
 def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
@@ -341,8 +333,18 @@ def _meta_tensor(
     affine: np.ndarray[Any, Any],
     extra: Mapping[str, Any],
 ) -> MetaTensor:
+    """Put the channels first, which are last in an array that has any.
+
+    Args:
+        path: the file.
+        array: (H, W) or (H, W, C) of a picture, (X, Y, Z) or (X, Y, Z, C) of a volume.
+        affine: 4 x 4, voxel indices to mm in RAS+.
+        extra: further meta data; of pictures alone with ``bit_depth``.
+    """
+    spatial = 2 if "bit_depth" in extra else 3
+    channels = array[None] if array.ndim == spatial else np.moveaxis(array, -1, 0)
     with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite
-        values = np.require(array, np.float32, ["C", "W"])
+        values = np.require(channels, np.float32, ["C", "W"])
     meta = {
         "filename_or_obj": str(path),
         "spatial_shape": tuple(values.shape[1:]),

@@ -6,9 +6,9 @@ import pydicom
 import pytest
 from monai.transforms import LoadImage
 
+from transforms.dicom import DicomReader, list_series
 from transforms.dicom.header import header_of
 from transforms.dicom.pixels import decode
-from transforms.dicom.reader import DicomReader, list_series
 from transforms.errors import InputError
 from transforms.readers import read_image
 

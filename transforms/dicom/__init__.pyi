@@ -3,7 +3,6 @@ from .files import reading as reading
 from .frames import single_frames as single_frames
 from .header import vector as vector
 from .reader import DicomReader as DicomReader
-from .reader import read_dicom as read_dicom
 from .series import DICOM_SUFFIXES as DICOM_SUFFIXES
 from .series import SeriesInfo as SeriesInfo
 from .series import holds_dicom as holds_dicom

@@ -27,21 +27,10 @@ from transforms.dicom.header import Array
 from transforms.dicom.image import DicomImage, image_of_file, volume_of
 from transforms.dicom.series import (
     DICOM_SUFFIXES,
-    SeriesInfo,
     holds_dicom,
-    list_series,
     select_series,
 )
 from transforms.errors import InputError
-
-__all__ = [
-    "DICOM_SUFFIXES",
-    "DicomReader",
-    "SeriesInfo",
-    "holds_dicom",
-    "list_series",
-    "read_dicom",
-]
 
 
 class DicomReader(ImageReader):
@@ -129,26 +118,3 @@ class DicomReader(ImageReader):
             MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if values.shape != img.shape else float("nan"),
             **img.meta(),
         }
-
-
-def read_dicom(path: Path, series_uid: str | None = None) -> tuple[Array, Array, dict[str, Any]]:
-    """Read a DICOM file as a picture or volume, or a folder with one series as a volume.
-
-    Args:
-        path: a file, or a folder; see ``DicomReader``.
-        series_uid: the series to read where a folder holds several.
-
-    Returns:
-        The values, (1, H, W), (3, H, W) for colour, or float32 (1, X, Y, Z); the affine, float64
-        4 x 4 in mm, RAS+ (the identity for pictures); and ``DicomImage.meta``.
-
-    Raises:
-        InputError: if the image cannot be read; see ``DicomReader.read``.
-    """
-    reader = DicomReader(series_uid)
-    image = reader.read(path)
-    values, meta = reader.get_data(image)
-    channels = values[None] if values.shape == image.shape else np.moveaxis(values, -1, 0)
-    if image.affine is None and (channels == channels[:1]).all():
-        channels = channels[:1]
-    return channels, meta[MetaKeys.AFFINE], image.meta()

@@ -117,7 +117,7 @@ def list_series(folder: Path | str, recursive: bool = False) -> list[SeriesInfo]
             objects.append(read_object(path))
         except InputError as error:
             damaged.append(SeriesInfo("", "", None, (path,), (), str(error)))
-    found = [_info(members) for members in _by_series(objects)]
+    found = [_checked_info(members) for members in _by_series(objects)]
     return sorted(found, key=lambda info: (info.number or 0, info.uid)) + damaged
 
 
@@ -169,19 +169,24 @@ def _by_series(objects: Sequence[DicomObject]) -> list[list[DicomObject]]:
     return list(series.values())
 
 
-def _info(members: Sequence[DicomObject]) -> SeriesInfo:
+def _checked_info(members: Sequence[DicomObject]) -> SeriesInfo:
+    images = [item for item in members if item.is_image]
+    try:
+        if not images:
+            return _info(members, problem=members[0].problem)
+        if len(images) == 1:
+            return _info(members, image_of_file(images[0]).shape)
+        place = Path(os.path.commonpath([item.path for item in members]))
+        return _info(members, volume_of(place, images).shape)
+    except InputError as error:
+        return _info(members, problem=str(error))
+
+
+def _info(
+    members: Sequence[DicomObject], shape: tuple[int, ...] = (), problem: str = ""
+) -> SeriesInfo:
     first = next((item for item in members if item.is_image), members[0])
     files = tuple(item.path for item in members)
-    images = [item for item in members if item.is_image]
-    shape: tuple[int, ...] = ()
-    problem = "" if images else first.problem
-    try:
-        if len(images) == 1:
-            shape = image_of_file(first).shape
-        elif images:
-            shape = volume_of(Path(os.path.commonpath(files)), images).shape
-    except InputError as error:
-        problem = str(error)
     return SeriesInfo(first.series_uid, first.modality, first.series_number, files, shape, problem)
 
 
@@ -192,16 +197,7 @@ def _kinds(objects: Sequence[DicomObject]) -> str:
 
 
 def _list(series: Sequence[Sequence[DicomObject]]) -> str:
-    infos = [
-        SeriesInfo(
-            one[0].series_uid,
-            one[0].modality,
-            one[0].series_number,
-            tuple(item.path for item in one),
-            (),
-            "",
-        )
-        for one in series[:_MOST_NAMED]
-    ]
     more = len(series) - _MOST_NAMED
-    return "; ".join(map(str, infos)) + (f"; and {more} more" if more > 0 else "")
+    return "; ".join(str(_info(one)) for one in series[:_MOST_NAMED]) + (
+        f"; and {more} more" if more > 0 else ""
+    )

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from pipelines.outputs.dicom_objects import write_parametric_map, write_segmentation
 from pipelines.outputs.dicom_source import read_stack
 from transforms.errors import InputError
+from transforms.readers import read_image
 
 highdicom = pytest.importorskip("highdicom")
 
@@ -181,7 +183,8 @@ def test_missing_and_odd_elements_do_not_stop_a_result(
         made.write_both(tmp_path, mask, anomaly_map, files)
     # Others, of unclosed resources, come whenever memory is freed.
     assert not [warning for warning in raised if issubclass(warning.category, UserWarning)]
-    assert made.NAME not in caplog.text and "1970" not in caplog.text
+    told = re.sub(r"1\.2\.826\.[\d.]+", "UID", caplog.text)  # random ones may hold any digits
+    assert made.NAME not in told and "1970" not in told
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         source = pydicom.dcmread(files[0])
@@ -283,11 +286,9 @@ def test_without_highdicom_the_message_says_what_to_install(
 
 @needs_data
 def test_a_real_ct_series(made: Series, tmp_path: Path) -> None:
-    from transforms.dicom.reader import read_dicom
-
     folder = data("ct_3slice_with_seg", "ct-3slice")
-    values, ras, _ = read_dicom(folder)
-    volume = values[0]
+    image = read_image(folder)
+    volume, ras = image.numpy()[0], image.affine.numpy()
     files = [folder / name for name in ("03.dcm", "02.dcm", "01.dcm")]
     outputs = made.write_both(tmp_path, volume > 150, volume / 100, files)
     lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ ras

@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from transforms.dicom.reader import DicomReader, holds_dicom, list_series
+from transforms.dicom import DicomReader, holds_dicom, list_series
 from transforms.errors import InputError
 from transforms.readers import read_image
 
