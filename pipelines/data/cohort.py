@@ -12,6 +12,7 @@ from typing import Any
 from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts import read_cohort
+from pipelines.data.layouts.files import shortened
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, split_cohort
 from transforms.errors import InputError
@@ -207,7 +208,7 @@ def _asked_for(
         for name in sorted(wanted - set(known)):
             raise InputError(
                 f"cases: {name!r} is not among the {len(left)} cases that can be evaluated. "
-                f"{nearest(name, known)}"
+                f"{nearest(name, known) or 'Known: ' + shortened(known) + '.'}"
             )
         left = tuple(case for case in left if case.name in wanted)
     if limit is not None and (not isinstance(limit, int) or limit < 1):

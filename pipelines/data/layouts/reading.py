@@ -33,6 +33,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from pipelines.common import nearest
 from pipelines.data.cases import Cohort
 from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
 from pipelines.data.layouts.base import (
@@ -43,7 +44,7 @@ from pipelines.data.layouts.base import (
     make_cohort,
     register,
 )
-from pipelines.data.layouts.files import describe_tree, nearest
+from pipelines.data.layouts.files import describe_tree
 from transforms.errors import InputError
 
 __all__ = ["LAYOUTS", "Layout", "count_cases", "make_cohort", "read_cohort", "register"]
@@ -134,7 +135,8 @@ def _named(layout: str, root: Path) -> tuple[str, str]:
     if layout not in LAYOUTS:
         known = ["auto", *LAYOUTS]
         raise InputError(
-            f"layout: expected one of {', '.join(known)}; found {layout!r}{nearest(layout, known)}"
+            f"layout: expected one of {', '.join(known)}; found {layout!r}. "
+            f"{nearest(layout, known)}"
         )
     reason = LAYOUTS[layout]().recognise(root)
     if reason is None:
@@ -154,7 +156,7 @@ def _with_options(layout: type[Layout], options: dict[str, object]) -> Layout:
         if name not in known:
             raise InputError(
                 f"{name}: layout {layout.name!r} has no such option; it has "
-                f"{', '.join(known) or 'none'}{nearest(name, known)}"
+                f"{', '.join(known) or 'none'}. {nearest(name, known)}"
             )
     return layout(**options)
 

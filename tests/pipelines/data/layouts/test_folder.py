@@ -155,7 +155,7 @@ def test_no_training_image_names_what_was_found(tmp_path):
 
 def test_misspelt_class_folder(pictures):
     touch(pictures, "test/anomolous/x.png")
-    with pytest.raises(InputError, match="did you mean 'anomalous'"):
+    with pytest.raises(InputError, match="Did you mean 'anomalous'"):
         read_cohort(pictures)
 
 
