@@ -1,3 +1,4 @@
+from .devices import choose_device as choose_device
 from .failures import on_failure as on_failure
 from .files import replacing as replacing
 from .files import writable_folder as writable_folder

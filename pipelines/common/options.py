@@ -14,8 +14,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 import networks
-from pipelines.common.checks import check_values
 from pipelines.common.names import nearest
+from pipelines.common.schema import check_values
 from transforms.errors import InputError
 
 TRACEBACK_VARIABLE = "AEFLOW_TRACEBACK"

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 
 from pipelines.common import duration, executed_config, writable_folder, write_json
 from pipelines.data import CaseLoader, Data, seen_content
@@ -21,6 +21,7 @@ from pipelines.runs.evaluation import Evaluation
 from pipelines.runs.summary import log_evaluation, refuse_failures, tell_summary
 from pipelines.scoring import MODEL_NAME, Calibrator, CaseReference, save_model
 from pipelines.tracking import Tracker, masked
+from pipelines.training import AEFlowTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class TrainingSession:
         calibrator: holds the trained scorer.
         evaluation: of the test cases.
         tracker: the run.
-        trainer: the engine whose loss curves are drawn.
-        validator: the engine of the held-out likelihood.
+        trainer: the engine whose loss curves are drawn, with those of its validator.
         ckpt_dir: folder of the model file.
         output_dir: folder of everything else.
         seed: the run's seed.
@@ -63,8 +63,7 @@ class TrainingSession:
         calibrator: Calibrator,
         evaluation: Evaluation,
         tracker: Tracker,
-        trainer: Engine,
-        validator: Engine,
+        trainer: AEFlowTrainer,
         ckpt_dir: str,
         output_dir: str,
         seed: int,
@@ -84,12 +83,11 @@ class TrainingSession:
         self.config: dict[str, Any] = {}
         self.began = time.monotonic()
         self.history: list[dict[str, float]] = []
-        self.validator = validator
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
 
-    def _remember(self, engine: Engine) -> None:
+    def _remember(self, engine: Any) -> None:
         epoch = {f"train_{k}": v for k, v in engine.state.metrics.items()}
-        epoch |= self.validator.state.metrics
+        epoch |= engine.validator.state.metrics
         self.history.append({name: float(value) for name, value in epoch.items()})
 
     def begin(self) -> None:

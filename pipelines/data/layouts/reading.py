@@ -73,7 +73,7 @@ def read_cohort(
         InputError: if the folder is missing, has no layout or several, or holds bad data.
     """
     root = _existing(dataset_dir)
-    channels = _parse_modalities(modalities)
+    channels = parse_modalities(modalities)
     given = {name: value for name, value in options.items() if value is not None}
     if layout == "auto":
         chosen, reason = _recognise(root)
@@ -99,7 +99,8 @@ def _existing(dataset_dir: str | Path) -> Path:
     )
 
 
-def _parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
+def parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
+    """The names of the channels asked for; None where the layout is to choose."""
     if modalities is None:
         return None
     parts = modalities.split(",") if isinstance(modalities, str) else modalities

@@ -112,13 +112,14 @@ def training_of(
     error: Exception | None = None,
     failures: int = 0,
 ) -> tuple[TrainingSession, FakeTracker, Engine]:
-    trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+    trainer: Any = Engine(lambda engine, batch: None)
+    trainer.validator = Engine(lambda engine, batch: None)
 
     @trainer.on(Events.EPOCH_COMPLETED)
     def measure() -> None:
         for name in ("loss", "flow_loss", "recon_loss"):
             trainer.state.metrics[name] = 1.0 / trainer.state.epoch
-        validator.state.metrics["val_loss"] = 2.0
+        trainer.validator.state.metrics["val_loss"] = 2.0
 
     tracker: Any = FakeTracker()
     evaluation: Any = FakeEvaluation(folder / "out", error, failures)
@@ -136,7 +137,6 @@ def training_of(
         evaluation=evaluation,
         tracker=tracker,
         trainer=trainer,
-        validator=validator,
         ckpt_dir=str(folder / "models"),
         output_dir=str(folder / "out"),
         seed=3,
