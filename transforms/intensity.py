@@ -7,14 +7,13 @@ percentiles. Values with a unit, as in CT, may be cut to a window instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils.module import optional_import
 from monai.utils.type_conversion import convert_to_tensor
 
@@ -190,44 +189,6 @@ class ScaleBody(Transform):
                 f"{self.percentiles}. Leave this file out or widen percentiles."
             )
         return low, high
-
-
-class ScaleBodyd(MapTransform):
-    """Dictionary version of ``ScaleBody``.
-
-    Args:
-        keys: the images.
-        method: see ``ScaleBody``.
-        z_range: see ``ScaleBody``.
-        percentiles: see ``ScaleBody``.
-        allow_missing_keys: whether a sample may lack a key.
-        n4: see ``ScaleBody``.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = "image",
-        method: ScaleMethod | str = "auto",
-        z_range: tuple[float, float] = (-4.0, 8.0),
-        percentiles: tuple[float, float] = (0.5, 99.5),
-        allow_missing_keys: bool = False,
-        n4: bool = False,
-    ) -> None:
-        """Keep the options, once checked; see the class."""
-        super().__init__(keys, allow_missing_keys)
-        self.scale = ScaleBody(method, z_range, percentiles, n4)
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """See ``ScaleBody.parameters``."""
-        return self.scale.parameters
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Scale the images of one sample."""
-        scaled = dict(data)
-        for key in self.key_iterator(scaled):
-            scaled[key] = self.scale(scaled[key])
-        return scaled
 
 
 def _checked_method(method: str) -> str:

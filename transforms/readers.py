@@ -8,16 +8,14 @@ affine (float64, mm, RAS+). Nothing is scaled or re-oriented here, and no bit of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.config.type_definitions import KeysCollection
 from monai.data.image_reader import ImageReader, NibabelReader
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms.transform import MapTransform
 
 from transforms.dicom import DICOM_SUFFIXES, DicomReader, holds_dicom, is_dicom
 from transforms.errors import InputError
@@ -164,49 +162,6 @@ def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
     _require_same_grid(image.meta.get("filename_or_obj", "image"), image, path, mask)
     lesion = (mask.as_tensor() != 0).any(dim=0, keepdim=True).to(torch.uint8)
     return MetaTensor(lesion, meta={**mask.meta, "affine": image.affine.clone()})
-
-
-class LoadCased(MapTransform):
-    """Load the image, and the mask where there is one, of a case given as a dictionary.
-
-    A dictionary ``{"image": [paths], "channels": indices or None, "mask": path or None}`` becomes
-    ``{"image": (C, ...) float32, "mask": (1, ...) uint8}``. A mask of None is removed, and so is
-    ``channels``, for neither can be collated; every other entry stays.
-
-    Args:
-        keys: the key of the images and, if masks are wanted, the key of the mask.
-        channels_key: the key of the channel indices.
-        allow_missing_keys: whether a case may lack the mask.
-        resample: see ``read_case``.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "mask"),
-        channels_key: str = "channels",
-        allow_missing_keys: bool = True,
-        resample: bool = False,
-    ) -> None:
-        """Keep the keys; see the class."""
-        super().__init__(keys, allow_missing_keys)
-        if len(self.keys) > 2:
-            raise InputError(f"keys: expected an image key and a mask key, found {self.keys}.")
-        self.channels_key = channels_key
-        self.resample = resample
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Load the files of one case; see the class."""
-        loaded = dict(data)
-        channels = loaded.pop(self.channels_key, None)
-        image = read_case(loaded[self.keys[0]], channels, resample=self.resample)
-        loaded[self.keys[0]] = image
-        for key in self.keys[1:]:
-            mask = loaded.pop(key, None)
-            if mask is not None:
-                loaded[key] = read_mask(mask, image)
-            elif not self.allow_missing_keys:
-                raise InputError(f"{image.meta['filename_or_obj']}: expected a mask under {key!r}.")
-        return loaded
 
 
 def _read(path: Path, series_uid: str | None = None) -> MetaTensor:

@@ -6,13 +6,12 @@ slices are oriented and numbered is told in ``transforms.geometry``.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, get_args
 
 import torch
-from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
-from monai.transforms.transform import MapTransform, Transform
+from monai.transforms.transform import Transform
 from monai.utils.misc import ensure_tuple_rep
 from torch.nn import functional
 
@@ -235,50 +234,6 @@ def slice_labels(
     labels = torch.where(near, -1, 0).to(torch.int8)
     labels[pixels >= min_lesion_pixels] = 1
     return labels
-
-
-class ExtractSlicesd(MapTransform):
-    """Dictionary version of ``Slicer``: images and masks of one grid become stacks of slices.
-
-    Args:
-        keys: the image and, if wanted, masks on the same grid.
-        axis: see ``Slicer``.
-        image_size: see ``Slicer``.
-        mode: ``bilinear`` or ``nearest``, one for all keys or one each.
-        geometry_key: where the ``SliceGeometry`` is put.
-        allow_missing_keys: whether a sample may lack a key.
-    """
-
-    def __init__(
-        self,
-        keys: KeysCollection = ("image", "mask"),
-        axis: SliceAxis = "axial",
-        image_size: int | Sequence[int] = 256,
-        mode: ResizeMode | Sequence[ResizeMode] = ("bilinear", "nearest"),
-        geometry_key: str = "geometry",
-        allow_missing_keys: bool = True,
-    ) -> None:
-        """Build the slicer; see the class."""
-        super().__init__(keys, allow_missing_keys)
-        self.slicer = Slicer(axis, image_size)
-        self.mode = ensure_tuple_rep(mode, len(self.keys))
-        self.geometry_key = geometry_key
-
-    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
-        """Cut one sample: (C, ...) becomes (N, C, H, W) under each key."""
-        sliced = dict(data)
-        geometry: SliceGeometry | None = None
-        for key, mode in self.key_iterator(sliced, self.mode):
-            stack = self.slicer(sliced[key], mode)
-            if geometry is not None and stack.geometry != geometry:
-                raise InputError(
-                    f"{key}: expected the grid of {self.keys[0]!r}, found shape "
-                    f"{stack.geometry.image_shape} instead of {geometry.image_shape}, or another "
-                    "affine. Read masks with read_mask, which checks them."
-                )
-            sliced[key], geometry = stack
-        sliced[self.geometry_key] = geometry
-        return sliced
 
 
 def _plain(image: torch.Tensor) -> torch.Tensor:

@@ -1,12 +1,13 @@
+from .devices import choose_device as choose_device
 from .failures import on_failure as on_failure
 from .files import replacing as replacing
 from .files import writable_folder as writable_folder
 from .files import write_csv as write_csv
 from .files import write_json as write_json
+from .names import nearest as nearest
 from .options import bundle_root as bundle_root
 from .options import executed_config as executed_config
 from .options import guard_options as guard_options
-from .options import nearest as nearest
 from .progress import EngineProgress as EngineProgress
 from .progress import EpochLine as EpochLine
 from .progress import duration as duration

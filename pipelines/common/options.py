@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,7 +13,8 @@ from typing import Any
 from monai.bundle import ConfigParser, ConfigWorkflow
 
 from networks.errors import ArgumentError
-from pipelines.common.checks import check_values
+from pipelines.common.names import nearest
+from pipelines.common.schema import check_values
 from transforms.errors import InputError
 
 TRACEBACK_VARIABLE = "AEFLOW_TRACEBACK"
@@ -47,9 +46,14 @@ def guard_options() -> None:
     # A named run id needs no definition here: MONAI reports an unknown one itself.
     for option, value in call["options"].items():
         if option not in defined:
-            raise InputError(_unknown_option(option, defined.get()))
+            raise InputError(
+                f"--{option}: there is no such option. {_near_option(option, defined.get())}"
+            )
         if isinstance(defined.get(option), dict) and _is_scalar(value):
-            raise InputError(_no_option(option, defined.get()))
+            raise InputError(
+                f"--{option}: this is a part of the program, not an option that takes a value. "
+                f"{_near_option(option, defined.get())}"
+            )
     check_values(workflow.parser.get())
 
 
@@ -97,30 +101,10 @@ def find_mistake(error: BaseException) -> str | None:
     return None
 
 
-def nearest(name: str, names: Sequence[str]) -> str:
-    """A sentence that points at the nearest name, or lists them when none is near.
-
-    Example:
-        >>> nearest("max_epoch", ["max_epochs", "seed"])
-        "Did you mean 'max_epochs'?"
-    """
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean '{close[0]}'?" if close else f"Known: {', '.join(sorted(names))}."
-
-
-def _unknown_option(option: str, config: dict[str, Any]) -> str:
+def _near_option(option: str, config: dict[str, Any]) -> str:
     top = [key for key, value in config.items() if not key.startswith("_")]
     plain = [key for key in top if _is_plain(config[key])] or top
-    return f"--{option}: there is no such option. {nearest(option, plain)}"
-
-
-def _no_option(option: str, config: dict[str, Any]) -> str:
-    """For `--inputs x` where `input` is the option and `inputs` an object of the config."""
-    plain = [key for key, value in config.items() if not key.startswith("_") and _is_plain(value)]
-    return (
-        f"--{option}: this is a part of the program, not an option that takes a value. "
-        f"{nearest(option, plain)}"
-    )
+    return nearest(option, plain) or f"Known: {', '.join(sorted(plain))}."
 
 
 def _is_scalar(value: Any) -> bool:

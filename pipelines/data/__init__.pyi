@@ -3,6 +3,7 @@ from .cases import Case as Case
 from .cases import FailedCase as FailedCase
 from .cohort import PHANTOM_NOTE as PHANTOM_NOTE
 from .cohort import Data as Data
+from .cohort import count_channels as count_channels
 from .cohort import open_data as open_data
 from .cohort import open_data_like as open_data_like
 from .cohort import seen_content as seen_content
@@ -13,9 +14,6 @@ from .slices import CaseLoader as CaseLoader
 from .slices import CaseSample as CaseSample
 from .slices import NormalSlices as NormalSlices
 from .slices import case_loader as case_loader
-from .slices import count_channels as count_channels
-from .slices import evaluation_loader as evaluation_loader
-from .slices import inference_loader as inference_loader
+from .slices import model_loader as model_loader
 from .slices import require_slices as require_slices
 from .slices import slice_loader as slice_loader
-from .slices import with_baselines as with_baselines

@@ -12,6 +12,8 @@ from typing import Any
 from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts import read_cohort
+from pipelines.data.layouts.files import shortened
+from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, split_cohort
 from transforms.errors import InputError
@@ -51,6 +53,18 @@ class Data:
                 sizes = [p.stat().st_size if p.is_file() else -1 for p in case.images]
                 digest.update(f"{part}:{case.name}:{case.label}:{sizes}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def count_channels(
+    channels: int | None = None, modalities: str | Sequence[str] | None = None
+) -> int:
+    """Number of channels of the images as the options tell it; no file is opened.
+
+    Args:
+        channels: None takes one per modality.
+        modalities: None stands for the one that a layout takes by default.
+    """
+    return channels or len(parse_modalities(modalities) or ("default",))
 
 
 def open_data(
@@ -207,7 +221,7 @@ def _asked_for(
         for name in sorted(wanted - set(known)):
             raise InputError(
                 f"cases: {name!r} is not among the {len(left)} cases that can be evaluated. "
-                f"{nearest(name, known)}"
+                f"{nearest(name, known) or 'Known: ' + shortened(known) + '.'}"
             )
         left = tuple(case for case in left if case.name in wanted)
     if limit is not None and (not isinstance(limit, int) or limit < 1):

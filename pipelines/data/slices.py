@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.common import EpochSampler, track
 from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case, FailedCase
-from pipelines.data.cohort import Data
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod
@@ -72,7 +71,7 @@ class CaseSample:
 
 
 class CaseLoader:
-    """Reads a case, scales its intensities and cuts it into slices.
+    """Reads a case (`read_case`), scales it (`ScaleBody`) and cuts it into slices (`Slicer`).
 
     Args:
         image_size: side of the network's input, or (H, W), in pixels.
@@ -182,8 +181,8 @@ class CaseLoader:
         if found == 1 and raw.ndim == 3:  # a grey picture among colour ones
             return raw.repeat(self.channels, *[1] * (raw.ndim - 1))
         raise InputError(
-            f"{case.images[0]}: expected {self.channels} channel(s) like the first training case, "
-            f"found {found}. Export all files alike, or leave this one out."
+            f"{case.images[0]}: expected {self.channels} channel(s), found {found}. Export all "
+            f"files alike, or train a model of so many (--channels {found})."
         )
 
     def _chosen(self, body: Tensor | None) -> Tensor:
@@ -199,17 +198,6 @@ class CaseLoader:
         return torch.full((count,), -1 if label is None else label, dtype=torch.int8)
 
 
-def with_baselines(loader: CaseLoader) -> CaseLoader:
-    """A loader like the given one that computes the trivial scores too."""
-    return CaseLoader(**loader.parameters, with_baselines=True)
-
-
-def count_channels(data: Data) -> int:
-    """Number of channels of a data set: that of its first training case."""
-    case = data.split.train[0]
-    return len(read_case(case.images, case.channels, resample=True, series_uid=case.series_uid))
-
-
 class NormalSlices(Dataset[dict[str, Tensor]]):
     """The normal slices of cases, read once and kept in memory.
 
@@ -217,7 +205,6 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         data: the cases.
         transform: cuts a case into slices.
         num_threads: threads that read; None takes one per processor, up to eight.
-        description: what the progress is called.
 
     Attributes:
         images: the slices, ``(N, C, H, W)``.
@@ -232,13 +219,12 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         data: Iterable[Case],
         transform: CaseLoader,
         num_threads: int | None = None,
-        description: str = "Reading",
     ) -> None:
         self.data = tuple(data)
         self.transform = transform
         with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
             found = list(
-                track(pool.map(self._normals, self.data), description, len(self.data), "cases")
+                track(pool.map(self._normals, self.data), "Reading", len(self.data), "cases")
             )
         counts = [len(one) for one in found]
         if not any(counts):
@@ -283,23 +269,21 @@ def slice_loader(
     dataset: NormalSlices,
     batch_size: int,
     seed: int = 0,
-    phase: str = "train",
-    shuffle: bool = False,
+    phase: str | None = None,
     min_samples: int = 0,
     num_workers: int = 0,
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches of slices; shuffled by (seed, phase, epoch) when asked.
+    """Batches of slices, in their order or shuffled by (seed, phase, epoch).
 
     Args:
         dataset: the slices.
         batch_size: slices per batch.
         seed: the run's seed.
-        phase: name of the phase, for the order.
-        shuffle: whether the order changes by epoch.
+        phase: name of the phase that shuffles them anew for each epoch; None keeps the order.
         min_samples: least length of an epoch; a smaller data set is gone through several times.
         num_workers: worker processes; the result does not depend on it.
     """
-    sampler = EpochSampler(dataset, seed, phase, int(min_samples)) if shuffle else None
+    sampler = EpochSampler(dataset, seed, phase, int(min_samples)) if phase else None
     return DataLoader(
         dataset,
         batch_size=int(batch_size),
@@ -316,10 +300,18 @@ class CaseDataset(MonaiDataset):
     Args:
         data: the cases.
         transform: cuts a case into slices.
+        baselines: whether to compute the trivial scores too, of a `CaseLoader`'s slices.
     """
 
-    def __init__(self, data: Iterable[Case], transform: Callable[[Case], CaseSample]) -> None:
+    def __init__(
+        self,
+        data: Iterable[Case],
+        transform: Callable[[Case], CaseSample],
+        baselines: bool = False,
+    ) -> None:
         super().__init__(tuple(data))
+        if baselines and isinstance(transform, CaseLoader):
+            transform = CaseLoader(**transform.parameters, with_baselines=True)
         self.read = transform  # MONAI's own attribute would hide what is wrong with a case
 
     def _transform(self, index: int) -> CaseSample | FailedCase:
@@ -351,24 +343,26 @@ def require_slices(sample: CaseSample) -> CaseSample:
 
 
 def case_loader(
-    dataset: CaseDataset, cases_per_batch: int = 1, num_workers: int = 0
+    dataset: CaseDataset, batch_size: int = 1, num_workers: int = 0
 ) -> ThreadDataLoader:
-    """Lists of cases in their order; the next ones are read while these are scored."""
+    """Lists of cases in their order; the next ones are read while these are scored.
+
+    Args:
+        dataset: the cases.
+        batch_size: pictures in a list; volumes, which have slices enough, come one by one.
+        num_workers: worker processes; the result does not depend on it.
+    """
+    volumetric = getattr(dataset.read, "volumetric", False)
     return ThreadDataLoader(
         dataset,
         buffer_size=1,
-        batch_size=cases_per_batch,
+        batch_size=1 if volumetric else int(batch_size),
         num_workers=num_workers,
         collate_fn=_as_is,
     )
 
 
-def evaluation_loader(model: Mapping[str, Any]) -> CaseLoader:
-    """The loader that a model was trained with, computing the trivial scores too."""
-    return CaseLoader(**model["preprocessing"], with_baselines=True)
-
-
-def inference_loader(model: Mapping[str, Any]) -> CaseLoader:
+def model_loader(model: Mapping[str, Any]) -> CaseLoader:
     """The loader that a model was trained with."""
     return CaseLoader(**model["preprocessing"])
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
+from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort, SplitName
-from pipelines.data.layouts.files import counted, nearest, shortened
+from pipelines.data.layouts.files import counted, shortened
 from transforms.errors import InputError
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
@@ -259,8 +260,9 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
         known = [*by_name, *by_patient]
         raise InputError(
             f"split: {path}: {counted(len(unknown), 'name')} unknown to the data set: "
-            f"{shortened(unknown)}{nearest(unknown[0], known)} Expected names of cases or "
-            f"patients, such as {shortened(known, 2)}. Mend the names."
+            f"{shortened(unknown)}. Expected names of cases or "
+            f"patients, such as {shortened(known, 2)}. Mend the names. "
+            f"{nearest(unknown[0], known)}"
         )
     _check_usable(path, parts)
     notes += _file_notes(cohort, parts)

@@ -272,7 +272,7 @@ def _choose_format(name: str) -> ExportFormat:
     if name not in FORMATS:
         known = ", ".join(FORMATS)
         raise InputError(
-            f"--format: expected one of {known}, found {name!r}. {nearest(name, list(FORMATS))}"
+            f"--format: expected one of {known}, found {name!r}. {nearest(name, FORMATS)}"
         )
     if name == "onnx":
         _need_export_packages()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 
 from pipelines.batch import CaseRun
 from pipelines.common import executed_config, replacing, writable_folder, write_json
@@ -20,6 +20,7 @@ from pipelines.runs.evaluation import Evaluation
 from pipelines.runs.session import plain_options
 from pipelines.scoring import Calibrator, CaseEvaluator, CaseReference, save_model
 from pipelines.tracking import Tracker, masked
+from pipelines.training import AEFlowTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class Training(Evaluation):
         data: the data set.
         preprocessing: how cases become slices; recorded in the model.
         calibrator: fits the trained scorer.
-        trainer: the engine whose loss curves are drawn.
-        validator: the engine of the held-out likelihood.
+        trainer: the engine whose loss curves are drawn, with those of its validator.
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
     """
@@ -64,8 +64,7 @@ class Training(Evaluation):
         data: Data,
         preprocessing: CaseLoader,
         calibrator: Calibrator,
-        trainer: Engine,
-        validator: Engine,
+        trainer: AEFlowTrainer,
         seed: int,
         register_model: str | None = None,
     ) -> None:
@@ -77,12 +76,11 @@ class Training(Evaluation):
         self.seed = seed
         self.register_model = register_model
         self.config: dict[str, Any] = {}
-        self.validator = validator
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
 
-    def _remember(self, engine: Engine) -> None:
+    def _remember(self, engine: Any) -> None:
         epoch = {f"train_{k}": v for k, v in engine.state.metrics.items()}
-        epoch |= self.validator.state.metrics
+        epoch |= engine.validator.state.metrics
         self.history.append({name: float(value) for name, value in epoch.items()})
 
     def begin(self) -> None:

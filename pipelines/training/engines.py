@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
@@ -131,29 +132,39 @@ class AEFlowTrainer(SupervisedTrainer):
     """Trains flow and decoder on normal images (AE-FLOW, Zhao et al., ICLR 2023).
 
     Takes the arguments of MONAI's `SupervisedTrainer`, of which ``loss_function`` is an
-    `AEFlowLoss` and ``amp`` means bfloat16.
+    `AEFlowLoss` and ``amp`` means bfloat16, on a GPU.
 
     Args:
         scorer: holds the network and normalises its input.
         cache_gigabytes: largest size of the cache of a frozen encoder's features; 0 turns it off.
         max_grad_norm: the gradients' norm is clipped to it.
+        validator: tells the loss on held-out images, if any.
+        val_interval: epochs from one such validation to the next.
         **kwargs: the arguments of `SupervisedTrainer`, but for ``network``.
     """
+
+    phase = "train"
 
     def __init__(
         self,
         scorer: AnomalyScorer,
         cache_gigabytes: float = 8.0,
         max_grad_norm: float = 1.0,
+        validator: LikelihoodEvaluator | None = None,
+        val_interval: int = 1,
         **kwargs: Any,
     ) -> None:
         handlers = kwargs.pop("train_handlers", None)
         super().__init__(network=scorer.network, decollate=False, **kwargs)
+        self.amp &= self.state.device.type == "cuda"
         self.scorer = scorer
         self.cache = FeatureCache(scorer, cache_gigabytes) if cache_gigabytes > 0 else None
         self.max_grad_norm = float(max_grad_norm)
         self._register_metrics(loss_metrics())
         self.add_event_handler(Events.STARTED, self._prepare)
+        self.validator = validator
+        if validator is not None:
+            ValidationHandler(val_interval, validator).attach(self)
         self._register_handlers(handlers or [])
 
     def _register_metrics(self, k_metric: Any, add_metrics: Any = None) -> None:

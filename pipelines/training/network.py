@@ -11,12 +11,15 @@ from torch import Tensor
 
 from networks.aeflow import AEFlow, build_aeflow
 from pipelines.common import derive_seed
+from pipelines.training.pretraining import pretraining_wanted
 from transforms.errors import InputError
 
 
 def make_network(
     encoder_weights: str | None = None,
     encoder_sha256: str | None = None,
+    pretrain_epochs: int = 0,
+    pretrain_minutes: float = 0.0,
     seed: int = 0,
     **architecture: Any,
 ) -> AEFlow:
@@ -25,6 +28,8 @@ def make_network(
     Args:
         encoder_weights: file of a torchvision state dict for the encoder; nothing is downloaded.
         encoder_sha256: the file's expected SHA-256, in hexadecimal.
+        pretrain_epochs: of the pre-training, for which the network gets a head; 0 for none.
+        pretrain_minutes: its duration in place of the epochs; 0 for none.
         seed: the run's seed.
         architecture: see `networks.build_aeflow`.
 
@@ -35,7 +40,11 @@ def make_network(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))
-        network = build_aeflow(seed=seed, **architecture)
+        network = build_aeflow(
+            seed=seed,
+            with_head=pretraining_wanted(pretrain_epochs, pretrain_minutes, encoder_weights),
+            **architecture,
+        )
     if encoder_weights:
         state = read_encoder_weights(Path(encoder_weights), encoder_sha256)
         try:

@@ -17,6 +17,7 @@ from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers.roc_auc import ROCAUC
+from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -35,21 +36,13 @@ WARM_UP = 100
 AVERAGE_DECAY = 0.998
 """Largest decay per iteration of the exponential average of the weights."""
 
+MOST_EPOCHS = 100_000
+"""Epochs of a training that its minutes end."""
+
 
 def pretraining_wanted(epochs: int, minutes: float, encoder_weights: str | None) -> bool:
     """Whether there is a pre-training phase: asked for, and no weights given in its place."""
     return (epochs > 0 or minutes > 0) and not encoder_weights
-
-
-def pretrain_optimizer(
-    scorer: AnomalyScorer, learning_rate: float, weight_decay: float
-) -> torch.optim.Optimizer | None:
-    """AdamW over encoder and head; None for a network without a head."""
-    network = scorer.network
-    if network.head is None:
-        return None
-    parameters = [*network.encoder.parameters(), *network.head.parameters()]
-    return torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=weight_decay)
 
 
 class PretrainTrainer(SupervisedTrainer):
@@ -57,28 +50,52 @@ class PretrainTrainer(SupervisedTrainer):
 
     An iteration's anomalies are a function of (seed, phase, epoch, iteration). The learning rate
     follows a cosine over the epochs, or over the minutes when these end sooner; only a run
-    bounded by epochs can be repeated exactly.
+    bounded by epochs can be repeated exactly. For a network without a head `run` does nothing.
 
     Args:
-        scorer: holds the network, which must have a head.
-        seed: the run's seed.
-        minutes: bound on the duration; 0 for none.
+        scorer: holds the network.
         synthetic: makes the anomalies.
-        **kwargs: the arguments of `SupervisedTrainer`, but for ``network`` and
-            ``loss_function``; ``amp`` means bfloat16.
+        max_epochs: number of epochs.
+        learning_rate: the highest one, of AdamW over encoder and head.
+        weight_decay: of AdamW.
+        seed: the run's seed.
+        minutes: the duration in place of the epochs; 0 for none.
+        val_data_loader: held-out normal images, in which anomalies are looked for too, if any.
+        val_interval: epochs from one such look to the next.
+        **kwargs: further arguments of `SupervisedTrainer`; ``amp`` means bfloat16, on a GPU.
+
+    Attributes:
+        validator: looks for anomalies in the held-out images.
     """
+
+    phase = "pretrain"
 
     def __init__(
         self,
         scorer: AnomalyScorer,
         synthetic: SyntheticAnomalies,
+        max_epochs: int,
+        learning_rate: float,
+        weight_decay: float,
         seed: int = 0,
         minutes: float = 0.0,
+        val_data_loader: Any = None,
+        val_interval: int = 1,
         **kwargs: Any,
     ) -> None:
         handlers = kwargs.pop("train_handlers", None)
-        super().__init__(network=scorer.network, loss_function=mask_loss, decollate=False, **kwargs)
         self.scorer = scorer
+        super().__init__(
+            network=scorer.network,
+            loss_function=mask_loss,
+            optimizer=torch.optim.AdamW(
+                self.trained_parts().parameters(), lr=learning_rate, weight_decay=weight_decay
+            ),
+            max_epochs=MOST_EPOCHS if minutes else max_epochs,
+            decollate=False,
+            **kwargs,
+        )
+        self.amp &= self.state.device.type == "cuda"
         self.synthetic = synthetic
         self.seed = seed
         self.minutes = minutes
@@ -90,7 +107,23 @@ class PretrainTrainer(SupervisedTrainer):
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
         self.add_event_handler(Events.COMPLETED, self._finish)
+        self.validator: PretrainEvaluator | None = None
+        if val_data_loader is not None:
+            self.validator = PretrainEvaluator(
+                scorer,
+                synthetic,
+                seed,
+                device=self.state.device,
+                val_data_loader=val_data_loader,
+                amp=self.amp,
+            )
+            ValidationHandler(val_interval, self.validator).attach(self)
         self._register_handlers(handlers or [])
+
+    def run(self) -> None:  # type: ignore[override]
+        """Pre-trains the network, if it has a head."""
+        if self.scorer.network.head is not None:
+            super().run()
 
     def trained_parts(self) -> nn.ModuleList:
         """The encoder and the head."""

@@ -10,7 +10,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
+
+from pipelines.data import slices
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 Train = Callable[..., None]
@@ -159,10 +161,24 @@ def test_the_workflows_have_all_properties(
     assert workflow.check_properties() == []
 
 
-def test_presets_override_only_what_exists() -> None:
-    defined = load(BUNDLE / "train.json")
-    for preset in ("paper.json", "gpu.json"):
-        assert set(load(BUNDLE / preset)) <= set(defined)
+def test_every_file_is_read_once(
+    phantoms: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    genuine = slices.read_case
+
+    def counted(images: Any, *args: Any, **options: Any) -> Any:
+        read.extend(images)
+        return genuine(images, *args, **options)
+
+    monkeypatch.setattr(slices, "read_case", counted)
+    parser = ConfigParser()
+    parser.read_config(BUNDLE / "train.json")
+    parser.update({"dataset_dir": str(phantoms), "image_size": 32, "output_dir": str(tmp_path)})
+    for part in ("train#trainer", "pretrain#trainer", "calibrator", "evaluation", "preprocessing"):
+        parser.get_parsed_content(part)
+    split = parser.get_parsed_content("data").split
+    assert sorted(read) == sorted(case.images[0] for case in (*split.train, *split.calibration))
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ def verify(config: str, trained: Path, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 6])
-@pytest.mark.parametrize("config", ["evaluate.json", "inference.json"])
+@pytest.mark.parametrize("config", ["train.json", "evaluate.json", "inference.json"])
 def test_the_network_is_what_the_metadata_says(config: str, n: int, trained: Path) -> None:
     verify(config, trained, n=n)
 

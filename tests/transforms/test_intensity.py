@@ -7,7 +7,7 @@ import torch
 from monai.data import MetaTensor
 
 from transforms.errors import InputError
-from transforms.intensity import ScaleBody, ScaleBodyd, body_mask, robust_z
+from transforms.intensity import ScaleBody, body_mask, robust_z
 from transforms.readers import read_image
 
 
@@ -194,16 +194,6 @@ def test_parameters_rebuild_the_transform():
     rebuilt = ScaleBody(**scale.parameters)
     assert rebuilt.parameters == scale.parameters
     assert torch.equal(rebuilt(volume).as_tensor(), scale(volume).as_tensor())
-
-
-def test_dictionary_version():
-    volume = stripped_volume()
-    sample = {"image": volume, "name": "a"}
-    scaled = ScaleBodyd("image", z_range=(-3, 6))(sample)
-    assert sample["image"] is volume
-    expected = ScaleBody(z_range=(-3, 6))(volume)
-    assert torch.equal(scaled["image"].as_tensor(), expected.as_tensor())
-    assert ScaleBodyd(z_range=(-3, 6)).parameters["z_range"] == [-3.0, 6.0]
 
 
 @pytest.mark.skipif("AEFLOW_DATA_DIR" not in os.environ, reason="no AEFLOW_DATA_DIR")

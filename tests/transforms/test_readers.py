@@ -10,14 +10,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.data import MetaTensor
 from monai.transforms import LoadImage
 from PIL import Image
 
 import transforms
 from transforms.errors import InputError
 from transforms.readers import (
-    LoadCased,
     PictureReader,
     picture_range,
     read_case,
@@ -338,24 +336,6 @@ class TestCases:
         with pytest.raises(InputError, match="lossless"):
             read_mask(save_picture(tmp_path / "m.jpg", colours), image)
 
-    def test_dictionary_transform(self, tmp_path, rng):
-        values = rng.normal(size=(4, 5, 6, 2)).astype(np.float32)
-        path = save_nifti(tmp_path / "a.nii", values)
-        mask = save_nifti(tmp_path / "m.nii", (values[..., 0] > 0).astype(np.uint8))
-        sample = {"image": (path,), "channels": (1,), "mask": mask, "name": "a"}
-        before = dict(sample)
-        loaded = LoadCased()(sample)
-        assert sample == before
-        assert set(loaded) == {"image", "mask", "name"}
-        assert isinstance(loaded["image"], MetaTensor)
-        assert loaded["image"].shape == (1, 4, 5, 6) == loaded["mask"].shape
-        without = {"image": (path,), "channels": None, "mask": None}
-        assert set(LoadCased()(without)) == {"image"}
-        with pytest.raises(InputError, match="expected a mask"):
-            LoadCased(allow_missing_keys=False)(without)
-        with pytest.raises(InputError, match="keys"):
-            LoadCased(keys=("a", "b", "c"))
-
 
 @needs_data
 class TestRealFiles:
@@ -367,14 +347,11 @@ class TestRealFiles:
 
     def test_brats_case(self):
         folder = sorted((Path(os.environ["AEFLOW_DATA_DIR"]) / "brats").iterdir())[0]
-        sample = {
-            "image": [folder / f"{folder.name}_{m}.nii.gz" for m in ("flair", "t2")],
-            "mask": folder / f"{folder.name}_seg.nii.gz",
-        }
-        loaded = LoadCased()(sample)
-        assert loaded["image"].shape == (2, 240, 240, 155)
-        assert nib.aff2axcodes(loaded["image"].affine.numpy()) == ("L", "P", "S")
-        assert set(loaded["mask"].unique().tolist()) == {0, 1}
+        image = read_case([folder / f"{folder.name}_{m}.nii.gz" for m in ("flair", "t2")])
+        mask = read_mask(folder / f"{folder.name}_seg.nii.gz", image)
+        assert image.shape == (2, 240, 240, 155)
+        assert nib.aff2axcodes(image.affine.numpy()) == ("L", "P", "S")
+        assert set(mask.unique().tolist()) == {0, 1}
 
 
 def test_what_decodes_is_not_imported_before_it_is_needed():

@@ -17,7 +17,6 @@ from transforms.errors import InputError
 from transforms.intensity import ScaleBody
 from transforms.readers import read_case, read_image
 from transforms.slices import (
-    ExtractSlicesd,
     Slicer,
     on_grid,
     select_slices,
@@ -368,27 +367,6 @@ class TestSelection:
         for options in ({"min_lesion_pixels": 0}, {"normal_margin": -1}):
             with pytest.raises(InputError, match=next(iter(options))):
                 slice_labels(torch.zeros(2, 3, 3), **options)
-
-
-class TestDictionary:
-    def test_image_and_mask(self):
-        volume = coded((2, 6, 5, 4), affine_of("LPS"))
-        mask = MetaTensor((volume[:1].as_tensor() > 50).to(torch.uint8), affine=volume.affine)
-        sample = {"image": volume, "mask": mask, "name": "a"}
-        sliced = ExtractSlicesd(axis="coronal", image_size=8)(sample)
-        assert sample["image"] is volume
-        assert sliced["image"].shape == (5, 2, 8, 8)
-        assert sliced["mask"].shape == (5, 1, 8, 8)
-        assert sliced["mask"].dtype == torch.uint8
-        assert sliced["geometry"] == Slicer("coronal", 8).geometry(volume)
-        assert sliced["name"] == "a"
-        assert "mask" not in ExtractSlicesd(image_size=8)({"image": volume})
-
-    def test_another_grid_is_refused(self):
-        volume = coded((1, 6, 5, 4), affine_of("LPS"))
-        mask = coded((1, 6, 5, 3), affine_of("LPS"))
-        with pytest.raises(InputError, match="mask: expected the grid of 'image'"):
-            ExtractSlicesd(image_size=8)({"image": volume, "mask": mask})
 
 
 @pytest.mark.skipif("AEFLOW_DATA_DIR" not in os.environ, reason="no AEFLOW_DATA_DIR")

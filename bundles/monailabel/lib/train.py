@@ -42,7 +42,9 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
 _SHOWN = ("max_epochs", "pretrain_epochs", "target_fpr")
 _FROM_CLIENTS = ("client_id", "device", "model")
 _STATS, _PROGRESS = "training.json", "training-progress.json"
-_KEPT_FROM_MODEL = ("image_size", "axis", "intensity", "n4", "slice_range", "min_body_fraction")
+_KEPT_FROM_MODEL = (
+    *("channels", "image_size", "axis", "intensity", "n4", "slice_range", "min_body_fraction"),
+)
 _TOLD = re.compile(
     r"^\d\d:\d\d:\d\d (?:Pre-training|Epoch|Calibrat|Reading|Training|Evaluat)(?!.*[\s=:]/).*$"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.decathlon import Decathlon, decathlon_cases, find_decathlon
@@ -14,7 +15,6 @@ from pipelines.data.layouts.files import (
     entries,
     folders_to_depth,
     is_nifti,
-    nearest,
     shortened,
     stem_of,
 )
@@ -106,8 +106,8 @@ def canonical_modalities(modalities: tuple[str, ...]) -> tuple[str, ...]:
     for name in modalities:
         if name.lower() not in ALIASES:
             raise InputError(
-                f"modalities: expected some of {', '.join(sorted(ALIASES))}; found {name!r}"
-                f"{nearest(name, list(ALIASES))}"
+                f"modalities: expected some of {', '.join(sorted(ALIASES))}; found {name!r}. "
+                f"{nearest(name, ALIASES)}"
             )
     names = tuple(ALIASES[name.lower()] for name in modalities)
     if len(set(names)) < len(names):

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
-from pipelines.data.layouts.files import counted, is_image, is_volume, nearest, stem_of
+from pipelines.data.layouts.files import counted, is_image, is_volume, stem_of
 from transforms.errors import InputError
 
 _COLUMNS = ("path", "patient", "label", "mask", "split")
@@ -104,10 +105,10 @@ def _check_header(path: Path, header: list[str]) -> None:
     absent = [name for name in _COLUMNS if name not in header]
     misspelt = [name for name in header if name not in _COLUMNS and nearest(name, absent)]
     if missing or misspelt or len(set(header)) < len(header):
-        guess = "".join(f"; for {name!r}{nearest(name, absent)[1:]}" for name in misspelt)
+        guess = "".join(f" For {name!r}: {nearest(name, absent)}" for name in misspelt)
         raise InputError(
             f"{path}: expected a header with the columns {', '.join(_COLUMNS)} (comma between "
-            f"them; label, mask and split may be missing), found {', '.join(header) or 'nothing'}"
+            f"them; label, mask and split may be missing), found {', '.join(header) or 'nothing'}."
             f"{guess} Mend the first line."
         )
 

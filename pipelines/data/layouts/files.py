@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from transforms.volumes import ITK_SUFFIXES
@@ -116,12 +115,6 @@ def shortened(names: Iterable[str], limit: int = 5) -> str:
 def counted(count: int, thing: str) -> str:
     """Return the count and the thing, in the plural where it should be."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """Return ``; did you mean ...?`` for a misspelt name, or nothing when no name is near."""
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def _scan(folder: Path) -> list[os.DirEntry[str]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pipelines.common import nearest
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.files import (
@@ -15,7 +16,6 @@ from pipelines.data.layouts.files import (
     entries,
     find_images,
     is_volume,
-    nearest,
     shortened,
     stem_of,
     subfolders,
@@ -143,7 +143,7 @@ def _unknown_folders(root: Path) -> list[str]:
             guess = nearest(name, known)
             if guess:
                 raise InputError(
-                    f"dataset_dir: found the folder {path}, expected {', '.join(known)}{guess} "
+                    f"dataset_dir: found the folder {path}, expected {', '.join(known)}. {guess} "
                     "Rename the folder or move it elsewhere."
                 )
             notes.append(f"The folder {split}/{name} is not used; {split} may hold {known}.")

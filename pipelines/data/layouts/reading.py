@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 
+from pipelines.common import nearest
 from pipelines.data.cases import Cohort
 from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
 from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities
-from pipelines.data.layouts.files import describe_tree, nearest
+from pipelines.data.layouts.files import describe_tree
 from transforms.errors import InputError
 
 
@@ -43,7 +44,7 @@ def read_cohort(
         InputError: if the folder is missing, has no layout or several, or holds bad data.
     """
     root = _existing(dataset_dir)
-    channels = _parse_modalities(modalities)
+    channels = parse_modalities(modalities)
     given = {name: value for name, value in options.items() if value is not None}
     if layout == "auto":
         chosen, reason = _recognise(root)
@@ -69,7 +70,8 @@ def _existing(dataset_dir: str | Path) -> Path:
     )
 
 
-def _parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
+def parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
+    """The names of the channels asked for; None where the layout is to choose."""
     if modalities is None:
         return None
     parts = modalities.split(",") if isinstance(modalities, str) else modalities
@@ -105,7 +107,8 @@ def _named(layout: str, root: Path) -> tuple[str, str]:
     if layout not in LAYOUTS:
         known = ["auto", *LAYOUTS]
         raise InputError(
-            f"layout: expected one of {', '.join(known)}; found {layout!r}{nearest(layout, known)}"
+            f"layout: expected one of {', '.join(known)}; found {layout!r}. "
+            f"{nearest(layout, known)}"
         )
     reason = LAYOUTS[layout]().recognise(root)
     if reason is None:
@@ -125,7 +128,7 @@ def _with_options(layout: type[Layout], options: dict[str, object]) -> Layout:
         if name not in known:
             raise InputError(
                 f"{name}: layout {layout.name!r} has no such option; it has "
-                f"{', '.join(known) or 'none'}{nearest(name, known)}"
+                f"{', '.join(known) or 'none'}. {nearest(name, known)}"
             )
     return layout(**options)
 

@@ -13,7 +13,7 @@ from torch import nn
 from networks import AffineCoupling, build_aeflow
 from networks.errors import ArgumentError
 from pipelines.common import options
-from pipelines.common.options import find_mistake, guard_options, nearest, tell_mistake
+from pipelines.common.options import find_mistake, guard_options, tell_mistake
 from transforms.errors import InputError
 
 CONFIG = {
@@ -183,8 +183,3 @@ def test_other_errors_and_the_variable_give_a_traceback(
     assert written(raised(KeyError("bug"))) == "traceback"
     monkeypatch.setenv(options.TRACEBACK_VARIABLE, "1")
     assert written(raised(InputError("mistake"))) == "traceback"
-
-
-def test_nearest() -> None:
-    assert nearest("sed", ["seed", "beta"]) == "Did you mean 'seed'?"
-    assert nearest("xyz", ["seed", "beta"]) == "Known: beta, seed."

@@ -8,7 +8,14 @@ import pytest
 
 from pipelines.data import cohort as data
 from pipelines.data.cases import Case, Cohort
-from pipelines.data.cohort import PHANTOM_NOTE, Data, open_data, open_data_like, seen_content
+from pipelines.data.cohort import (
+    PHANTOM_NOTE,
+    Data,
+    count_channels,
+    open_data,
+    open_data_like,
+    seen_content,
+)
 from pipelines.data.splits import Split
 from transforms.errors import InputError
 
@@ -280,3 +287,16 @@ def test_notes_travel_along(cohort: Cohort) -> None:
     opened = open_data("set")
     assert "mind this" in opened.notes
     assert "mind this" in open_data_like(model_of(opened), "set").notes
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 1),
+        ({"modalities": "flair, t2"}, 2),
+        ({"modalities": ["flair"]}, 1),
+        ({"channels": 3, "modalities": "image"}, 3),
+    ],
+)
+def test_channels_are_counted_without_a_file(options: dict[str, Any], count: int) -> None:
+    assert count_channels(**options) == count

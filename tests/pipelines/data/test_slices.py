@@ -10,20 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.data.cases import Case, Cohort, FailedCase
-from pipelines.data.cohort import Data
+from pipelines.data.cases import Case, FailedCase
 from pipelines.data.slices import (
     CaseDataset,
     CaseLoader,
     NormalSlices,
     case_loader,
-    count_channels,
-    evaluation_loader,
-    inference_loader,
+    model_loader,
     slice_loader,
-    with_baselines,
 )
-from pipelines.data.splits import Split
 from transforms.errors import InputError
 
 WriteVolume = Callable[..., Path]
@@ -165,19 +160,19 @@ def test_a_picture_is_a_stack_of_one(picture: Case) -> None:
     assert sample.masks is None and sample.raw.max() > 200 and sample.images.max() <= 1
 
 
-def test_channels_are_those_of_the_first_case(picture: Case, volume: Case, tmp_path: Path) -> None:
+def test_another_number_of_channels_is_refused(picture: Case, volume: Case, tmp_path: Path) -> None:
     colour = np.random.default_rng(0).integers(0, 256, (20, 20, 3), dtype=np.uint8)
     Image.fromarray(colour).save(tmp_path / "colour.png")
     coloured = replace(picture, images=(tmp_path / "colour.png",))
     repeated = CaseLoader(32, channels=3)(picture)
     assert repeated.images.shape == (1, 3, 32, 32)
     assert torch.equal(repeated.images[:, 0], repeated.images[:, 2])
-    with pytest.raises(InputError, match=r"colour.png: expected 1 channel.* found 3"):
+    with pytest.raises(
+        InputError, match=r"colour.png: expected 1 channel.*, found 3.*--channels 3"
+    ):
         CaseLoader(32, channels=1)(coloured)
     with pytest.raises(InputError, match=r"image.nii.gz: expected 2 channel.* found 1"):
         CaseLoader(32, channels=2)(volume)  # one modality does not stand for another
-    cohort = Cohort("folder", tmp_path, (coloured,), ("image",), False)
-    assert count_channels(Data(cohort, Split((coloured,), (), ()), ())) == 3
 
 
 @pytest.mark.parametrize("slice_range", [[3], [1, 2, 3], 25])
@@ -193,15 +188,16 @@ def test_parameters_rebuild_the_loader(volume: Case) -> None:
     assert CaseLoader(32, "coronal").parameters["axis"] == "coronal"
     assert torch.equal(again(volume).images, loader(volume).images)
     assert again(volume).baselines is None and again.volumetric is True
-    plain = inference_loader({"preprocessing": loader.parameters})
+    plain = model_loader({"preprocessing": loader.parameters})
     assert plain.parameters == loader.parameters and plain(volume).baselines is None
-    for scoring in (
-        with_baselines(loader),
-        evaluation_loader({"preprocessing": loader.parameters}),
-    ):
-        sample = scoring(volume)
-        assert scoring.parameters == loader.parameters and sample.baselines is not None
-        assert len(sample.baselines.scores["intensity"]) == len(sample.indices)
+
+
+def test_a_data_set_computes_baselines_when_asked(volume: Case) -> None:
+    loader = CaseLoader(32, slice_range=(1, 4))
+    assert CaseDataset([volume], loader)[0].baselines is None
+    dataset: Any = CaseDataset([volume], loader, baselines=True)
+    assert dataset.read.parameters == loader.parameters
+    assert len(dataset[0].baselines.scores["intensity"]) == len(dataset[0].indices) == 4
 
 
 def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -> None:
@@ -250,13 +246,18 @@ def orders(loader: Any, epochs: tuple[int, ...]) -> list[list[int]]:
 
 def test_the_order_is_shuffled_by_epoch_or_not_at_all(make_slices: Any, make_images: Any) -> None:
     dataset = make_slices(make_images(9))
-    first = orders(slice_loader(dataset, 4, 1, shuffle=True), (1, 2))
-    assert orders(slice_loader(dataset, 4, 1, shuffle=True, num_workers=2), (2, 1)) == first[::-1]
+    first = orders(slice_loader(dataset, 4, 1, phase="train"), (1, 2))
+    assert orders(slice_loader(dataset, 4, 1, phase="train", num_workers=2), (2, 1)) == first[::-1]
     assert first[0] != first[1] and sorted(first[0]) == list(range(9))
     assert orders(slice_loader(dataset, 4), (1, 2)) == [list(range(9))] * 2
-    longer = slice_loader(dataset, 4, 1, shuffle=True, min_samples=20)
+    longer = slice_loader(dataset, 4, 1, phase="train", min_samples=20)
     assert len(longer) == 7  # three rounds of nine
     assert sorted(orders(longer, (1,))[0]) == sorted(list(range(9)) * 3)
+
+
+def test_volumes_come_one_by_one(volume: Case) -> None:
+    dataset = CaseDataset([volume, volume], CaseLoader(32, volumetric=True))
+    assert [len(batch) for batch in case_loader(dataset, 2)] == [1, 1]
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -29,13 +29,14 @@ def make_training(
     def make(
         folder: Path, data: Data = data, check: Any = lambda: None, **how: Any
     ) -> tuple[Training, Engine]:
-        trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+        trainer: Any = Engine(lambda engine, batch: None)
+        trainer.validator = Engine(lambda engine, batch: None)
 
         @trainer.on(Events.EPOCH_COMPLETED)
         def measure() -> None:
             for name in ("loss", "flow_loss", "recon_loss"):
                 trainer.state.metrics[name] = 1.0 / trainer.state.epoch
-            validator.state.metrics["val_loss"] = 2.0
+            trainer.validator.state.metrics["val_loss"] = 2.0
 
         calibrator: Any = SimpleNamespace(
             check=check,
@@ -51,7 +52,6 @@ def make_training(
             preprocessing=CaseLoader(32),
             calibrator=calibrator,
             trainer=trainer,
-            validator=validator,
             seed=3,
         )
         return training, trainer

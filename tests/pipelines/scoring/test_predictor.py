@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipelines.batch.case_run import CaseRun
 from pipelines.data.cases import Case
-from pipelines.data.slices import CaseDataset, case_loader, evaluation_loader
+from pipelines.data.slices import CaseDataset, case_loader, model_loader
 from pipelines.outputs.maps import PNG_PER_SD
 from pipelines.scoring.cases import CaseEvaluator
 from pipelines.scoring.model_file import load_scorer, read_model
@@ -25,7 +25,7 @@ WriteModel = Callable[..., dict[str, Any]]
 
 def evaluated(cases: list[Case], model: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
     """Rows of a batch evaluation into ``out``."""
-    dataset = CaseDataset(cases, evaluation_loader(model))
+    dataset = CaseDataset(cases, model_loader(model), baselines=True)
     loader = case_loader(dataset)
     evaluator = CaseEvaluator(
         load_scorer(read_model(folder / "models")),

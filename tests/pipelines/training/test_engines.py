@@ -51,7 +51,7 @@ def trainer_of(
         max_epochs=epochs,
         device=torch.device("cpu"),
         train_data_loader=slice_loader(
-            dataset, 4, seed=1, shuffle=True, min_samples=8, num_workers=num_workers
+            dataset, 4, seed=1, phase="train", min_samples=8, num_workers=num_workers
         ),
         optimizer=torch.optim.Adam(scorer.network.trainable_parameters(), lr=3e-3),
         loss_function=AEFlowLoss(alpha),

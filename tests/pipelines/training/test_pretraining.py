@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from monai.handlers.validation_handler import ValidationHandler
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
@@ -38,18 +37,15 @@ def dataset(make_slices: MakeSlices, make_images: MakeImages) -> NormalSlices:
 def trainer_of(
     scorer: AnomalyScorer, dataset: NormalSlices, epochs: int = 2, **kwargs: Any
 ) -> PretrainTrainer:
-    network = scorer.network
-    assert network.head is not None
     return PretrainTrainer(
         scorer,
         SyntheticAnomalies(variation=NormalVariation()),
         seed=1,
         device=CPU,
         max_epochs=epochs,
-        train_data_loader=slice_loader(dataset, 3, 1, "pretrain", shuffle=True),
-        optimizer=torch.optim.AdamW(
-            [*network.encoder.parameters(), *network.head.parameters()], lr=1e-3
-        ),
+        train_data_loader=slice_loader(dataset, 3, 1, "pretrain"),
+        learning_rate=1e-3,
+        weight_decay=0.01,
         **kwargs,
     )
 
@@ -84,6 +80,15 @@ def test_two_runs_of_one_seed_are_equal_bit_by_bit(
     assert any("running_mean" in name for name in changed)  # the encoder's BatchNorm learns too
     assert all(name.startswith(("network.encoder.", "network.head.", "input_")) for name in changed)
     torch.testing.assert_close(first.input_mean.flatten(), dataset.images.mean((0, 2, 3)))
+
+
+def test_without_a_head_nothing_is_trained(make_scorer: MakeScorer, dataset: NormalSlices) -> None:
+    scorer = make_scorer(with_head=False)
+    before = copy.deepcopy(scorer.state_dict())
+    trainer = trainer_of(scorer, dataset)
+    trainer.run()
+    assert trainer.state.epoch == 0
+    assert all(torch.equal(value, before[name]) for name, value in scorer.state_dict().items())
 
 
 def test_the_encoder_is_frozen_before_and_after_only(
@@ -160,7 +165,7 @@ def test_minutes_end_the_training(
 
     monkeypatch.setattr("pipelines.training.pretraining.time.monotonic", tick)
     scorer = make_scorer(with_head=True)
-    trainer = trainer_of(scorer, dataset, epochs=100_000, minutes=0.5)
+    trainer = trainer_of(scorer, dataset, epochs=0, minutes=0.5)
     trainer.run()
     assert 1 <= trainer.state.iteration <= 5
     assert scorer.network.encoder.frozen and trainer.average is None
@@ -170,15 +175,10 @@ def test_held_out_images_tell_how_well_anomalies_are_found(
     make_scorer: MakeScorer, dataset: NormalSlices
 ) -> None:
     scorer = make_scorer(with_head=True)
-    evaluator = PretrainEvaluator(
-        scorer,
-        SyntheticAnomalies(AnomalyRecipe(clean_share=0.5)),
-        seed=1,
-        device=CPU,
-        val_data_loader=slice_loader(dataset, 3),
-    )
-    trainer = trainer_of(scorer, dataset, epochs=2)
-    ValidationHandler(1, evaluator).attach(trainer)
+    trainer = trainer_of(scorer, dataset, epochs=2, val_data_loader=slice_loader(dataset, 3))
+    evaluator = trainer.validator
+    assert evaluator is not None
+    evaluator.synthetic = SyntheticAnomalies(AnomalyRecipe(clean_share=0.5))
     seen: list[dict[str, float]] = []
     evaluator.add_event_handler(
         Events.COMPLETED, lambda engine: seen.append(dict(engine.state.metrics))

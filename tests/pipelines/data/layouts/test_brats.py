@@ -86,7 +86,7 @@ def test_modality_that_all_cases_lack(tmp_path):
 
 @pytest.mark.parametrize(
     ("modalities", "message"),
-    [("flare", "did you mean 'flair'"), ("t1c,t1ce", "twice"), ("", "expected distinct names")],
+    [("flare", "Did you mean 'flair'"), ("t1c,t1ce", "twice"), ("", "expected distinct names")],
 )
 def test_bad_modalities(tmp_path, modalities, message):
     write_case(tmp_path / "BraTS2021_00000")

@@ -112,7 +112,7 @@ def test_many_problems_are_cut_short(tmp_path):
         ("a.png,p1\n", "expected a header"),
         ("", "found nothing"),
         ("path;patient\na.png;p1\n", "comma between"),
-        ("path,patient,lable\na.png,p1,0\n", "for 'lable' did you mean 'label'"),
+        ("path,patient,lable\na.png,p1,0\n", "For 'lable': Did you mean 'label'"),
         ("path,patient,path\n", "expected a header"),
         ("path,patient\n", "only the header"),
     ],

@@ -150,7 +150,7 @@ def test_no_training_image_names_what_was_found(tmp_path, touch):
 
 def test_misspelt_class_folder(pictures, touch):
     touch(pictures, "test/anomolous/x.png")
-    with pytest.raises(InputError, match="did you mean 'anomalous'"):
+    with pytest.raises(InputError, match="Did you mean 'anomalous'"):
         read_cohort(pictures)
 
 

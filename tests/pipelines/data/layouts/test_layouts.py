@@ -80,7 +80,7 @@ def test_several_layouts_fit(tmp_path, touch):
 
 
 def test_unknown_layout_names_the_nearest(tmp_path):
-    with pytest.raises(InputError, match="found 'kermanny'; did you mean 'kermany'"):
+    with pytest.raises(InputError, match="found 'kermanny'. Did you mean 'kermany'"):
         read_cohort(tmp_path, "kermanny")
 
 
@@ -100,7 +100,7 @@ def test_missing_folder_and_wrong_file(tmp_path, touch):
 
 def test_unknown_option(tmp_path, touch):
     touch(tmp_path, "train/normal/a.png")
-    with pytest.raises(InputError, match="patient_patern: .*did you mean 'patient_pattern'"):
+    with pytest.raises(InputError, match="patient_patern: .*Did you mean 'patient_pattern'"):
         read_cohort(tmp_path, patient_patern="x")
     assert read_cohort(tmp_path, patient_pattern=None, test_part=None).layout == "folder"
 

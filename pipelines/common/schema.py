@@ -1,0 +1,242 @@
+"""The options: what each means and takes. Their defaults stand in the bundle's configs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
+
+import torch
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    StrictInt,
+    ValidationError,
+)
+from pydantic_core import core_schema
+
+from networks.encoder import ENCODERS
+from networks.scales import SCALES
+from networks.scorer import SCORES
+from networks.subnets import SUBNETS
+from pipelines.common.names import nearest
+from transforms.errors import InputError
+from transforms.geometry import SliceAxis
+
+STRIDE = 16
+"""Sides of the network's input are multiples of this."""
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What an option takes: in words that follow *expected*, and a check beyond its type."""
+
+    words: str
+    check: Callable[[Any], Any] = lambda value: value
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        """Lets pydantic run the check."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+
+def _one_of(names: Iterable[str]) -> Takes:
+    known = tuple(names)
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(nearest(name, known))
+        return name
+
+    return Takes(f"one of {', '.join(known)}", check)
+
+
+def _divisible(size: int | list[int]) -> int | list[int]:
+    sides = [size] if isinstance(size, int) else size
+    if len(sides) not in (1, 2) or not all(side > 0 and side % STRIDE == 0 for side in sides):
+        raise ValueError
+    return size
+
+
+def _ordered(limits: tuple[int, int]) -> tuple[int, int]:
+    if limits[0] > limits[1]:
+        raise ValueError
+    return limits
+
+
+def _present(name: str) -> str:
+    try:
+        device = torch.device("cpu" if name == "auto" else name)
+    except RuntimeError as error:
+        raise ValueError from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"PyTorch finds {torch.cuda.device_count()} CUDA devices here. Leave the option out to "
+            "take what there is."
+        )
+    return name
+
+
+Text = Annotated[str, Takes("text")]
+Names = Annotated[
+    str | StrictInt | list[str | StrictInt], Takes("a name, or several such as \"['a','b']\"")
+]
+Flag = Annotated[bool, Field(strict=True), Takes("True or False")]
+FromZero = Annotated[int, Field(ge=0, strict=True), Takes("a whole number from 0")]
+FromOne = Annotated[int, Field(ge=1, strict=True), Takes("a whole number from 1")]
+Positive = Annotated[float, Field(gt=0, strict=True), Takes("a number above 0")]
+Amount = Annotated[float, Field(ge=0, strict=True), Takes("a number from 0")]
+Share = Annotated[float, Field(ge=0, le=1, strict=True), Takes("a number from 0 to 1")]
+PoolShare = Annotated[float, Field(gt=0, le=1, strict=True), Takes("a number above 0, up to 1")]
+Rate = Annotated[
+    float, Field(gt=0, lt=1, strict=True), Takes("a rate between 0 and 1, such as 0.05 for 5 %")
+]
+Percentile = Annotated[
+    float, Field(ge=0, lt=100, strict=True), Takes("a percentile from 0 to below 100")
+]
+Size = Annotated[
+    StrictInt | list[StrictInt],
+    Takes(
+        f"a side, or [height, width], divisible by {STRIDE}, such as 96, 224 or [192,256]",
+        _divisible,
+    ),
+]
+Range = Annotated[
+    tuple[FromZero, FromZero],
+    Takes("the first and the last slice, such as [25,130]", _ordered),
+]
+Fractions = Annotated[tuple[Share, Share, Share], Takes("three shares, such as [0.6,0.2,0.2]")]
+Strides = Annotated[list[FromOne], Field(min_length=1), Takes("strides, such as [16]")]
+Device = Annotated[str, Takes("auto, cpu, cuda or cuda:<number>", _present)]
+
+
+class Options(BaseModel):
+    """One field per option, in the order of the README's table."""
+
+    model_config = ConfigDict(validate_assignment=True)
+
+    dataset_dir: Text = Field(description="the data folder; none takes the phantoms")
+    layout: Text = Field(description="how the folder lies on the disk, see above")
+    modalities: Names = Field(description="the channels, e.g. `\"['flair','t2']\"`; BraTS: `flair`")
+    channels: FromOne = Field(
+        description="channels of an image, by default one per modality; 3 for colour pictures"
+    )
+    patient_pattern: Text = Field(
+        description="regular expression that finds the patient in a file's name (`folder`)"
+    )
+    split: Text = Field(description="a JSON file that decides the division of the patients")
+    fractions: Fractions = Field(description="of the patients for training, calibration and test")
+    cases: Names = Field(description="the cases to evaluate, by default all")
+    limit: FromOne = Field(description="the most cases to evaluate")
+    input: Text = Field(description="the image, or the folder of images, to score")
+    series_uid: Text = Field(description="the DICOM series to score where a folder holds several")
+    all_series: Flag = Field(description="score every DICOM series below the folder")
+    axis: Annotated[str, _one_of(get_args(SliceAxis))] = Field(
+        description="along which volumes are cut"
+    )
+    image_size: Size = Field(description="side of the network's input")
+    intensity: Text = Field(description="how values become [0, 1], see *What may go in*")
+    n4: Flag = Field(description="correct MR volumes for uneven brightness")
+    resample: Flag = Field(description="resample a case's modalities onto the first one's grid")
+    slice_range: Range = Field(description="the slices to use, by default all")
+    min_body_fraction: Share = Field(
+        description="smallest share of a slice that the body must fill"
+    )
+    min_lesion_pixels: FromOne = Field(description="lesion pixels that make a slice anomalous")
+    normal_margin: FromZero = Field(
+        description="slices between a normal slice and the nearest lesion"
+    )
+    encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
+    encoder_weights: Text = Field(
+        description="a local torchvision state dict; skips the pre-training"
+    )
+    encoder_sha256: Text = Field(description="its SHA-256, which is checked")
+    flow_strides: Strides = Field(description="strides of the features that the flow models")
+    flow_steps: FromOne = Field(description="steps of the flow")
+    subnet: Annotated[str, _one_of(SUBNETS)] = Field(description="networks in the flow's couplings")
+    hidden: FromOne = Field(
+        description="their width; by default that of their input, within bounds"
+    )
+    scale: Annotated[str, _one_of(SCALES)] = Field(description="how a coupling scales")
+    clamp: Positive = Field(description="bound of the couplings' log-scales")
+    decoder_width: FromOne = Field(description="channels of the decoder's last stage")
+    pretrain_epochs: FromZero = Field(
+        description="of finding synthetic anomalies in your normals; 0 for no pre-training"
+    )
+    pretrain_minutes: Amount = Field(
+        description="duration in place of the epochs; only epochs repeat exactly"
+    )
+    pretrain_epoch_size: FromOne = Field(description="least number of images of such an epoch")
+    pretrain_batch_size: FromOne = Field(description="images at once")
+    pretrain_learning_rate: Positive = Field(description="of AdamW")
+    pretrain_weight_decay: Amount = Field(description="of AdamW")
+    max_epochs: FromOne = Field(description="of training flow and decoder")
+    batch_size: FromOne = Field(description="images at once")
+    learning_rate: Positive = Field(description="of Adam")
+    weight_decay: Amount = Field(description="of Adam")
+    max_grad_norm: Amount = Field(description="the gradients' norm is clipped to it")
+    alpha: Share = Field(description="weight of the likelihood in the loss")
+    val_interval: FromOne = Field(description="epochs from one validation to the next")
+    cache_gigabytes: Amount = Field(description="largest cache of the frozen encoder's features")
+    score: Annotated[str, _one_of(SCORES)] = Field(description="what judges an image")
+    beta: Share = Field(description="weight of the flow against the reconstruction")
+    head_weight: Share = Field(description="weight of the pre-trained head in the score")
+    map_head_weight: Share = Field(description="weight of the pre-trained head in the map")
+    flow_pool: PoolShare = Field(description="share of the flow's positions that score an image")
+    head_pool: PoolShare = Field(description="share of the head's positions that score an image")
+    target_fpr: Rate = Field(description="share of normal images that may be flagged")
+    pixel_fpr: Rate = Field(description="share of normal pixels that may be flagged")
+    very_suspicious: Percentile = Field(
+        description="of normal pixels, from which a server shows the second band"
+    )
+    output_dir: Text = Field(
+        description="folder of the results; by default `output`, `evaluation` or `inference`"
+    )
+    ckpt_dir: Text = Field(description="folder of `model.pt`; by default `models` in the bundle")
+    save_maps: Flag = Field(
+        description="write the anomaly maps; by default, a training does so for volumes only"
+    )
+    save_panels: Flag = Field(description="draw a panel of each case")
+    save_dicom: Flag = Field(description="write DICOM objects for DICOM input")
+    tracking_uri: Text = Field(
+        description="an MLflow URI, or `none`; beats `MLFLOW_TRACKING_URI`; by default SQLite in "
+        "`output_dir`"
+    )
+    register_model: Text = Field(description="name of the scorer in the MLflow model registry")
+    seed: FromZero = Field(description="of everything random")
+    device: Device = Field(description="where to compute; `auto` takes a GPU if there is one")
+    amp: Flag = Field(description="train in bfloat16 on a GPU")
+    num_workers: FromZero = Field(description="worker processes; they do not change the result")
+
+
+def takes(option: str) -> str:
+    """What an option takes, in words."""
+    return next(
+        one.words for one in Options.model_fields[option].metadata if isinstance(one, Takes)
+    )
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Checks the plain values among a config's options; expressions are left to MONAI.
+
+    Args:
+        options: by name; those of other configs than ours are passed over.
+
+    Raises:
+        InputError: naming the option, what it takes and what was found.
+    """
+    checker = Options.model_construct()
+    for name, value in options.items():
+        expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
+        if name not in Options.model_fields or value is None or expression:
+            continue
+        try:
+            setattr(checker, name, value)
+        except ValidationError as error:
+            hint = error.errors()[0].get("ctx", {}).get("error", "")
+            raise InputError(
+                f"{name}: expected {takes(name)}, found {value!r}. {hint}".rstrip()
+            ) from error

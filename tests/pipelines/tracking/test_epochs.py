@@ -1,0 +1,59 @@
+"""What is told and recorded of an epoch."""
+
+import logging
+from typing import Any
+
+import pytest
+from ignite.engine import Engine, Events
+
+from pipelines.tracking.epochs import PHASES, EpochReport
+
+
+class FakeTracker:
+    def __init__(self) -> None:
+        self.metrics: list[dict[str, float]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        self.metrics.append(metrics)
+
+    def fail(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("phase", PHASES)
+@pytest.mark.parametrize("validated", [True, False])
+def test_an_epoch_is_told_and_recorded(
+    phase: str, validated: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker: Any = FakeTracker()
+    engine: Any = Engine(lambda engine, batch: None)
+    engine.phase, engine.validator = phase, None
+    metrics = {"loss": 1.5, "val_loss": 2.5, "val_flow_loss": 3.5}
+    if validated:
+        engine.validator = Engine(lambda engine, batch: None)
+
+    @engine.on(Events.EPOCH_COMPLETED)
+    def measure() -> None:
+        engine.state.metrics = {"loss": metrics["loss"]}
+        if validated:
+            engine.validator.run([0])
+
+    if validated:
+        engine.validator.add_event_handler(
+            Events.STARTED,
+            lambda running: running.state.metrics.update(
+                {k: v for k, v in metrics.items() if k.startswith("val_")}
+            ),
+        )
+    EpochReport(tracker).attach(engine)
+    with caplog.at_level(logging.INFO):
+        engine.run([0])
+    recorded = {name: value for one in tracker.metrics for name, value in one.items()}
+    prefix = "pretrain_" if phase == "pretrain" else ""
+    expected = {f"{phase}_loss": 1.5}
+    if validated:
+        expected |= {f"{prefix}val_loss": 2.5, f"{prefix}val_flow_loss": 3.5}
+    assert recorded == expected
+    line = "Pre-training epoch 1/1: loss 1.5" if prefix else "Epoch 1/1: loss 1.5"
+    held_out = "held-out loss 2.5" if prefix else "held-out flow 3.5"
+    assert line in caplog.text and (held_out in caplog.text) is validated
