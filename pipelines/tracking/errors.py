@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import socket
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 
@@ -15,6 +17,17 @@ NEVER_STATUS = 501
 """The one above that does not pass: what is asked for is not implemented."""
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+
+IN_WORDS = {
+    "^gaierror$|^NameResolution": "its name is unknown here; check the spelling, and the network",
+    "Timeout": "no answer in time",
+    "^ConnectionRefusedError$": "connection refused",
+    "^RemoteDisconnected$": "connection closed by the server without an answer",
+    "^IncompleteRead$": "connection closed by the server in the middle of an answer",
+    "^ConnectionResetError$": "connection reset by the server",
+    "^RetryError$": "it answers with errors or is overloaded",
+}
+"""What an error says whose chain holds one of this name; the first that fits."""
 
 
 class Trouble(Enum):
@@ -46,17 +59,12 @@ def diagnose(error: BaseException) -> Trouble:
 def describe(error: BaseException) -> str:
     """Says in a few words what went wrong, without the address, which may hold a password."""
     causes = list(_chain(error))
-    for cause in causes:
-        if isinstance(cause, socket.gaierror):
-            return "its name is unknown here; check the spelling, and the network"
-    if any("Timeout" in type(cause).__name__ for cause in causes):
-        return "no answer in time"
-    root = causes[-1]
-    if isinstance(root, OSError) and root.strerror:
-        return root.strerror.lower()
-    if any(type(cause).__name__ == "RetryError" for cause in causes):
-        return "it answers with errors or is overloaded"
-    return first_line(error)
+    names = "\n".join(type(cause).__name__ for cause in causes)
+    for pattern, words in IN_WORDS.items():
+        if re.search(pattern, names, re.MULTILINE):
+            return words
+    told = [one.strerror for one in causes if isinstance(one, OSError) and one.strerror]
+    return told[-1].lower() if told else first_line(error)
 
 
 def first_line(error: BaseException) -> str:
@@ -113,10 +121,16 @@ def masked(uri: str) -> str:
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    current: BaseException | None = error
-    while current is not None:
+    """An error and all errors behind it, each once; urllib3 hands some on as mere arguments."""
+    waiting, seen = deque([error]), {id(error)}
+    while waiting:
+        current = waiting.popleft()
         yield current
-        current = current.__cause__ or current.__context__
+        behind = (current.__cause__, current.__context__, *current.args)
+        for one in (*behind, getattr(current, "reason", None)):
+            if isinstance(one, BaseException) and id(one) not in seen:
+                seen.add(id(one))
+                waiting.append(one)
 
 
 def _of(error: BaseException, *packages: str) -> bool:

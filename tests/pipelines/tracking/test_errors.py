@@ -1,15 +1,27 @@
 """What errors of tracking servers and databases mean."""
 
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
+from http.client import IncompleteRead, RemoteDisconnected
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
+from requests.exceptions import ChunkedEncodingError, ReadTimeout
 from requests.exceptions import ConnectionError as NoConnection
-from requests.exceptions import ReadTimeout
+from urllib3 import HTTPConnectionPool
+from urllib3.connection import HTTPConnection
+from urllib3.exceptions import (
+    MaxRetryError,
+    NameResolutionError,
+    NewConnectionError,
+    ProtocolError,
+    ReadTimeoutError,
+)
 
 from pipelines.tracking.errors import Trouble, describe, diagnose, masked
 from pipelines.tracking.tracker import Tracker
@@ -111,3 +123,97 @@ def test_errors_are_sorted_by_what_can_be_done() -> None:
     assert "spelling" in describe(socket.gaierror(-2, "unknown"))
     assert describe(ConnectionRefusedError(111, "Connection refused")) == "connection refused"
     assert len(describe(ValueError("long " * 100))) == 200
+
+
+def caused(error: BaseException, cause: BaseException) -> BaseException:
+    """An error as ``raise error from cause`` leaves it."""
+    error.__cause__ = cause
+    return error
+
+
+def handled(error: BaseException, context: BaseException) -> BaseException:
+    """An error as it is when it was raised while another was handled."""
+    error.__context__ = context
+    return error
+
+
+def by_mlflow(reason: BaseException) -> BaseException:
+    """What MLflow's client raises for what urllib3 gives as its last reason."""
+    tried = caused(MaxRetryError(POOL, "/api/2.0/mlflow/runs/create", reason), reason)  # type: ignore[arg-type]
+    lost = handled(NoConnection(tried), tried)
+    return handled(MlflowException(f"API request to http://host failed with {lost}"), lost)
+
+
+POOL = HTTPConnectionPool("host")
+REFUSED = ConnectionRefusedError(111, "Connection refused")
+UNKNOWN = socket.gaierror(-2, "Name or service not known")
+RESET = ConnectionResetError(104, "Connection reset by peer")
+CLOSED = RemoteDisconnected("Remote end closed connection without response")
+BROKEN = ProtocolError("Connection broken", IncompleteRead(b"no", 1998))
+
+
+def no_connection() -> BaseException:
+    return caused(NewConnectionError(HTTPConnection("host"), "failed"), REFUSED)
+
+
+def no_address() -> BaseException:
+    return NameResolutionError("host", HTTPConnection("host"), UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (by_mlflow(no_connection()), "connection refused"),
+        (NoConnection(MaxRetryError(POOL, "/", REFUSED)), "connection refused"),
+        (by_mlflow(handled(no_connection(), CLOSED)), "connection refused"),
+        (by_mlflow(ProtocolError("Connection aborted.", RESET)), "connection reset by the server"),
+        (
+            by_mlflow(ProtocolError("Connection aborted.", CLOSED)),
+            "connection closed by the server without an answer",
+        ),
+        (
+            handled(ChunkedEncodingError(BROKEN), BROKEN),
+            "connection closed by the server in the middle of an answer",
+        ),
+        (by_mlflow(ReadTimeoutError(POOL, "/", "Read timed out.")), "no answer in time"),
+        (
+            by_mlflow(no_address()),
+            "its name is unknown here; check the spelling, and the network",
+        ),
+        (
+            by_mlflow(caused(no_address(), UNKNOWN)),
+            "its name is unknown here; check the spelling, and the network",
+        ),
+        (
+            handled(ValueError("odd"), OSError(28, "No space left on device")),
+            "no space left on device",
+        ),
+    ],
+)
+def test_the_whole_chain_tells_what_went_wrong(error: BaseException, told: str) -> None:
+    assert describe(error) == told
+
+
+def test_a_chain_that_bites_its_tail_is_told() -> None:
+    error = ValueError("odd")
+    assert describe(handled(error, handled(KeyError("a"), error))) == "odd"
+
+
+@pytest.mark.parametrize(("linger", "told"), [(None, "closed"), (0, "reset")])
+def test_a_connection_that_breaks_is_told(
+    linger: int | None, told: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def answer() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            if linger is not None:
+                option = struct.pack("ii", 1, linger)
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, option)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=answer, daemon=True).start()
+        tracker = Tracker(str(tmp_path), f"http://127.0.0.1:{listener.getsockname()[1]}")
+        tracker.start({})
+    tracker.fail()
+    assert f"is not available: connection {told} by the server" in caplog.text

@@ -1,5 +1,6 @@
 """Tracking and registering with a real MLflow server, which goes away and comes back."""
 
+import errno
 import logging
 import os
 import signal
@@ -82,8 +83,12 @@ class Server:
         except (urllib.error.URLError, OSError):
             return False
 
+    def listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) != errno.ECONNREFUSED
+
     def stop(self) -> None:
-        """Kills the server and its workers."""
+        """Kills the server and its workers, and waits until the last of them is gone."""
         if self.process is not None:
             try:
                 os.killpg(self.process.pid, signal.SIGKILL)
@@ -91,6 +96,10 @@ class Server:
                 pass
             self.process.wait(60)
             self.process = None
+            deadline = time.monotonic() + STARTING
+            while self.listens():  # a worker may outlive the server a while, and reset connections
+                assert time.monotonic() < deadline, f"{self.uri} does not go away"
+                time.sleep(0.05)
 
     @property
     def client(self) -> MlflowClient:
