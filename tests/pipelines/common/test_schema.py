@@ -24,7 +24,7 @@ from transforms.errors import InputError
         {"max_epochs": "@epochs"},
         {"unknown": object()},
     ],
-    ids=str,
+    ids=lambda options: "-".join(map(str, options)),
 )
 def test_what_fits_passes(options: dict[str, Any]) -> None:
     check_values(options)
