@@ -83,11 +83,15 @@ class Calibrator:
     ) -> None:
         self.scorer = scorer
         self.loader = loader
-        self.dataset: Any = loader.dataset
         self.device = torch.device(device)
         self.target_fpr = float(target_fpr)
         self.pixel_fpr = float(pixel_fpr)
         self.slice_scores = np.empty(0)
+
+    @property
+    def dataset(self) -> Any:
+        """The held-out normal images."""
+        return self.loader.dataset
 
     def check(self) -> None:
         """Refuses too few images; called before the training, so that no work is lost.
