@@ -23,9 +23,8 @@ from starlette.concurrency import run_in_threadpool
 
 from lib import guard
 from lib.app import LabelApp
-from lib.datastore import LABEL_SUFFIXES
 from lib.guard import Refusal
-from lib.images import IMAGE_SUFFIXES
+from lib.images import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
 MAX_WAITING = 32
 """Inferences that may wait; further ones are told to come back."""
