@@ -50,7 +50,7 @@ def test_values_are_taken(options: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "told"),
     [
-        ("very_suspicous", "99", "Did you mean very_suspicious?"),
+        ("very_suspicous", "99", "Did you mean 'very_suspicious'?"),
         ("very_suspicious", "100", "from 0 to 99.99, found '100'"),
         ("very_suspicious", "nan", "from 0 to 99.99, found 'nan'"),
         ("batch_size", "0", "expected a number from 1, found '0'"),

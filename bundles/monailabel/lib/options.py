@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from networks.levels import HIGHEST_PERCENTILE
+from pipelines.common import nearest
 from pipelines.scoring import VERY_SUSPICIOUS_PERCENTILE
 from transforms.errors import InputError
 
@@ -62,9 +62,7 @@ def read_options(app_dir: Path, conf: Mapping[str, str]) -> Options:
     known = [one.name for one in fields(Options)]
     for name in conf:
         if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise InputError(f"--conf {name}: unknown; known are {', '.join(known)}.{hint}")
+            raise InputError(f"--conf {name}: there is no such option. {nearest(name, known)}")
     bundle = Path(conf.get("bundle") or app_dir.parent / "aeflow").resolve()
     if not (bundle / "train.json").is_file():
         raise InputError(f"--conf bundle: expected a folder that holds train.json, found {bundle}.")
