@@ -10,6 +10,7 @@ from .options import executed_config as executed_config
 from .options import guard_options as guard_options
 from .progress import EngineProgress as EngineProgress
 from .progress import EpochLine as EpochLine
+from .progress import ProgressFile as ProgressFile
 from .progress import duration as duration
 from .progress import quieten as quieten
 from .progress import track as track

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
 from typing import Any, TypeVar
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
 from pipelines.common.failures import on_failure
+from pipelines.common.files import write_json
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +132,41 @@ class EngineProgress:
             self.meter = None
 
 
+class ProgressFile:
+    """Keeps a JSON file up to date for other programs that follow a run.
+
+    It holds ``phase``, its ``epoch`` and how many there are ``of``, the epochs ``done`` in all
+    phases, ``metrics`` (null where not finite), and when the run ``started`` and the file was
+    ``updated`` (ISO 8601).
+
+    Args:
+        path: the file, replaced whole at each epoch.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.started = _now()
+        self._done: dict[str, int] = {}
+
+    def write(self, phase: str, epoch: int, of: int, metrics: Mapping[str, float]) -> None:
+        """Takes the place of what the file said before."""
+        self._done[phase] = epoch
+        content = {
+            "phase": phase,
+            "epoch": epoch,
+            "of": of,
+            "done": sum(self._done.values()),
+            "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
+            "started": self.started,
+            "updated": _now(),
+        }
+        write_json(self.path, content)
+
+
+def _now() -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")
+
+
 class EpochLine:
     """Writes one line per epoch: the epoch's metrics and the time left.
 
@@ -135,14 +174,20 @@ class EpochLine:
         description: what the engine does.
         names: the metrics to write, as ``{metric: how it is called}``.
         validator: an engine whose metrics join the line, if any.
+        file: what is kept up to date with the same, if anything.
     """
 
     def __init__(
-        self, description: str, names: dict[str, str], validator: Engine | None = None
+        self,
+        description: str,
+        names: dict[str, str],
+        validator: Engine | None = None,
+        file: ProgressFile | None = None,
     ) -> None:
         self.description = description
         self.names = names
         self.validator = validator
+        self.file = file
         self.began = 0.0
         self.first_epoch = 0
 
@@ -159,11 +204,7 @@ class EpochLine:
         metrics = dict(engine.state.metrics)
         if self.validator is not None:
             metrics |= self.validator.state.metrics
-        told = [
-            f"{label} {float(metrics[name]):.4g}"
-            for name, label in self.names.items()
-            if name in metrics
-        ]
+        values = {name: float(metrics[name]) for name in self.names if name in metrics}
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
         elapsed = time.monotonic() - self.began
         left = elapsed / max(1, epoch - self.first_epoch) * (last - epoch)
@@ -173,6 +214,8 @@ class EpochLine:
                 self.description,
                 epoch,
                 last,
-                ", ".join(told),
+                ", ".join(f"{self.names[name]} {value:.4g}" for name, value in values.items()),
                 duration(left),
             )
+        if self.file is not None:
+            self.file.write(self.description, epoch, last, values)

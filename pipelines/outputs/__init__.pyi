@@ -1,6 +1,5 @@
+from .dicom import DicomMaps as DicomMaps
 from .dicom import dicom_writers as dicom_writers
-from .dicom_objects import write_segmentation as write_segmentation
-from .dicom_source import read_stack as read_stack
 from .examples import Example as Example
 from .examples import ExampleKeeper as ExampleKeeper
 from .examples import candidates as candidates

@@ -1,10 +1,10 @@
-"""Maps of DICOM series as DICOM objects, written beside the other maps."""
+"""What a model finds in a DICOM series, as DICOM objects."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from networks.scorer import AnomalyScorer
 from pipelines.outputs.dicom_objects import (
@@ -13,16 +13,17 @@ from pipelines.outputs.dicom_objects import (
     write_segmentation,
 )
 from pipelines.outputs.dicom_source import read_stack
-from pipelines.scoring import ScoredCase
+from pipelines.scoring import ScoredCase, model_version
 
 
 def dicom_writers(
-    scorer: AnomalyScorer, save_dicom: bool
-) -> list[Callable[[ScoredCase, Path], None]]:
+    scorer: AnomalyScorer, model: Mapping[str, Any], save_dicom: bool
+) -> list[Callable[[ScoredCase, Path], Any]]:
     """What a run over cases calls with each case to leave DICOM objects.
 
     Args:
         scorer: the calibrated scorer, whose pixel threshold makes the segmentation.
+        model: content of its model file.
         save_dicom: whether DICOM objects are wanted.
 
     Raises:
@@ -31,7 +32,7 @@ def dicom_writers(
     if not save_dicom:
         return []
     require_highdicom()
-    return [DicomMaps(float(scorer.pixel_threshold))]
+    return [DicomMaps(scorer, model)]
 
 
 class DicomMaps:
@@ -40,32 +41,38 @@ class DicomMaps:
     Other cases are passed over.
 
     Args:
-        pixel_threshold: the map value above which a voxel belongs to the segmentation.
+        scorer: the calibrated scorer, above whose pixel threshold voxels are segmented.
+        model: content of its model file, which the objects name as what made them.
     """
 
-    def __init__(self, pixel_threshold: float) -> None:
-        self.pixel_threshold = pixel_threshold
-        try:
-            self.version = version("aeflow")
-        except PackageNotFoundError:
-            self.version = "unknown"
+    def __init__(self, scorer: AnomalyScorer, model: Mapping[str, Any]) -> None:
+        self.pixel_threshold = float(scorer.pixel_threshold)
+        self.version = model_version(model)
 
     def __call__(self, scored: ScoredCase, folder: Path) -> None:
         """Writes both objects of one case."""
+        name = scored.sample.case.name
+        self.write(scored, folder / f"{name}_seg.dcm", folder / f"{name}_map.dcm")
+
+    def write(self, scored: ScoredCase, mask: Path, parametric: Path | None = None) -> bool:
+        """Writes the segmentation of a case and, if there is a place for it, its map.
+
+        Returns:
+            Whether the case was read from a series as a volume; otherwise nothing is written.
+        """
         sample = scored.sample
         files = sample.header.get("dicom_files")
         if not files or sample.geometry.slice_axis is None:
-            return
+            return False
         source = read_stack(files, sample.header.get("dicom_frames"))
         anomaly_map = scored.grid_map.as_tensor().numpy()
-        name = sample.case.name
         write_segmentation(
-            folder / f"{name}_seg.dcm",
+            mask,
             anomaly_map > self.pixel_threshold,
             source,
             threshold=self.pixel_threshold,
             model_version=self.version,
         )
-        write_parametric_map(
-            folder / f"{name}_map.dcm", anomaly_map, source, model_version=self.version
-        )
+        if parametric:
+            write_parametric_map(parametric, anomaly_map, source, model_version=self.version)
+        return True

@@ -11,6 +11,7 @@ from .cases import score_slices as score_slices
 from .cases import scored_case as scored_case
 from .model_file import MODEL_NAME as MODEL_NAME
 from .model_file import load_scorer as load_scorer
+from .model_file import model_version as model_version
 from .model_file import read_model as read_model
 from .model_file import save_model as save_model
 from .predictor import Predictor as Predictor

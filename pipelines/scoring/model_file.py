@@ -73,6 +73,16 @@ def read_model(path: str | Path) -> dict[str, Any]:
     return content
 
 
+def model_version(model: Mapping[str, Any]) -> str:
+    """Tells a model from every other: when it was created, and the fingerprint of its data.
+
+    Example:
+        >>> model_version({"created": "2026-01-01T00:00:00+0000", "fingerprint": "0123abcd"})
+        '2026-01-01T00:00:00+0000 0123abcd'
+    """
+    return f"{model['created']} {model['fingerprint']}"
+
+
 def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") -> AnomalyScorer:
     """Rebuilds the calibrated scorer of a model file.
 

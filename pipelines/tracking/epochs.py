@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pipelines.common import EngineProgress, EpochLine
+from pipelines.common import EngineProgress, EpochLine, ProgressFile
 from pipelines.tracking.tracker import EpochTracker, Tracker
 
 
@@ -55,10 +55,12 @@ class EpochReport:
 
     Args:
         tracker: the run.
+        progress: what other programs follow, if anything.
     """
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: Tracker, progress: ProgressFile | None = None) -> None:
         self.tracker = tracker
+        self.progress = progress
 
     def attach(self, engine: Any) -> None:
         """Registers with a trainer that has a ``phase`` of `PHASES` and a ``validator`` or None."""
@@ -67,4 +69,4 @@ class EpochReport:
         EpochTracker(self.tracker, engine.phase).attach(engine)
         if engine.validator is not None:
             EpochTracker(self.tracker, phase.validator).attach(engine.validator)
-        EpochLine(phase.epoch, phase.names, engine.validator).attach(engine)
+        EpochLine(phase.epoch, phase.names, engine.validator, self.progress).attach(engine)

@@ -7,6 +7,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from monai.bundle import run
@@ -14,6 +15,7 @@ from PIL import Image
 
 from pipelines.data.cases import Case
 from pipelines.runs import session
+from pipelines.scoring.model_file import model_version, read_model
 from pipelines.scoring.predictor import Predictor
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
@@ -44,6 +46,33 @@ def write_picture(path: Path, seed: int = 0) -> Path:
     return path
 
 
+def write_series(folder: Path) -> Path:
+    """Writes the volume of `write_volume` as DICOM slices."""
+    volume: Any = nib.load(write_volume(folder.parent / "volume.nii.gz"))
+    values = np.asarray(volume.dataobj).astype(np.uint16)
+    folder.mkdir()
+    for number in range(values.shape[2]):
+        meta = pydicom.dataset.FileMetaDataset()
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
+        meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+        one = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+        one.is_little_endian, one.is_implicit_VR = True, False
+        one.SOPClassUID = meta.MediaStorageSOPClassUID
+        one.SOPInstanceUID = meta.MediaStorageSOPInstanceUID
+        one.StudyInstanceUID, one.SeriesInstanceUID = "1.2.3.1", "1.2.3.2"
+        one.FrameOfReferenceUID, one.Modality = "1.2.3.3", "MR"
+        one.ImagePositionPatient = [0, 0, 1.5 * number]
+        one.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        one.PixelSpacing, one.SliceThickness = [2, 1], 1.5
+        one.Columns, one.Rows = values.shape[:2]
+        one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
+        one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
+        one.PixelData = np.ascontiguousarray(values[:, :, number].T).tobytes()
+        one.save_as(folder / f"{number}.dcm")
+    return folder
+
+
 @pytest.fixture
 def summary(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     """The last lines that a run told."""
@@ -52,13 +81,14 @@ def summary(monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
     return lambda: lines[-1]
 
 
-def infer(images: Path, models: Path, output: Path) -> None:
+def infer(images: Path, models: Path, output: Path, **options: Any) -> None:
     run(
         "inferring",
         config_file=str(BUNDLE / "inference.json"),
         input=str(images),
         ckpt_dir=str(models),
         output_dir=str(output),
+        **options,
     )
 
 
@@ -160,3 +190,17 @@ def test_mistakes_are_told(
     write_model()
     given = {"ckpt_dir": str(tmp_path / "models"), "output_dir": str(tmp_path / "out")}
     assert said in mistake_of("inferring", "inference.json", **given, **options)
+
+
+def test_dicom_objects_name_the_model_that_made_them(trained: Path, tmp_path: Path) -> None:
+    series, out, models = write_series(tmp_path / "scan"), tmp_path / "out", trained / "models"
+    infer(series, models, out, save_dicom=True, save_panels=False)
+    mask, parametric = (
+        pydicom.dcmread(next(out.rglob(f"*_{kind}.dcm"))) for kind in ("seg", "map")
+    )
+    made_by = mask.SegmentSequence[0].SegmentationAlgorithmIdentificationSequence[0]
+    model = read_model(models)
+    version = model_version(model)
+    assert model["created"] in version and model["fingerprint"] in version
+    assert made_by.AlgorithmVersion == version
+    assert mask.SoftwareVersions == parametric.SoftwareVersions == version

@@ -43,7 +43,7 @@ TINY: dict[str, Any] = {
 }
 VERY_SUSPICIOUS = 99.5
 SECRET = "Doe^Jane"
-ANYWHERE = ("test_options.py",)
+ANYWHERE = ("test_imports.py", "test_options.py")
 """Tests that need no label environment."""
 
 

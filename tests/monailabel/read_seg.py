@@ -15,6 +15,12 @@ print(
             "segments": [str(one.SegmentLabel) for one in found.SegmentSequence],
             "pixels": int((found.pixel_array > 0).sum()),
             "frames": int(found.NumberOfFrames),
+            "software": str(found.SoftwareVersions),
+            "version": str(
+                found.SegmentSequence[0]
+                .SegmentationAlgorithmIdentificationSequence[0]
+                .AlgorithmVersion
+            ),
         }
     )
 )

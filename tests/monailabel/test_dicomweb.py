@@ -1,5 +1,7 @@
+import gzip
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,7 +16,10 @@ import pytest
 import requests
 
 from pipelines.data.cases import Case
+from pipelines.outputs.maps import write_volume
+from pipelines.scoring.model_file import model_version, read_model
 from pipelines.scoring.predictor import Predictor
+from transforms.readers import read_image
 
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
 
@@ -52,6 +57,17 @@ def test_label_map_of_a_series_in_the_store(
     assert own.infer(uid).json()["score"] == pytest.approx(scored.case_score.score, abs=1e-5)
 
 
+def test_viewers_get_the_volume_that_was_scored(
+    own: Any, store: tuple[str, list[Path]], tmp_path: Path
+) -> None:
+    """The same file as of a DICOM folder among the studies."""
+    folder = store[1][0].parent
+    content = own.call("GET", f"/datastore/image?image={uid_of(store[1])}").content
+    volume = read_image(folder)
+    write_volume(tmp_path / "own.nii.gz", volume.numpy()[0], volume.affine.numpy(), {})
+    assert gzip.decompress(content) == gzip.decompress((tmp_path / "own.nii.gz").read_bytes())
+
+
 def test_segmentation_refers_to_the_series(
     own: Any, store: tuple[str, list[Path]], tmp_path: Path
 ) -> None:
@@ -71,8 +87,10 @@ def test_segmentation_refers_to_the_series(
     assert seg["series"] == headers[0].SeriesInstanceUID
     assert seg["study"] == headers[0].StudyInstanceUID
     assert set(seg["sources"]) == {str(one.SOPInstanceUID) for one in headers}
-    bands = own.infer(uid_of(store[1])).json()["bands"].values()
-    assert seg["pixels"] == sum(band["voxels"] for band in bands) > 0
+    words = own.infer(uid_of(store[1])).json()
+    assert seg["pixels"] == sum(band["voxels"] for band in words["bands"].values()) > 0
+    model = model_version(read_model(own.ckpt_dir))
+    assert seg["version"] == seg["software"] == words["model_version"] == model
 
 
 def test_series_are_offered_and_scored(own: Any, store: tuple[str, list[Path]]) -> None:
@@ -176,6 +194,24 @@ def test_no_identifier_is_logged_or_kept_in_the_index(own: Any) -> None:
     kept = own.call("GET", "/logs/").text
     for secret in ("Doe", "SECRET", "19700101"):
         assert secret not in log and secret not in index and secret not in kept
+
+
+def test_a_series_that_forms_no_volume_is_refused_and_told(
+    own: Any, store: tuple[str, list[Path]], make_series: Callable[..., Any], volumes: list[Path]
+) -> None:
+    files = make_series(volumes[1], store[1][0].parents[1] / "gap")
+    files[5].unlink()
+    uid = uid_of(files)
+    time.sleep(1.1)  # so that the store is asked for its series again
+    try:
+        for answer in (own.infer(uid), own.call("GET", f"/datastore/image?image={uid}")):
+            assert answer.status_code == 400 and "spaced" in answer.json()["detail"], answer.text
+        own.call("POST", "/scoring/anomaly_score", json={})
+        assert own.wait("scoring")["status"] == "DONE"
+        info = own.get("/datastore/?output=all")["objects"][uid]["image"]["info"]
+        assert "spaced" in info["aeflow"]["failed"] and len(info["patient"]) == 16
+    finally:
+        shutil.rmtree(files[0].parent)
 
 
 def test_nothing_outlives_a_server_that_is_killed(own: Any, gone: Callable[[Path], None]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,11 @@ from monailabel.datastore.local import LocalDatastore
 from watchdog.events import FileSystemEvent, FileSystemEventHandler
 
 from lib import guard
-from lib.copies import as_nifti
 from lib.guard import Refusal
-from lib.images import IMAGE_SUFFIXES, holds_dicom
-from lib.records import Records, checked_info, label_info
+from lib.images import IMAGE_SUFFIXES, LABEL_SUFFIXES
+from lib.records import checked_info, label_info
+from lib.series import LABELS_FOLDER, SeriesFolders
 
-LABEL_SUFFIXES = (".nii.gz", ".nii", ".seg.nrrd", ".nrrd", ".png")
-_LABELS_FOLDER = "labels"
 _CHANGES = ("created", "closed", "moved", "deleted")
 
 
@@ -35,7 +33,7 @@ class _Folders(FileSystemEventHandler):  # type: ignore[misc]
                 self.notice(Path(os.fsdecode(place)))
 
 
-class Studies(Records, LocalDatastore):  # type: ignore[misc]
+class Studies(SeriesFolders, LocalDatastore):  # type: ignore[misc]
     """A folder of NIfTI, NRRD, DICOM and picture files, and of folders with one DICOM series each.
 
     Ids are looked up in the index and never taken as paths; links that lead out of the folder are
@@ -64,7 +62,7 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
         """
         root = Path(self._datastore_path)
         name = path.relative_to(root).parts[0] if path != root else ""
-        if name and not name.startswith(".") and name != _LABELS_FOLDER:
+        if name and not name.startswith(".") and name != LABELS_FOLDER:
             if (root / name).is_dir() != self.known(name):
                 self.refresh()
 
@@ -75,7 +73,7 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
             Refusal: 404 for an unknown id, 400 for a link out of the folder.
         """
         self.require(image_id)
-        return guard.inside(super().get_image_uri(image_id), self._datastore_path)
+        return guard.inside(LocalDatastore.get_image_uri(self, image_id), self._datastore_path)
 
     def require(self, image_id: object) -> None:
         """Refuses an id that the datastore does not hold.
@@ -85,29 +83,6 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
         """
         if not isinstance(image_id, str) or not self.known(image_id):
             raise Refusal(404, f"image: there is no study {guard.shown(image_id)}.")
-
-    def _list_files(self, path: str, patterns: Sequence[str]) -> dict[str, str]:
-        found: dict[str, str] = super()._list_files(path, patterns)
-        found = {n: f for n, f in found.items() if os.path.isfile(os.path.join(path, f))}
-        if os.path.realpath(path) == os.path.realpath(self._datastore.image_path()):
-            for entry in os.scandir(path):
-                if self._is_series(entry):
-                    found[entry.name] = entry.name
-        return found
-
-    @staticmethod
-    def _is_series(entry: os.DirEntry[str]) -> bool:
-        if entry.name.startswith(".") or entry.name == _LABELS_FOLDER:
-            return False
-        return entry.is_dir(follow_symlinks=False) and holds_dicom(Path(entry.path))
-
-    def _to_id(self, file: str) -> tuple[str, str]:
-        if os.path.isdir(os.path.join(self._datastore.image_path(), file)):
-            return file, ""
-        suffix = next((s for s in LABEL_SUFFIXES if file.lower().endswith(s)), None)
-        suffix = suffix or next((s for s in IMAGE_SUFFIXES if file.lower().endswith(s)), "")
-        cut = len(file) - len(suffix)
-        return file[:cut], file[cut:]
 
     def list_images(self) -> list[str]:
         """The ids of all studies."""
@@ -128,11 +103,6 @@ class Studies(Records, LocalDatastore):  # type: ignore[misc]
         """The whole index."""
         with self.turn:
             return super().json()
-
-    def get_image_uri(self, image_id: str) -> str:
-        """The path of one file that viewers load: the study, or a NIfTI copy of a DICOM folder."""
-        path = self.path(image_id)
-        return str(as_nifti(path) if path.is_dir() else path)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
         """What is recorded of a study, and path and name of the file for viewers."""

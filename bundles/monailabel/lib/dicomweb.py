@@ -14,24 +14,23 @@ from typing import Any
 
 from monailabel.config import settings
 from monailabel.datastore.dicom import DICOMwebClientX, DICOMWebDatastore
-from monailabel.datastore.utils.convert import dicom_to_nifti
 from pydicom.dataset import Dataset
 
 from lib import guard
-from lib.datastore import LABEL_SUFFIXES
 from lib.guard import Refusal
-from lib.images import is_empty_label
+from lib.images import LABEL_SUFFIXES, is_empty_label
 from lib.proxy import StoreProxy, impatient
-from lib.records import Records, checked_info, label_info
+from lib.records import checked_info, label_info
+from lib.series import SeriesFolders
 
 _NO_IMAGES = ("SEG", "SR", "PR", "KO", "RTSTRUCT", "RTPLAN", "RTDOSE", "REG", "DOC")
 _LIST_SECONDS = 60.0
 _UPSTREAM_FILTER = {"Modality": "CT"}  # MONAI Label's default, which would hide every other series
-_KEPT = ("Modality", "StudyInstanceUID")
+_KEPT = ("SeriesInstanceUID", "StudyInstanceUID", "Modality")
 _ATTEMPTS = 2
 
 
-class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
+class DicomWebStudies(SeriesFolders, DICOMWebDatastore):  # type: ignore[misc]
     """The series of a DICOMweb store, fetched into a cache when they are used.
 
     Args:
@@ -85,40 +84,33 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
         uid = guard.uid(image_id)
         folder = Path(self._datastore.image_path()).resolve() / uid
         if not folder.is_dir():
-            self._fetch(uid, folder)
+            self._fetch(self._header(uid), folder)
+        if "patient" not in self.info(uid):
+            self._enter(self._header(uid))
         return guard.inside(folder, self._datastore_path)
 
-    def _fetch(self, uid: str, folder: Path) -> None:
-        """Fetches a series as a whole; names in the cache are UIDs that were checked."""
+    def _header(self, uid: str) -> Dataset:
+        """What the store says of a series."""
         found = self._client.search_for_series(search_filters={"SeriesInstanceUID": uid})
-        studies = [Dataset.from_json(one) for one in found]
-        study = next((s for s in studies if str(s.SeriesInstanceUID) == uid), None)
-        if study is None:
-            raise Refusal(404, "image: the store no longer has this series.")
+        for header in map(Dataset.from_json, found):
+            if str(header.SeriesInstanceUID) == uid:
+                return header
+        raise Refusal(404, "image: the store no longer has this series.")
+
+    def _fetch(self, header: Dataset, folder: Path) -> None:
+        """Fetches a series as a whole; names in the cache are UIDs that were checked."""
+        study = guard.uid(str(header.StudyInstanceUID))
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".fetch-") as temporary:
-            for one in self._client.retrieve_series(guard.uid(str(study.StudyInstanceUID)), uid):
+            for one in self._client.retrieve_series(study, folder.name):
                 name = f"{guard.uid(str(one.SOPInstanceUID))}.dcm"
                 one.save_as(os.path.join(temporary, name), write_like_original=False)
             if not os.listdir(temporary):
                 raise Refusal(502, "image: the store sent no instance of this series.")
             shutil.copytree(temporary, folder)
 
-    def get_image_uri(self, image_id: str) -> str:
-        """The series as one NIfTI file in the cache, which viewers download."""
-        folder = self.path(image_id)
-        target = folder.with_name(f"{folder.name}.nii.gz")
-        if not target.is_file() or image_id not in self._datastore.objects:
-            converted = dicom_to_nifti(str(folder))
-            try:
-                super().add_image(image_id, converted, self._dicom_info(image_id))
-            finally:
-                os.unlink(converted)
-        return str(target)
-
     def record(self, image_id: str, values: Mapping[str, Any]) -> None:
-        """Records values of a series, which enters the index for it."""
-        if image_id not in self._datastore.objects:
-            self.get_image_uri(image_id)
+        """Records values of a series, which is fetched for it."""
+        self.path(image_id)
         super().record(image_id, values)
 
     def get_image_info(self, image_id: str) -> dict[str, Any]:
@@ -176,14 +168,14 @@ class DicomWebStudies(Records, DICOMWebDatastore):  # type: ignore[misc]
         """Not offered; see `lib.datastore.Studies`."""
         raise Refusal(403, "dataset: not offered.")
 
-    def _dicom_info(self, series_id: str) -> dict[str, Any]:
-        """Facts of a series for the index: the patient's id only as a hash."""
-        found = self._client.search_for_series(search_filters={"SeriesInstanceUID": series_id})
-        header = Dataset.from_json(found[0])
-        info = {"SeriesInstanceUID": series_id}
-        info |= {name: str(header.get(name, "")) for name in _KEPT}
-        patient = str(header.get("PatientID", "")) or str(header.get("StudyInstanceUID", series_id))
-        return info | {"patient": hashlib.sha256(patient.encode()).hexdigest()[:16]}
+    def _enter(self, header: Dataset) -> None:
+        """Enters a fetched series into the index: the patient's id only as a hash."""
+        uid, study = str(header.SeriesInstanceUID), str(header.StudyInstanceUID)
+        patient = str(header.get("PatientID", "")) or study
+        info = {name: str(header.get(name, "")) for name in _KEPT}
+        info["patient"] = hashlib.sha256(patient.encode()).hexdigest()[:16]
+        self.refresh()
+        super().record(uid, info)
 
 
 def open_store(url: str) -> DicomWebStudies:

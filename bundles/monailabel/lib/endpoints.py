@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import anyio
 from fastapi import APIRouter, File, Form, Response, UploadFile
@@ -22,12 +22,9 @@ from requests_toolbelt import MultipartEncoder
 from starlette.concurrency import run_in_threadpool
 
 from lib import guard
-from lib.datastore import LABEL_SUFFIXES
+from lib.app import LabelApp
 from lib.guard import Refusal
-from lib.images import IMAGE_SUFFIXES
-
-if TYPE_CHECKING:
-    from main import AEFlowApp
+from lib.images import IMAGE_SUFFIXES, LABEL_SUFFIXES
 
 MAX_WAITING = 32
 """Inferences that may wait; further ones are told to come back."""
@@ -67,28 +64,13 @@ class Turns:
             self._waiting -= 1
 
 
-def parsed(name: str, content: str) -> dict[str, Any]:
-    """A JSON object that came as a form field.
-
-    Raises:
-        Refusal: 400 for anything else.
-    """
-    try:
-        values = json.loads(content or "{}")
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise Refusal(400, f"{name}: expected a JSON object, found what is no JSON.") from error
-    if not isinstance(values, dict):
-        raise Refusal(400, f"{name}: expected a JSON object, found {guard.shown(values)}.")
-    return values
-
-
 def infer_params(content: str) -> dict[str, Any]:
     """The parameters of an inference; where the image lies is not for them to say.
 
     Raises:
         Refusal: 400.
     """
-    params = parsed("params", content)
+    params = guard.json_object("params", content)
     for name in _RESERVED:
         if name in params:
             raise Refusal(400, f"params: {name} is not accepted there; use the query.")
@@ -115,7 +97,7 @@ async def in_folder(work: Callable[[Path], T]) -> T:
     return await run_in_threadpool(run)
 
 
-def router(app: AEFlowApp) -> APIRouter:
+def router(app: LabelApp) -> APIRouter:
     """The endpoints, bound to an app."""
     routes = APIRouter()
     turns = Turns()
@@ -152,7 +134,7 @@ def router(app: AEFlowApp) -> APIRouter:
     async def add_image(
         file: UploadFile, image: str | None = None, params: Params = "{}"
     ) -> dict[str, Any]:
-        info = parsed("params", params)
+        info = guard.json_object("params", params)
 
         def work(folder: Path) -> dict[str, Any]:
             path = stored(file, folder, IMAGE_SUFFIXES)
@@ -169,7 +151,7 @@ def router(app: AEFlowApp) -> APIRouter:
     async def save_label(
         image: str, label: UploadFile, params: Params = "{}", tag: str = "final"
     ) -> dict[str, Any]:
-        info = parsed("params", params)
+        info = guard.json_object("params", params)
 
         def work(folder: Path) -> dict[str, Any]:
             path = stored(label, folder, (*LABEL_SUFFIXES, ".bin"))
@@ -183,7 +165,7 @@ def router(app: AEFlowApp) -> APIRouter:
 
 
 def _answer(
-    app: AEFlowApp,
+    app: LabelApp,
     model: str,
     source: Path,
     study: str,
@@ -218,7 +200,7 @@ def _named(name: str) -> dict[str, str]:
 
 
 def _session(
-    app: AEFlowApp, files: list[UploadFile], uncompress: bool, expiry: int, folder: Path
+    app: LabelApp, files: list[UploadFile], uncompress: bool, expiry: int, folder: Path
 ) -> dict[str, Any]:
     sessions = app.sessions()
     if sessions is None:

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import requests
@@ -19,11 +19,10 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lib import guard
+from lib.app import LabelApp
+from lib.body import read_body
 from lib.guard import Refusal
 from transforms.errors import InputError
-
-if TYPE_CHECKING:
-    from main import AEFlowApp
 
 logger = logging.getLogger("aeflow.label")
 
@@ -37,7 +36,7 @@ _HEADERS = {
     b"referrer-policy": b"no-referrer",
 }
 _LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-Check = Callable[["AEFlowApp", str, dict[str, Any]], None]
+Check = Callable[[LabelApp, str, dict[str, Any]], object]
 
 
 @dataclass(frozen=True)
@@ -57,48 +56,23 @@ class Rule:
     json: bool = False
 
 
-def _model(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    app.infer_task(name)
-
-
-def _training(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    app.check_training(name, body)
-
-
-def _scoring(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    app.check_scoring(name, body)
-
-
-def _strategy(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    app.check_strategy(str(body.get("strategy", name)))
-
-
-def _batch(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    app.check_batch(name, body)
-
-
-def _store(app: AEFlowApp, name: str, body: dict[str, Any]) -> None:
-    if not app.has_store:
-        raise Refusal(404, "proxy: this server has no DICOMweb store.")
-
-
 _READ = ("GET", "HEAD")
 RULES = (
     Rule(_READ, r"/|/openapi\.json|/favicon\.ico|/info/?|/logs/?|/worklist"),
     Rule(_READ, r"/(?:static|ohif)(?:/.*)?"),
-    Rule(("POST",), r"/infer/([^/]+)", _model),
+    Rule(("POST",), r"/infer/([^/]+)", LabelApp.check_model),
     Rule(("GET", "DELETE"), r"/(?:batch/infer|train/|scoring/)"),
-    Rule(("POST",), r"/batch/infer/([^/]+)", _batch, json=True),
-    Rule(("POST",), r"/train/([^/]*)", _training, json=True),
-    Rule(("POST",), r"/scoring/([^/]*)", _scoring, json=True),
-    Rule(("POST",), r"/activelearning/([^/]+)", _strategy, json=True),
+    Rule(("POST",), r"/batch/infer/([^/]+)", LabelApp.check_batch, json=True),
+    Rule(("POST",), r"/train/([^/]*)", LabelApp.check_training, json=True),
+    Rule(("POST",), r"/scoring/([^/]*)", LabelApp.check_scoring, json=True),
+    Rule(("POST",), r"/activelearning/([^/]+)", LabelApp.check_strategy, json=True),
     Rule(("GET", "PUT"), r"/datastore/"),
     Rule(("GET", "HEAD", "PUT", "DELETE"), r"/datastore/(?:image|label)"),
     Rule(("GET", "PUT"), r"/datastore/(?:image|label)/info"),
     Rule(("PUT",), r"/session/"),
     Rule(("GET", "DELETE"), r"/session/([^/]+)"),
-    Rule(("GET",), r"/model/info/([^/]+)", _model),
-    Rule(("GET", "POST"), r"/proxy/dicom/(?:qido|wado|stow)/(.+)", _store),
+    Rule(("GET",), r"/model/info/([^/]+)", LabelApp.check_model),
+    Rule(("GET", "POST"), r"/proxy/dicom/(?:qido|wado|stow)/(.+)", LabelApp.check_store),
 )
 
 
@@ -110,7 +84,7 @@ class Gate:
         app: the app.
     """
 
-    def __init__(self, inner: ASGIApp, app: AEFlowApp) -> None:
+    def __init__(self, inner: ASGIApp, app: LabelApp) -> None:
         self.inner = inner
         self.app = app
 
@@ -150,7 +124,7 @@ class Gate:
         body: dict[str, Any] = {}
         if rule.json:
             content = await read_body(receive, MAX_JSON)
-            body = _json(content)
+            body = guard.json_object("body", content)
             receive = _replay(content)
         if rule.check:  # which may ask a store
             await run_in_threadpool(rule.check, self.app, name, body)
@@ -209,36 +183,6 @@ def _rule(method: str, path: str) -> tuple[Rule, str]:
     if other:
         raise Refusal(405, f"{method} is not offered here.")
     raise Refusal(404, "path: not offered by this server.")
-
-
-async def read_body(receive: Receive, most: int) -> bytes:
-    """The body of a request.
-
-    Raises:
-        Refusal: 413 when it has more than ``most`` bytes.
-    """
-    content = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return bytes(content)
-        content += message.get("body", b"")
-        if len(content) > most:
-            raise Refusal(413, f"body: expected at most {most} bytes.")
-        if not message.get("more_body"):
-            return bytes(content)
-
-
-def _json(content: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(content or b"{}")
-    except (ValueError, RecursionError) as error:
-        raise Refusal(400, "body: expected a JSON object.") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise Refusal(400, f"body: expected a JSON object, found {guard.shown(values)}.")
-    return values
 
 
 def _replay(content: bytes) -> Receive:

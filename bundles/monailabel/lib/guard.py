@@ -5,6 +5,7 @@ This file knows neither MONAI Label nor the web framework.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -119,6 +120,21 @@ def choice(name: str, value: object, choices: Iterable[str], status: int = 400) 
         listed = ", ".join(known) or "none at present"
         raise Refusal(status, f"{name}: expected one of {listed}; found {shown(value)}.")
     return value
+
+
+def json_object(name: str, content: str | bytes) -> dict[str, Any]:
+    """A JSON object that came as text; empty for no text and for ``null``.
+
+    Raises:
+        Refusal: 400 for anything else.
+    """
+    try:
+        values = json.loads(content or "{}")
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"{name}: expected a JSON object, found what is no JSON.") from error
+    if not isinstance(values, dict | None):
+        raise Refusal(400, f"{name}: expected a JSON object, found {shown(values)}.")
+    return values or {}
 
 
 def only_keys(name: str, values: object, allowed: Iterable[str]) -> Mapping[str, Any]:

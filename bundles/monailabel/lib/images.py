@@ -16,11 +16,13 @@ import SimpleITK as sitk
 from PIL import Image
 
 from lib.guard import Refusal
+from transforms.dicom import is_dicom
 from transforms.errors import InputError
+from transforms.readers import PICTURE_SUFFIXES
 
 NIFTI = (".nii.gz", ".nii")
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-IMAGE_SUFFIXES = (*NIFTI, ".nrrd", ".dcm", *PICTURES)
+LABEL_SUFFIXES = (*NIFTI, ".seg.nrrd", ".nrrd", ".png")
+IMAGE_SUFFIXES = (*NIFTI, ".nrrd", ".dcm", *PICTURE_SUFFIXES)
 """Suffixes of single files; a study may also be a folder that holds one DICOM series."""
 
 MAX_VOXELS = 2**30
@@ -44,16 +46,11 @@ def require_readable(path: Path) -> None:
         files = list(files_below(path))
         if any(one.is_symlink() for one in files):
             raise Refusal(400, "image: the folder of the series holds a link; copy the files.")
-        _require_size(sum(map(_dicom_voxels, files)))
-    elif name.endswith(".dcm"):
-        _require_size(_dicom_voxels(path))
-    elif name.endswith(PICTURES):
-        _require_size(_pixels(path))
-    elif name.endswith(NIFTI):
-        _require_size(_nifti_voxels(path))
-    elif name.endswith(".nrrd"):
-        _require_attached_data(path)
-        _require_size(_nrrd_voxels(path))
+        _require_size(sum(_voxels(one, ".dcm") for one in files))
+    else:
+        if name.endswith(".nrrd"):
+            _require_attached_data(path)
+        _require_size(_voxels(path, name))
 
 
 def unreadable(error: InputError, path: Path) -> Refusal:
@@ -74,7 +71,7 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 def holds_dicom(folder: Path) -> bool:
     """Whether one of the first files in a folder and its subfolders is DICOM."""
-    return any(_is_dicom(one) for one in islice(files_below(folder), 3) if one.is_file())
+    return any(is_dicom(one) for one in islice(files_below(folder), 3) if one.is_file())
 
 
 def is_empty_label(path: Path) -> bool | None:
@@ -91,55 +88,36 @@ def is_empty_label(path: Path) -> bool | None:
         return None
 
 
-def _is_dicom(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
-
-
 def _require_size(voxels: float) -> None:
     if voxels > MAX_VOXELS:
         raise Refusal(400, f"image: {voxels:.3g} voxels are more than the {MAX_VOXELS} accepted.")
 
 
-def _product(sides: Sequence[int]) -> float:
+def _voxels(path: Path, name: str) -> float:
     """As a float, which a hostile header cannot overflow."""
-    return float(math.prod([1.0, *map(float, sides)]))
-
-
-def _nifti_voxels(path: Path) -> float:
     try:
-        return _product(nib.Nifti1Image.from_filename(path).shape)
-    except Exception:  # the bundle's reader says what is wrong with the file
-        return 0.0
-
-
-def _dicom_voxels(path: Path) -> float:
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_DICOM_SIZE)
-        return _product([int(header.get(name) or 1) for name in _DICOM_SIZE])
-    except Exception:  # the bundle's reader says what is wrong with the file
-        return 0.0
-
-
-def _pixels(path: Path) -> float:
-    try:
-        with Image.open(path) as picture:  # reads the header alone
-            return _product(picture.size)
+        return math.prod(map(float, _shape(path, name)))
     except Image.DecompressionBombError:
         return math.inf
     except Exception:  # the bundle's reader says what is wrong with the file
         return 0.0
 
 
-def _nrrd_voxels(path: Path) -> float:
-    reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
-    try:
+def _shape(path: Path, name: str) -> Sequence[int]:
+    """What the header of a file says that is to be read as one of this name."""
+    if name.endswith(PICTURE_SUFFIXES):
+        with Image.open(path) as picture:
+            return picture.size
+    if name.endswith(NIFTI):
+        return tuple(nib.Nifti1Image.from_filename(path).shape)
+    if name.endswith(".nrrd"):
+        reader: Any = sitk.ImageFileReader()  # type: ignore[no-untyped-call]
         reader.SetImageIO("NrrdImageIO")
         reader.SetFileName(str(path))
         reader.ReadImageInformation()
-        return _product(reader.GetSize())
-    except RuntimeError:  # the bundle's reader says what is wrong with the file
-        return 0.0
+        return tuple(reader.GetSize())
+    header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_DICOM_SIZE)
+    return [int(header.get(one) or 1) for one in _DICOM_SIZE]
 
 
 def _require_attached_data(path: Path) -> None:

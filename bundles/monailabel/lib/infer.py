@@ -14,8 +14,8 @@ from lib.guard import Refusal
 from lib.images import require_readable
 from lib.results import wanted, write_result
 from lib.serving import ServedModel
-from pipelines.outputs import read_stack, write_segmentation
-from pipelines.scoring import LABELS, Findings, findings
+from pipelines.outputs import DicomMaps
+from pipelines.scoring import LABELS, Findings, findings, model_version
 
 
 class AnomalyInfer(InferTask):  # type: ignore[misc]
@@ -53,6 +53,7 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         served = self.model.score(source)
         found = findings(served.case, served.model.bands)
         found.words["model"] = served.model.fingerprint
+        found.words["model_version"] = model_version(served.model.predictor.model)
         found.words["latencies"] = {"total": round(time.monotonic() - began, 3)}
         return found
 
@@ -91,17 +92,12 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         """
         if not source.is_dir() and source.suffix != ".dcm":
             raise Refusal(400, "output: dicom_seg needs a DICOM series; ask for an image instead.")
-        found = self.find(source)
-        header = found.scored.sample.header
-        if "dicom_files" not in header or found.label_map.ndim != 3:
+        require_readable(source)
+        served = self.model.score(source)
+        path, predictor = folder / "aeflow-seg.dcm", served.model.predictor
+        if not DicomMaps(predictor.scorer, predictor.model).write(served.case, path):
             raise Refusal(400, "output: dicom_seg needs a DICOM series that is a volume.")
-        return write_segmentation(
-            folder / "aeflow-seg.dcm",
-            found.label_map > 0,
-            read_stack(header["dicom_files"], header.get("dicom_frames")),
-            threshold=float(found.words["bands"]["suspicious"]["above"]),
-            model_version=found.words["model"],
-        )
+        return path
 
     def __call__(self, request: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         """MONAI Label's own way in; ``image`` is a path that was checked before.

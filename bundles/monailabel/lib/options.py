@@ -62,8 +62,7 @@ def read_options(app_dir: Path, conf: Mapping[str, str]) -> Options:
     known = [one.name for one in fields(Options)]
     for name in conf:
         if name not in known:
-            hint = nearest(name, known)
-            raise InputError(f"--conf {name}: unknown; known are {', '.join(known)}. {hint}")
+            raise InputError(f"--conf {name}: there is no such option. {nearest(name, known)}")
     bundle = Path(conf.get("bundle") or app_dir.parent / "aeflow").resolve()
     if not (bundle / "train.json").is_file():
         raise InputError(f"--conf bundle: expected a folder that holds train.json, found {bundle}.")

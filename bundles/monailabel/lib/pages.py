@@ -6,7 +6,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse, RedirectResponse
@@ -16,19 +16,17 @@ from monailabel.utils.async_tasks.utils import processes
 from starlette.concurrency import run_in_threadpool
 
 from lib import guard, viewer, worklist, workplace
-from lib.gate import read_body
+from lib.app import LabelApp
+from lib.body import read_body
 from lib.guard import Refusal
 from lib.proxy import MAX_STORED
-
-if TYPE_CHECKING:
-    from main import AEFlowApp
 
 MAX_LINES = 5000
 _TASKS = {"/train/": "train", "/scoring/": "scoring", "/batch/infer": "batch_infer"}
 _SECONDS_TO_END = 20.0
 
 
-def router(app: AEFlowApp) -> APIRouter:
+def router(app: LabelApp) -> APIRouter:
     """The endpoints, bound to an app; those that are no coroutines run in threads."""
     routes = APIRouter()
 
@@ -52,7 +50,7 @@ def router(app: AEFlowApp) -> APIRouter:
     return routes
 
 
-def _add_datastore(routes: APIRouter, app: AEFlowApp) -> None:
+def _add_datastore(routes: APIRouter, app: LabelApp) -> None:
     def get(path: str, summary: str) -> Callable[[Callable[..., Any]], Any]:
         return routes.get(f"/datastore/{path}", tags=["Datastore"], summary=summary)
 
@@ -77,14 +75,14 @@ def _add_datastore(routes: APIRouter, app: AEFlowApp) -> None:
         return datastore.download_label(label, tag)
 
 
-def _add_viewer(routes: APIRouter, app: AEFlowApp) -> None:
+def _add_viewer(routes: APIRouter, app: LabelApp) -> None:
     @routes.get("/", include_in_schema=False)
     def start() -> RedirectResponse:
         return RedirectResponse("worklist")
 
     @routes.get("/worklist", tags=["Viewer"], summary="The studies by their score, as a page")
     def page() -> Response:
-        return worklist.page(app)
+        return worklist.page(app.datastore())
 
     @routes.get("/ohif/{path:path}", include_in_schema=False)
     def ohif(path: str) -> Response:

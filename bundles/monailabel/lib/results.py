@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lib.guard import Refusal, choice
-from lib.images import NIFTI, PICTURES
+from lib.images import NIFTI
 from pipelines.outputs import write_volume
 from pipelines.scoring import LABELS, Findings
+from transforms.readers import PICTURE_SUFFIXES
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".seg.nrrd", ".png")
 DTYPES = ("uint8", "int16", "uint16", "int32", "float32", "float64")
@@ -69,7 +70,7 @@ def wanted(params: Mapping[str, Any], source: Path) -> Wanted:
 
 def _default(source: Path, kind: str) -> str:
     name = source.name.lower()
-    if name.endswith(PICTURES):
+    if name.endswith(PICTURE_SUFFIXES):
         return ".png" if kind == "labels" else ".nrrd"
     return ".nrrd" if name.endswith(".nrrd") else ".nii" if name.endswith(NIFTI[1]) else ".nii.gz"
 

@@ -45,12 +45,6 @@ _STATS, _PROGRESS = "training.json", "training-progress.json"
 _KEPT_FROM_MODEL = (
     *("channels", "image_size", "axis", "intensity", "n4", "slice_range", "min_body_fraction"),
 )
-_TOLD = re.compile(
-    r"^\d\d:\d\d:\d\d (?:Pre-training|Epoch|Calibrat|Reading|Training|Evaluat)(?!.*[\s=:]/).*$"
-)
-"""Lines of progress, which name no file."""
-
-_EPOCH = re.compile(r"(Pre-training epoch|Epoch) (\d+)/(\d+)")
 
 
 def checked_params(params: object) -> dict[str, int | float]:
@@ -92,15 +86,9 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
 
     def stats(self) -> dict[str, Any]:
         """How far a training is that runs, else facts of the last one; viewers draw a bar of it."""
-        running = self._read(_PROGRESS)
-        return running if psutil.pid_exists(running.pop("pid", -1)) else self._read(_STATS)
-
-    def _read(self, name: str) -> dict[str, Any]:
-        try:
-            found = json.loads((self.model.path.parent / name).read_text())
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        folder = self.model.path.parent
+        running = _read(folder / _PROGRESS)
+        return running if psutil.pid_exists(running.pop("pid", -1)) else _read(folder / _STATS)
 
     def normals(self, datastore: Any) -> list[str]:
         """The studies that are marked normal.
@@ -197,23 +185,20 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
             process = subprocess.Popen(
                 command, cwd=folder, env=environment, stdout=stream, stderr=subprocess.STDOUT
             )
-            for line in _lines_until_end(process, log):
-                if _TOLD.match(line):
-                    _tell(line[9:])
-                    self._note_epoch(line, options)
+            for progress in _until_end(process, folder / "output" / "progress.json"):
+                self._note(progress, options)
         if process.returncode or not (folder / "models" / "model.pt").is_file():
             raise Refusal(500, f"train: failed; the served model is unchanged. {_cause(log)}")
 
-    def _note_epoch(self, line: str, options: Mapping[str, Any]) -> None:
-        """Keeps how many of the epochs of pre-training and training are done."""
-        found = _EPOCH.search(line)
-        if not found:
-            return
+    def _note(self, progress: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        """Tells an epoch, and keeps how many of pre-training and training are done."""
+        known = {name: value for name, value in progress["metrics"].items() if value is not None}
+        metrics = [f"{name} {value:.4g}" for name, value in known.items()]
+        _tell(f"{progress['phase']} {progress['epoch']}/{progress['of']}: {', '.join(metrics)}")
         planned = {**self.config(), **options}
-        before = 0 if found[1].startswith("Pre") else planned["pretrain_epochs"]
         total = planned["pretrain_epochs"] + planned["max_epochs"]
-        progress = {"epoch": before + int(found[2]), "total_epochs": total}
-        write_json(self.model.path.parent / _PROGRESS, {**progress, "pid": os.getpid()})
+        shown = {"epoch": progress["done"], "total_epochs": total, "pid": os.getpid()}
+        write_json(self.model.path.parent / _PROGRESS, shown)
 
     def _try(self, ckpt_dir: Path, study: Path) -> None:
         """A new model must load and give a finite map of a study that it knows."""
@@ -228,14 +213,26 @@ def _patient(datastore: Any, image_id: str) -> str:
     return str(datastore.info(image_id).get("patient") or image_id)
 
 
-def _lines_until_end(process: subprocess.Popen[bytes], log: Path) -> Iterator[str]:
-    with log.open(errors="replace") as stream:
-        running = True
-        while running:
-            running = process.poll() is None
-            yield from (line.rstrip() for line in stream)
-            if running:
-                time.sleep(0.5)
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _until_end(process: subprocess.Popen[bytes], file: Path) -> Iterator[dict[str, Any]]:
+    """What a file of progress says, whenever that is something new."""
+    before: dict[str, Any] = {}
+    running = True
+    while running:
+        running = process.poll() is None
+        found = _read(file)
+        if found != before:
+            yield found
+        before = found
+        if running:
+            time.sleep(0.5)
 
 
 def _cause(log: Path) -> str:

@@ -6,15 +6,12 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.records import NORMAL
-
-if TYPE_CHECKING:
-    from main import AEFlowApp
 
 _VIEWER = "/ohif/monai-label?StudyInstanceUIDs="
 _PAGES = Environment(
@@ -64,10 +61,10 @@ def _entry(datastore: Any, image: str, final: bool) -> Entry:
     return Entry(image, datastore.score(image) or {}, datastore.failure(image), said, link)
 
 
-def page(app: AEFlowApp) -> HTMLResponse:
+def page(datastore: Any) -> HTMLResponse:
     """The page; it asks nothing but this server."""
     nonce = secrets.token_urlsafe(16)
-    listed = entries(app.datastore())
+    listed = entries(datastore)
     html = _PAGES.get_template("worklist.html.j2").render(
         entries=listed,
         nonce=nonce,

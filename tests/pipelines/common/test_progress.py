@@ -1,15 +1,25 @@
 """Progress, on a terminal and elsewhere."""
 
 import io
+import json
 import logging
 from contextlib import redirect_stderr
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from ignite.engine import Engine, Events
 
 from pipelines.common import progress
-from pipelines.common.progress import EngineProgress, EpochLine, Meter, duration, track
+from pipelines.common.progress import (
+    EngineProgress,
+    EpochLine,
+    Meter,
+    ProgressFile,
+    duration,
+    track,
+)
 
 
 class Clock:
@@ -146,3 +156,34 @@ def test_a_resumed_run_counts_its_own_epochs_for_the_time_left(clock: Clock, lin
     engine.load_state_dict({"epoch_length": 1, "max_epochs": 10, "iteration": 8})
     engine.run([0])
     assert lines()[0].endswith("(0:10 left)")
+
+
+def test_other_programs_read_how_far_a_run_is(tmp_path: Path) -> None:
+    file, seen = ProgressFile(str(tmp_path / "out" / "progress.json")), []
+    for phase, epochs in (("Pre-training epoch", 2), ("Epoch", 3)):
+        engine = Engine(lambda engine, batch: None)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def measure(engine: Engine) -> None:
+            engine.state.metrics |= {"loss": 0.5 / engine.state.epoch, "other": 1.0}
+            engine.state.metrics["auroc"] = float("nan")
+
+        EpochLine(phase, {"loss": "loss", "auroc": "AUROC"}, file=file).attach(engine)
+
+        @engine.on(Events.EPOCH_COMPLETED)
+        def read() -> None:
+            seen.append(json.loads(file.path.read_text()))
+
+        engine.run([0], max_epochs=epochs)
+    told = [(one["phase"], one["epoch"], one["of"], one["done"]) for one in seen]
+    first = [("Pre-training epoch", number, 2, number) for number in (1, 2)]
+    assert told == first + [("Epoch", number, 3, 2 + number) for number in (1, 2, 3)]
+    assert [one["metrics"] for one in seen[:2]] == [
+        {"loss": 0.5, "auroc": None},
+        {"loss": 0.25, "auroc": None},
+    ]
+    assert len({one["started"] for one in seen}) == 1
+    for one in seen:
+        times = [datetime.fromisoformat(one[name]) for name in ("started", "updated")]
+        assert times == sorted(times) and times[0].tzinfo
+    assert [one.name for one in file.path.parent.iterdir()] == ["progress.json"]
