@@ -16,7 +16,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +26,7 @@ from numpy.typing import NDArray
 import networks
 import pipelines
 import transforms
-from pipelines.common import writable_folder
+from pipelines.common import installed_version, writable_folder
 from pipelines.data import Case
 from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model
 from pipelines.tracking import UNTRACKED, Tracker, describe, masked, mistake_of
@@ -163,13 +162,8 @@ def synthetic_example(content: dict[str, Any]) -> NDArray[np.float32]:
 
 def pinned_requirements() -> list[str]:
     """`REQUIREMENTS` with the versions installed here, without build labels such as ``+cpu``."""
-    pinned = []
-    for package in REQUIREMENTS:
-        try:
-            pinned.append(f"{package}=={version(package).partition('+')[0]}")
-        except PackageNotFoundError:
-            continue
-    return pinned
+    versions = {package: installed_version(package) for package in REQUIREMENTS}
+    return [f"{name}=={found.partition('+')[0]}" for name, found in versions.items() if found]
 
 
 class ServedScorer:

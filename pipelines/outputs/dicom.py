@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
 
 from networks.scorer import AnomalyScorer
+from pipelines.common import installed_version
 from pipelines.outputs.dicom_objects import (
     require_highdicom,
     write_parametric_map,
@@ -46,10 +46,7 @@ class DicomMaps:
 
     def __init__(self, pixel_threshold: float) -> None:
         self.pixel_threshold = pixel_threshold
-        try:
-            self.version = version("aeflow")
-        except PackageNotFoundError:
-            self.version = "unknown"
+        self.version = installed_version("aeflow") or "unknown"
 
     def __call__(self, scored: ScoredCase, folder: Path) -> None:
         """Writes both objects of one case."""
