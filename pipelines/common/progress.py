@@ -141,7 +141,7 @@ class EpochLine:
     Args:
         description: what the engine does.
         names: the metrics to write, as ``{metric: how it is called}``.
-        validator: an engine whose metrics join the line, if any.
+        validator: an engine whose metrics join the line of each epoch in which it ran, if any.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class EpochLine:
 
     def _write(self, engine: Engine) -> None:
         metrics = dict(engine.state.metrics)
-        if self.validator is not None:
+        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
             metrics |= self.validator.state.metrics
         told = [
             f"{label} {float(metrics[name]):.4g}"

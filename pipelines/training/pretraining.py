@@ -170,6 +170,7 @@ class PretrainEvaluator(SupervisedEvaluator):
     def __init__(
         self, scorer: AnomalyScorer, synthetic: SyntheticAnomalies, seed: int = 0, **kwargs: Any
     ) -> None:
+        handlers = kwargs.pop("val_handlers", None)
         super().__init__(network=scorer.network, decollate=False, **kwargs)
         self.scorer = scorer
         self.synthetic = synthetic
@@ -178,6 +179,7 @@ class PretrainEvaluator(SupervisedEvaluator):
         EpochMetric(
             _auroc, output_transform=lambda output: output["ranked"], check_compute_fn=False
         ).attach(self, "val_synthetic_auroc")
+        self._register_handlers(handlers or [])
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         device = engine.state.device
