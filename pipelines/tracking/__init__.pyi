@@ -1,5 +1,5 @@
+from .address import masked as masked
 from .errors import describe as describe
-from .errors import masked as masked
 from .errors import mistake_of as mistake_of
 from .outbox import UNTRACKED as UNTRACKED
 from .tracker import EpochTracker as EpochTracker
