@@ -17,3 +17,4 @@ from .progress import track as track
 from .seeding import EpochSampler as EpochSampler
 from .seeding import derive_seed as derive_seed
 from .seeding import generator as generator
+from .versions import installed_version as installed_version

@@ -173,7 +173,7 @@ class EpochLine:
     Args:
         description: what the engine does.
         names: the metrics to write, as ``{metric: how it is called}``.
-        validator: an engine whose metrics join the line, if any.
+        validator: an engine whose metrics join the line of each epoch in which it ran, if any.
         file: what is kept up to date with the same, if anything.
     """
 
@@ -202,7 +202,7 @@ class EpochLine:
 
     def _write(self, engine: Engine) -> None:
         metrics = dict(engine.state.metrics)
-        if self.validator is not None:
+        if self.validator is not None and self.validator.state.epoch == engine.state.epoch:
             metrics |= self.validator.state.metrics
         values = {name: float(metrics[name]) for name in self.names if name in metrics}
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch

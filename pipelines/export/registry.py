@@ -16,8 +16,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.common import writable_folder
+from pipelines.common import installed_version, writable_folder
 from pipelines.data import Case
 from pipelines.export.package import code_folders
 from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model, score_slices
@@ -161,11 +159,8 @@ def synthetic_example(content: dict[str, Any]) -> NDArray[np.float32]:
 
 def pinned_requirements() -> list[str]:
     """`REQUIREMENTS` with the versions installed here, without build labels such as ``+cpu``."""
-    pinned = []
-    for package in REQUIREMENTS:
-        with suppress(PackageNotFoundError):
-            pinned.append(f"{package}=={version(package).partition('+')[0]}")
-    return pinned
+    versions = {package: installed_version(package) for package in REQUIREMENTS}
+    return [f"{name}=={found.partition('+')[0]}" for name, found in versions.items() if found]
 
 
 class ServedScorer:

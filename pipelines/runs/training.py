@@ -7,13 +7,18 @@ import logging
 import platform
 import time
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from ignite.engine import Events
 
 from pipelines.batch import CaseRun
-from pipelines.common import executed_config, replacing, writable_folder, write_json
+from pipelines.common import (
+    executed_config,
+    installed_version,
+    replacing,
+    writable_folder,
+    write_json,
+)
 from pipelines.data import CaseLoader, Data, seen_content
 from pipelines.export import check_registry, register_scorer
 from pipelines.runs.evaluation import Evaluation
@@ -29,13 +34,8 @@ PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 
 def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
+    versions = {package: installed_version(package) or "not installed" for package in PACKAGES}
+    return {"python": platform.python_version(), **versions}
 
 
 class Training(Evaluation):

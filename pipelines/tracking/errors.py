@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator
 from enum import Enum
 
+from pipelines.tracking.address import masked
 from transforms.errors import InputError
 
 AWAY_STATUS = (408, 429)
@@ -108,16 +109,6 @@ def mistake_of(error: BaseException, uri: str) -> InputError | None:
             f"Check host, port and path."
         )
     return None
-
-
-def masked(uri: str) -> str:
-    """A URI without its password."""
-    start, separator, rest = uri.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    name, colon, _ = user.partition(":")
-    secret = f"{name}{colon}{'***' if colon else ''}"
-    return f"{start}{separator}{secret}{at}{host}{slash}{path}" if at else uri
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

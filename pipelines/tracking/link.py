@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pipelines.common import writable_folder
+from pipelines.tracking.address import URI_VARIABLE
 from pipelines.tracking.errors import Trouble, diagnose
 from transforms.errors import InputError
 
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-URI_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT = "aeflow"
 MODEL_FOLDER = "registered_model"
 """Where in a run's artifacts a model lies that is registered."""

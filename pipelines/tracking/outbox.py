@@ -1,20 +1,28 @@
-"""What waits for the tracking server: kept in order, sent when it answers, on disk until then."""
+"""What waits for the tracking server: kept in order, sent when it answers, on disk until then.
+
+What a run could not send by its end is sent later by
+
+    python -m pipelines.tracking.outbox --send output/untracked --tracking_uri http://localhost:5000
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import math
 import os
+import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipelines.common import replacing
-from pipelines.tracking.errors import Trouble, describe, diagnose, masked
+from pipelines.tracking.address import URI_VARIABLE, masked, resolve_uri
+from pipelines.tracking.errors import Trouble, describe, diagnose
 from pipelines.tracking.link import Record, RunFacts, RunLink, next_batch
 from transforms.errors import InputError
 
@@ -68,7 +76,7 @@ class Outbox:
     def command(self) -> str:
         """The command that sends later what is kept on disk."""
         return (
-            f"python -m pipelines.tracking.tracker --send {self.file.parent} "
+            f"python -m pipelines.tracking.outbox --send {self.file.parent} "
             f"--tracking_uri {masked(self.link.uri)}"
         )
 
@@ -247,6 +255,26 @@ def send_untracked(folder: Path, uri: str) -> int:
     return sent
 
 
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Sends what a run could not send, once the server is there again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipelines.tracking.outbox",
+        description="Sends to an MLflow server what a run kept while the server was away.",
+    )
+    parser.add_argument("--send", type=Path, required=True, help="the run's folder 'untracked'")
+    parser.add_argument("--tracking_uri", help=f"the server; by default {URI_VARIABLE}")
+    options = parser.parse_args(arguments)
+    try:
+        uri = options.tracking_uri or os.environ.get(URI_VARIABLE)
+        wanted = resolve_uri(uri, options.send) if uri else None
+        if wanted is None:
+            raise InputError(f"--tracking_uri: name the server, here or in {URI_VARIABLE}.")
+        sent = send_untracked(options.send, wanted)
+    except InputError as error:
+        sys.exit(f"Error: {error}")
+    sys.stdout.write(f"{sent} record(s) sent to {masked(wanted)}.\n")
+
+
 def _last_time(run: RunFacts, records: list[Record]) -> int:
     return max([run.started, *(int(one.content.get("time", 0)) for one in records)])
 
@@ -268,3 +296,7 @@ def _from_json(content: dict[str, Any], base: Path) -> dict[str, Any]:
     if "path" in content:
         content["path"] = str(base / content["path"])
     return content
+
+
+if __name__ == "__main__":
+    main()

@@ -1,97 +1,28 @@
 """One MLflow run over all phases of a training or an evaluation.
 
 A server that is away stops nothing: what is recorded waits, is sent when the server answers, and
-what could not be sent by the end is kept on disk, from where this sends it later:
-
-    python -m pipelines.tracking.tracker --send output/untracked --tracking_uri http://localhost:5000
+what could not be sent by the end is kept on disk, see `pipelines.tracking.outbox`.
 """
 
 from __future__ import annotations
 
-import argparse
 import atexit
-import logging
-import os
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from ignite.engine import Engine, Events
 
 from pipelines.common import on_failure, quieten, writable_folder
-from pipelines.tracking.errors import masked, mistake_of
-from pipelines.tracking.link import EXPERIMENT, URI_VARIABLE, Record, RunFacts, RunLink
-from pipelines.tracking.outbox import LAST_PATIENCE, Outbox, send_untracked
-from transforms.errors import InputError
-
-__all__ = ["EXPERIMENT", "URI_VARIABLE", "EpochTracker", "Tracker", "resolve_uri"]
-
-logger = logging.getLogger(__name__)
+from pipelines.tracking.address import masked, resolve_uri
+from pipelines.tracking.errors import mistake_of
+from pipelines.tracking.link import Record, RunFacts, RunLink
+from pipelines.tracking.outbox import LAST_PATIENCE, Outbox
 
 MAX_PARAM_LENGTH = 500
-SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
-"""What MLflow tracks to by itself; plugins add to these."""
-
-
-def resolve_uri(tracking_uri: str | None, output_dir: Path) -> str | None:
-    """Decides where a run is tracked.
-
-    Args:
-        tracking_uri: what the user asked for; ``none`` turns tracking off, None or the empty
-            string leaves the choice to the environment and then to a database in ``output_dir``.
-        output_dir: the run's folder.
-
-    Returns:
-        A URI, or None when tracking is off. The user's choice beats the environment.
-
-    Raises:
-        InputError: for a plain path, which MLflow no longer accepts, and for what is no URI.
-    """
-    wanted = (tracking_uri or os.environ.get(URI_VARIABLE) or "").strip()
-    if not wanted:
-        return f"sqlite:///{(output_dir / 'mlruns.db').resolve()}"
-    if wanted.lower() == "none":
-        return None
-    fault = _fault(wanted)
-    if fault:
-        raise InputError(
-            f"tracking_uri: expected a database or a server, such as sqlite:///runs.db or "
-            f"http://localhost:5000, or 'none'; found {masked(wanted)!r}. {fault}"
-        )
-    return wanted
-
-
-def _fault(uri: str) -> str:
-    """What is wrong with a URI; nothing when it is empty."""
-    if "://" not in uri or uri.startswith("file:"):
-        host = uri.partition("/")[0]
-        meant = f" Or did you mean http://{uri}?" if ":" in host and "file" not in host else ""
-        return f"MLflow no longer writes to plain folders.{meant}"
-    scheme = uri.partition("://")[0].lower().partition("+")[0]
-    plugins = {plugin.name for plugin in entry_points(group="mlflow.tracking_store")}
-    if scheme not in {*SCHEMES, *plugins}:
-        return f"MLflow knows no {uri.partition('://')[0]!r}."
-    if scheme == "sqlite":
-        return "" if uri.startswith("sqlite:///") else "A database file takes three slashes."
-    if scheme in ("http", "https"):
-        return _address_fault(uri)
-    return ""
-
-
-def _address_fault(uri: str) -> str:
-    try:
-        parts = urlsplit(uri)
-        if parts.port is not None and parts.port < 1:
-            raise ValueError("the port is a number from 1 to 65535")
-    except ValueError as error:
-        return f"{error}."
-    return "" if parts.hostname and " " not in uri else "The name of the server is missing."
 
 
 class Tracker:
@@ -214,15 +145,11 @@ class EpochTracker:
     Args:
         tracker: the run.
         prefix: start of the metrics' names, e.g. ``"train"``; may be empty.
-        epoch: gives the step; None takes the engine's own epoch.
     """
 
-    def __init__(
-        self, tracker: Tracker, prefix: str, epoch: Callable[[Engine], int] | None = None
-    ) -> None:
+    def __init__(self, tracker: Tracker, prefix: str) -> None:
         self.tracker = tracker
         self.prefix = prefix
-        self.epoch = epoch
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an engine."""
@@ -231,30 +158,9 @@ class EpochTracker:
         on_failure(engine, self.tracker.fail)
 
     def _log(self, engine: Engine) -> None:
-        step = engine.state.epoch if self.epoch is None else self.epoch(engine)
         start = f"{self.prefix}_" if self.prefix else ""
         metrics = {f"{start}{name}": value for name, value in engine.state.metrics.items()}
-        self.tracker.log_metrics(metrics, step=step)
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Sends what a run could not send, once the server is there again."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pipelines.tracking.tracker",
-        description="Sends to an MLflow server what a run kept while the server was away.",
-    )
-    parser.add_argument("--send", type=Path, required=True, help="the run's folder 'untracked'")
-    parser.add_argument("--tracking_uri", help=f"the server; by default {URI_VARIABLE}")
-    options = parser.parse_args(arguments)
-    try:
-        uri = options.tracking_uri or os.environ.get(URI_VARIABLE)
-        wanted = resolve_uri(uri, options.send) if uri else None
-        if wanted is None:
-            raise InputError(f"--tracking_uri: name the server, here or in {URI_VARIABLE}.")
-        sent = send_untracked(options.send, wanted)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-    sys.stdout.write(f"{sent} record(s) sent to {masked(wanted)}.\n")
+        self.tracker.log_metrics(metrics, step=engine.state.epoch)
 
 
 def _now() -> int:
@@ -264,7 +170,3 @@ def _now() -> int:
 def _short(value: Any) -> str:
     text = str(value)
     return text if len(text) <= MAX_PARAM_LENGTH else text[: MAX_PARAM_LENGTH - 3] + "..."
-
-
-if __name__ == "__main__":
-    main()

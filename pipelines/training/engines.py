@@ -215,12 +215,14 @@ class LikelihoodEvaluator(SupervisedEvaluator):
         cache_gigabytes: float = 8.0,
         **kwargs: Any,
     ) -> None:
+        handlers = kwargs.pop("val_handlers", None)
         super().__init__(network=scorer.network, decollate=False, **kwargs)
         self.scorer = scorer
         self.loss_function = loss_function
         self.cache = FeatureCache(scorer, cache_gigabytes) if cache_gigabytes > 0 else None
         for name, metric in loss_metrics().items():
             metric.attach(self, f"val_{name}")
+        self._register_handlers(handlers or [])
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         size = len(engine.data_loader.dataset)

@@ -202,6 +202,7 @@ class PretrainEvaluator(SupervisedEvaluator):
     def __init__(
         self, scorer: AnomalyScorer, synthetic: SyntheticAnomalies, seed: int = 0, **kwargs: Any
     ) -> None:
+        handlers = kwargs.pop("val_handlers", None)
         super().__init__(network=scorer.network, decollate=False, **kwargs)
         self.scorer = scorer
         self.synthetic = synthetic
@@ -209,6 +210,7 @@ class PretrainEvaluator(SupervisedEvaluator):
         Average(output_transform=lambda output: output["losses"]).attach(self, "val_loss")
         ranking = ROCAUC(output_transform=lambda output: output["ranked"])
         ranking.attach(self, "val_synthetic_auroc")
+        self._register_handlers(handlers or [])
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         device = engine.state.device

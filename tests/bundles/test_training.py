@@ -120,8 +120,13 @@ def test_tracking_holds_one_finished_run(trained: Path) -> None:
     assert "data_fingerprint" in tracked.data.params
     expected = {"train_loss", "train_flow_loss", "train_recon_loss", "val_flow_loss"}
     assert expected | {"image_auroc", "pretrain_loss"} <= set(tracked.data.metrics)
-    history = client.get_metric_history(tracked.info.run_id, "train_flow_loss")
-    assert [point.step for point in history] == [1, 2]
+    for name, steps in (
+        ("train_flow_loss", [1, 2]),
+        ("val_flow_loss", [1, 2]),
+        ("pretrain_val_loss", [1]),
+    ):
+        history = client.get_metric_history(tracked.info.run_id, name)
+        assert [point.step for point in history] == steps, name
     names = {item.path for item in client.list_artifacts(tracked.info.run_id)}
     assert {"metrics.json", "scores.csv", "config.json", "curves.png", "model"} <= names
 

@@ -138,6 +138,7 @@ def test_an_epochs_line_tells_metrics_and_time_left(clock: Clock, lines: Any) ->
         clock.now += 10
         trainer.state.metrics["loss"] = 0.123456 / trainer.state.epoch
         validator.state.metrics["val_loss"] = 2.0
+        validator.state.epoch = trainer.state.epoch
 
     names = {"loss": "loss", "val_loss": "held-out loss", "absent": "absent"}
     EpochLine("Epoch", names, validator).attach(trainer)
@@ -147,6 +148,20 @@ def test_an_epochs_line_tells_metrics_and_time_left(clock: Clock, lines: Any) ->
         "Epoch 2/3: loss 0.06173, held-out loss 2 (0:10 left)",
         "Epoch 3/3: loss 0.04115, held-out loss 2 (0:00 left)",
     ]
+
+
+def test_held_out_metrics_stand_only_in_the_lines_of_their_own_epochs(lines: Any) -> None:
+    trainer, validator = Engine(lambda engine, batch: None), Engine(lambda engine, batch: None)
+
+    @trainer.on(Events.EPOCH_COMPLETED(every=2))
+    def validate() -> None:
+        validator.state.epoch = trainer.state.epoch
+        validator.state.metrics["val_loss"] = float(trainer.state.epoch)
+
+    EpochLine("Epoch", {"val_loss": "held-out loss"}, validator).attach(trainer)
+    trainer.run([0], max_epochs=5)
+    told = [line.partition(": ")[2].partition(" (")[0] for line in lines()]
+    assert told == ["", "held-out loss 2", "", "held-out loss 4", ""]
 
 
 def test_a_resumed_run_counts_its_own_epochs_for_the_time_left(clock: Clock, lines: Any) -> None:

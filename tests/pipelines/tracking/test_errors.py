@@ -23,7 +23,8 @@ from urllib3.exceptions import (
     ReadTimeoutError,
 )
 
-from pipelines.tracking.errors import Trouble, describe, diagnose, masked
+from pipelines.tracking.address import masked
+from pipelines.tracking.errors import Trouble, describe, diagnose
 from pipelines.tracking.tracker import Tracker
 from transforms.errors import InputError
 

@@ -24,7 +24,9 @@ from mlflow import MlflowClient
 from pipelines.data.slices import CaseLoader
 from pipelines.export.registry import check_registry, register_scorer
 from pipelines.scoring.model_file import save_model
-from pipelines.tracking.tracker import EXPERIMENT, Tracker, main
+from pipelines.tracking.link import EXPERIMENT
+from pipelines.tracking.outbox import main
+from pipelines.tracking.tracker import Tracker
 
 STARTING = 180.0
 """Seconds that a server may take to answer, on a busy machine."""
@@ -323,7 +325,7 @@ def test_what_was_kept_is_sent_later(
     tracker = outage.trackers[name]
     away, kept = outage.warnings[name]
     assert "not available" in away and "are kept in" in kept
-    command = tracker.where.partition("python -m pipelines.tracking.tracker ")[2]
+    command = tracker.where.partition("python -m pipelines.tracking.outbox ")[2]
     assert command and command in kept
     assert server.run(tracker.run_name).info.status == "RUNNING"
     main(command.split())
