@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -35,44 +36,92 @@ ASKED: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 
-@contextmanager
-def serving(python: str, studies: Path, ckpt_dir: Path) -> Iterator[tuple[str, float, int]]:
-    """A server that does not score by itself; ends with the block.
-
-    Yields:
-        Its address, the seconds from the command to the first answer, and its process id.
-    """
+def free_port() -> int:
+    """A port on which nobody listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [python, "-m", "monailabel.main", "start_server", "--app", str(APP)]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--conf", "models", "aeflow", "--conf", "ckpt_dir", str(ckpt_dir)]
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "MONAI_LABEL_AUTO_UPDATE_SCORING": "false",
-    }
-    with tempfile.TemporaryFile() as log:
-        began = time.monotonic()
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        url = f"http://127.0.0.1:{port}"
-        try:
-            _wait_for(url, process, began)
-            yield url, time.monotonic() - began, process.pid
-        finally:
-            process.terminate()
-            process.wait(30)
+        return int(free.getsockname()[1])
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], began: float) -> None:
-    while process.poll() is None and time.monotonic() < began + LONGEST_START:
-        try:
-            if requests.get(f"{url}/info/", timeout=LONGEST_START).ok:
-                return
-        except requests.ConnectionError:
+def start_arguments(app: Path, studies: Path | str, port: int, **conf: object) -> list[str]:
+    """What MONAI Label's command takes to serve an app on this machine alone."""
+    arguments = ["start_server", "--app", str(app), "--studies", str(studies)]
+    arguments += ["--host", "127.0.0.1", "--port", str(port)]
+    for name, value in conf.items():
+        arguments += ["--conf", name, str(value)]
+    return arguments
+
+
+@contextmanager
+def running(
+    command: Sequence[str],
+    port: int,
+    log: Path,
+    environment: Mapping[str, str],
+    expected: int = 200,
+    folder: Path | None = None,
+) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+    """A server that ends with the block and with all its processes.
+
+    Args:
+        command: starts it.
+        port: where it answers.
+        log: takes what it prints.
+        environment: its variables.
+        expected: status of its first answer.
+        folder: where it runs.
+
+    Yields:
+        The process, and the seconds from the command to the first answer.
+    """
+    began = time.monotonic()
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        while not _answers(port, expected):
+            if process.poll() is not None or time.monotonic() > began + LONGEST_START:
+                raise RuntimeError(f"The server did not start:\n{log.read_text()[-3000:]}")
             time.sleep(0.05)
-    raise SystemExit("The server did not start; start it by hand to see why.")
+        yield process, time.monotonic() - began
+    finally:
+        _stop(process)
+
+
+def _answers(port: int, expected: int) -> bool:
+    try:
+        answer = requests.get(f"http://127.0.0.1:{port}/info/", timeout=LONGEST_START)
+    except requests.ConnectionError:
+        return False
+    return answer.status_code == expected
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(20)
+            return
+
+
+@contextmanager
+def serving(python: str, studies: Path, ckpt_dir: Path) -> Iterator[tuple[str, float, int]]:
+    """The app on a free port, which does not score by itself: its address, seconds, process id."""
+    port = free_port()
+    arguments = start_arguments(APP, studies, port, models="aeflow", ckpt_dir=ckpt_dir)
+    command = [python, "-m", "monailabel.main", *arguments]
+    own = {"PYTHONPATH": str(ROOT), "MONAI_LABEL_AUTO_UPDATE_SCORING": "false"}
+    with tempfile.TemporaryDirectory() as place:
+        log = Path(place) / "log.txt"
+        with running(command, port, log, {**os.environ, **own}) as (process, seconds):
+            yield f"http://127.0.0.1:{port}", seconds, process.pid
 
 
 def ask(url: str, study: str, what: str) -> float:

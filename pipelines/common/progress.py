@@ -145,7 +145,7 @@ class ProgressFile:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.started = _now()
+        self.started = datetime.now().astimezone()
         self._done: dict[str, int] = {}
 
     def write(self, phase: str, epoch: int, of: int, metrics: Mapping[str, float]) -> None:
@@ -157,14 +157,10 @@ class ProgressFile:
             "of": of,
             "done": sum(self._done.values()),
             "metrics": {k: v if math.isfinite(v) else None for k, v in metrics.items()},
-            "started": self.started,
-            "updated": _now(),
+            "started": self.started.isoformat(timespec="seconds"),
+            "updated": datetime.now().astimezone().isoformat(timespec="seconds"),
         }
         write_json(self.path, content)
-
-
-def _now() -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 class EpochLine:

@@ -4,8 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,13 +20,13 @@ import requests
 from monai.bundle import run
 from pydicom.dataset import FileDataset, FileMetaDataset
 
+from benchmarks.label_server import APP, ROOT, free_port, running, start_arguments
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 
 collect_ignore = [
     *("dicomweb_store.py", "offline.py", "read_seg.py", "slicer_client.py", "write_records.py"),
 ]  # programs
 
-ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
 TINY: dict[str, Any] = {
     "image_size": 32,
@@ -106,30 +104,9 @@ class Server:
         raise TimeoutError(f"{task} still runs: {self.log.read_text()[-2000:]}")
 
 
-def stop(process: subprocess.Popen[bytes], how: int = signal.SIGTERM) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, how)
-    try:
-        process.wait(20)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def start_command(studies: Path | str, ckpt_dir: Path, port: int, **conf: Any) -> list[str]:
-    command = [PYTHON, "-m", "monailabel.main", "start_server"]
-    command += ["--app", str(ROOT / "bundles" / "monailabel"), "--studies", str(studies)]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
     options = {"models": "aeflow", "ckpt_dir": ckpt_dir, "very_suspicious": VERY_SUSPICIOUS, **conf}
-    for name, value in options.items():
-        command += ["--conf", name, str(value)]
-    return command
+    return [PYTHON, "-m", "monailabel.main", *start_arguments(APP, studies, port, **options)]
 
 
 def start_environment(temporary: Path) -> dict[str, str]:
@@ -154,30 +131,11 @@ def start_server(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]
         port = free_port()
         command = start_command(studies, ckpt_dir, port, **conf)
         inherited = start_environment(place / "tmp") | (environment or {})
-        began = time.monotonic()
-        with (place / "log.txt").open("wb") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=place,
-                env=inherited,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        server = Server(
-            f"http://127.0.0.1:{port}",
-            Path(studies) if "://" not in str(studies) else place,
-            ckpt_dir,
-            place / "log.txt",
-            place / "tmp",
-            process,
-        )
-        try:
-            _wait_for(server, expected)
-            server.seconds = time.monotonic() - began
-            yield server
-        finally:
-            stop(process)
+        log = place / "log.txt"
+        with running(command, port, log, inherited, expected, place) as (process, seconds):
+            url = f"http://127.0.0.1:{port}"
+            folder = Path(studies) if "://" not in str(studies) else place
+            yield Server(url, folder, ckpt_dir, log, place / "tmp", process, seconds)
         assert_gone(place / "tmp")
 
     return start
@@ -206,16 +164,6 @@ def _processes_with(word: str) -> list[str]:
             if f"TMPDIR={word}" in one.read_bytes().decode(errors="replace"):
                 found.append(one.parent.name)
     return found
-
-
-def _wait_for(server: Server, expected: int) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end and server.process.poll() is None:
-        with contextlib.suppress(requests.ConnectionError):
-            if server.call("GET", "/info/").status_code == expected:
-                return
-        time.sleep(0.3)
-    raise RuntimeError(f"The server did not start:\n{server.log.read_text()[-3000:]}")
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,7 @@ import contextlib
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +18,13 @@ import SimpleITK as sitk
 import torch
 from PIL import Image
 
+from benchmarks.label_server import ROOT, free_port, running, start_arguments
 from pipelines.data.cases import Case
 from pipelines.export.package import package_bundle
 from pipelines.scoring.bands import LABELS, Bands
 from pipelines.scoring.cases import ScoredCase
 from pipelines.scoring.predictor import Predictor
 
-ROOT = Path(__file__).parents[2]
 PYTHON = os.environ.get("AEFLOW_LABEL_PYTHON", "")
 AFFINE = np.array([[0, -2.0, 0, 9], [-1, 0, 0, 7], [0, 0, 1.5, -5], [0, 0, 0, 1]])
 START = "import runpy; runpy.run_module('monailabel.main', run_name='__main__', alter_sys=True)"
@@ -70,40 +67,19 @@ def label_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def serving(app: Path, studies: Path, models: str) -> Iterator[StockServer]:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     for name, text in TORCHVISION.items():
         (app / "stub" / "torchvision").mkdir(parents=True, exist_ok=True)
         (app / "stub" / "torchvision" / name).write_text(text)
     # Without site (-S) no .pth file of the environment makes the clone known.
-    command = [PYTHON, "-S", "-c", START, "start_server", "--app", str(app)]
-    command += ["--studies", str(studies), "--host", "127.0.0.1", "--port", str(port)]
     conf = {"models": models, "zoo_source": "local", "sam2": "false", "skip_trainers": "true"}
-    for pair in conf.items():
-        command += ["--conf", *pair]
+    command = [PYTHON, "-S", "-c", START, *start_arguments(app, studies, port, **conf)]
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "MONAI_LABEL"))}
     kept["PYTHONPATH"] = os.pathsep.join([str(app / "stub"), label_environment()["purelib"]])
     kept |= {"HOME": str(app), "TMPDIR": str(app)}
     server = StockServer(f"http://127.0.0.1:{port}", app, studies, app / "log.txt")
-    with server.log.open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=app, env=kept, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 120
-        while process.poll() is None and time.monotonic() < end:
-            with contextlib.suppress(requests.ConnectionError):
-                requests.get(f"{server.url}/info/", timeout=60).raise_for_status()
-                break
-            time.sleep(0.3)
-        else:
-            raise RuntimeError(f"The server did not start:\n{server.log.read_text()[-3000:]}")
+    with running(command, port, server.log, kept, folder=app):
         yield server
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(20)
 
 
 def liven(model: Path) -> None:

@@ -11,11 +11,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-_NEW_ID = re.compile(r"\w[\w .,:;=+()\[\]#&@~-]{0,127}")
+_NEW_ID = re.compile(r"(?!.*\.\.)\w[\w .,:;=+()\[\]#&@~-]{0,127}")
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _SESSION = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_UID = re.compile(r"[0-9](\.?[0-9]+)*")
-_LONGEST_UID = 64
+_UID = re.compile(r"(?!.{65})[0-9](\.?[0-9]+)*")
 _CHECKSUM = re.compile(r"(?:(SHA256|SHA512|MD5):)?([0-9a-fA-F]{32,128})")
 
 
@@ -38,51 +37,34 @@ def shown(value: object) -> str:
     return ascii(value if isinstance(value, str) else type(value).__name__)[:80]
 
 
+def _plain(name: str, value: object, form: re.Pattern[str], expected: str) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
+        raise Refusal(400, f"{name}: expected {expected}, found {shown(value)}.")
+    return str(getattr(value, "value", value))
+
+
 def new_id(value: object) -> str:
     """The id of a new study: a plain name, such as Slicer gives to volumes ("2: AX T2 [b=0]").
 
     Raises:
         Refusal: 400 for anything that could leave the folder of the studies.
     """
-    if not isinstance(value, str) or not _NEW_ID.fullmatch(value) or ".." in value:
-        raise Refusal(
-            400,
-            f"image: expected a plain name without slashes, found {shown(value)}.",
-        )
-    return value
+    return _plain("image", value, _NEW_ID, "a plain name without slashes")
 
 
 def tag(value: object) -> str:
-    """The tag of a label.
-
-    Raises:
-        Refusal: 400 for anything but letters, digits, _ and -.
-    """
-    if not isinstance(value, str) or not _TAG.fullmatch(value):
-        raise Refusal(400, f"tag: expected letters, digits, _ and -, found {shown(value)}.")
-    return str(getattr(value, "value", value))
+    """The tag of a label; 400 for anything but letters, digits, _ and -."""
+    return _plain("tag", value, _TAG, "letters, digits, _ and -")
 
 
 def session_id(value: object) -> str:
-    """The id of a session.
-
-    Raises:
-        Refusal: 400 for anything but a lower-case UUID.
-    """
-    if not isinstance(value, str) or not _SESSION.fullmatch(value):
-        raise Refusal(400, f"session_id: expected the id of a session, found {shown(value)}.")
-    return value
+    """The id of a session; 400 for anything but a lower-case UUID."""
+    return _plain("session_id", value, _SESSION, "the id of a session")
 
 
 def uid(value: object) -> str:
-    """A DICOM UID.
-
-    Raises:
-        Refusal: 400 for anything but digits and dots.
-    """
-    if not isinstance(value, str) or len(value) > _LONGEST_UID or not _UID.fullmatch(value):
-        raise Refusal(400, f"image: expected the UID of a DICOM series, found {shown(value)}.")
-    return value
+    """A DICOM UID; 400 for anything but digits and dots."""
+    return _plain("image", value, _UID, "the UID of a DICOM series")
 
 
 def checksum(value: str) -> tuple[str, str]:

@@ -11,7 +11,6 @@ from typing import Any
 from monailabel.interfaces.tasks.infer_v2 import InferTask, InferType
 
 from lib.guard import Refusal
-from lib.images import require_readable
 from lib.results import wanted, write_result
 from lib.serving import ServedModel
 from pipelines.outputs import DicomMaps
@@ -49,11 +48,10 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
             Refusal: when the image cannot be used.
         """
         began = time.monotonic()
-        require_readable(source)
-        served = self.model.score(source)
-        found = findings(served.case, served.model.bands)
-        found.words["model"] = served.model.fingerprint
-        found.words["model_version"] = model_version(served.model.predictor.model)
+        case, model = self.model.score(source)
+        found = findings(case, model.bands)
+        found.words["model"] = model.fingerprint
+        found.words["model_version"] = model_version(model.predictor.model)
         found.words["latencies"] = {"total": round(time.monotonic() - began, 3)}
         return found
 
@@ -92,10 +90,9 @@ class AnomalyInfer(InferTask):  # type: ignore[misc]
         """
         if not source.is_dir() and source.suffix != ".dcm":
             raise Refusal(400, "output: dicom_seg needs a DICOM series; ask for an image instead.")
-        require_readable(source)
-        served = self.model.score(source)
-        path, predictor = folder / "aeflow-seg.dcm", served.model.predictor
-        if not DicomMaps(predictor.scorer, predictor.model).write(served.case, path):
+        case, model = self.model.score(source)
+        path = folder / "aeflow-seg.dcm"
+        if not DicomMaps(model.predictor.scorer, model.predictor.model).write(case, path):
             raise Refusal(400, "output: dicom_seg needs a DICOM series that is a volume.")
         return path
 

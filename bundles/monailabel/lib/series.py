@@ -38,8 +38,8 @@ class SeriesFolders(Records):
     def _to_id(self, file: str) -> tuple[str, str]:
         if os.path.isdir(os.path.join(self._datastore.image_path(), file)):
             return file, ""
-        suffix = next((s for s in LABEL_SUFFIXES if file.lower().endswith(s)), None)
-        suffix = suffix or next((s for s in IMAGE_SUFFIXES if file.lower().endswith(s)), "")
+        known = (*LABEL_SUFFIXES, *IMAGE_SUFFIXES)
+        suffix = next((one for one in known if file.lower().endswith(one)), "")
         cut = len(file) - len(suffix)
         return file[:cut], file[cut:]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lib.guard import Refusal
-from lib.images import unreadable
+from lib.images import require_readable, unreadable
 from pipelines.common import replacing
 from pipelines.data import Case
 from pipelines.scoring import MODEL_NAME, VERY_SUSPICIOUS_PERCENTILE, Bands, Predictor, ScoredCase
@@ -34,19 +34,6 @@ class Loaded:
     predictor: Predictor
     bands: Bands
     fingerprint: str
-
-
-@dataclass(frozen=True)
-class Served:
-    """A scored case and the model that scored it.
-
-    Attributes:
-        case: the scored case.
-        model: the model.
-    """
-
-    case: ScoredCase
-    model: Loaded
 
 
 class ServedModel:
@@ -99,21 +86,21 @@ class ServedModel:
                 )
             return self._loaded
 
-    def score(self, path: Path) -> Served:
-        """Scores one file or DICOM folder; requests wait for each other.
+    def score(self, path: Path) -> tuple[ScoredCase, Loaded]:
+        """Scores one file or DICOM folder, and tells by which model; requests wait for each other.
 
         Raises:
             Refusal: 400 when it cannot be used, 409 without a model.
         """
+        require_readable(path)
         with self._scoring:
             model = self.loaded()
             try:
-                case = model.predictor(Case("study", "study", (path,)))
+                return model.predictor(Case("study", "study", (path,))), model
             except InputError as error:
                 raise unreadable(error, path) from error
             except MemoryError as error:
                 raise Refusal(400, "image: the study is too large for this server.") from error
-            return Served(case, model)
 
     def replace(self, candidate: Path) -> None:
         """Puts a complete and tried model file in the place of the served one.

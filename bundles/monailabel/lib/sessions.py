@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from monailabel.utils.sessions import SessionInfo, Sessions
 
-from lib.guard import Refusal, session_id
+from lib import guard
+from lib.guard import Refusal
 from lib.images import IMAGE_SUFFIXES
 
 MAX_FILES = 20_000
@@ -35,7 +36,7 @@ class PrivateSessions(Sessions):  # type: ignore[misc]
         Raises:
             Refusal: 400 for what is no id.
         """
-        return super().get_session(_id(session_id), update_ts, fetch_cache)
+        return super().get_session(guard.session_id(session_id), update_ts, fetch_cache)
 
     def remove_session(self, session_id: str) -> None:
         """Removes a session and its image.
@@ -43,7 +44,7 @@ class PrivateSessions(Sessions):  # type: ignore[misc]
         Raises:
             Refusal: 400 for what is no id.
         """
-        super().remove_session(_id(session_id))
+        super().remove_session(guard.session_id(session_id))
 
     def add_session(
         self, data_file: str, expiry: int = 0, uncompress: bool = False, session_id: Any = None
@@ -60,10 +61,6 @@ class PrivateSessions(Sessions):  # type: ignore[misc]
             str(image), expiry, False, str(uuid.uuid4())
         )
         return added
-
-
-def _id(value: str) -> str:
-    return session_id(value)
 
 
 def unpack(archive: Path, folder: Path) -> Path:

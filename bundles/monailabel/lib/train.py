@@ -204,7 +204,7 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         """A new model must load and give a finite map of a study that it knows."""
         served = self.model
         candidate = ServedModel(ckpt_dir, served.device, served.batch_size, served.very_suspicious)
-        anomaly_map = candidate.score(study).case.grid_map.as_tensor().numpy()
+        anomaly_map = candidate.score(study)[0].grid_map.as_tensor().numpy()
         if not np.isfinite(anomaly_map).all():
             raise Refusal(500, "train: the new model gives no finite map; the old one stays.")
 

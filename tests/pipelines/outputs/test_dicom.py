@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -23,6 +24,10 @@ def scored(files: tuple[str, ...], anomaly_map: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(sample=sample, grid_map=MetaTensor(torch.from_numpy(anomaly_map)))
 
 
+SCORER: Any = SimpleNamespace(pixel_threshold=0.5)
+MODEL = {"created": "2026-01-01T00:00:00+0000", "fingerprint": "0123abcd"}
+
+
 def test_both_objects_come_from_one_reading_of_each_header(
     made: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,7 +43,7 @@ def test_both_objects_come_from_one_reading_of_each_header(
     results.mkdir()
     with monkeypatch.context() as patched:
         patched.setattr(pydicom, "dcmread", counted)
-        DicomMaps(0.5)(scored(files, anomaly_map), results)
+        DicomMaps(SCORER, MODEL)(scored(files, anomaly_map), results)
     assert read == list(files)
     mask, written = (dcmread(results / f"case_{kind}.dcm") for kind in ("seg", "map"))
     for output, expected in ((mask, anomaly_map > 0.5), (written, anomaly_map)):
@@ -47,5 +52,5 @@ def test_both_objects_come_from_one_reading_of_each_header(
 
 
 def test_a_case_that_is_no_series_is_passed_over(made: SimpleNamespace, tmp_path: Path) -> None:
-    DicomMaps(0.5)(scored((), made.volumes()[1]), tmp_path)
+    DicomMaps(SCORER, MODEL)(scored((), made.volumes()[1]), tmp_path)
     assert not list(tmp_path.iterdir())
