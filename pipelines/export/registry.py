@@ -81,7 +81,6 @@ def check_registry(tracker: Tracker, name: str | None) -> None:
             "Leave out --tracking_uri none, or --register_model."
         )
     try:
-        tracker.link.connect()
         tracker.link.check_registry()
     except Exception as error:  # of any store; one that is away gets the model later
         mistake = mistake_of(error, tracker.uri)
