@@ -12,7 +12,7 @@ from .flow import (
     standard_normal_log_prob,
 )
 from .head import DetectionHead
-from .loss import AEFlowLoss, LossTerms, bits_per_dimension, negative_log_likelihood_maps
+from .loss import AEFlowLoss, LossTerms, bits_per_dimension, likelihoods
 from .scales import SCALES, LogScale, clamped_exp_log_scale, softplus_log_scale
 from .scorer import AnomalyScorer, ImageScores, Parts
 from .subnets import SUBNETS, SubnetFactory, conv_subnet, resnet_subnet
@@ -44,7 +44,7 @@ __all__ = [
     "build_aeflow",
     "clamped_exp_log_scale",
     "conv_subnet",
-    "negative_log_likelihood_maps",
+    "likelihoods",
     "resnet_subnet",
     "softplus_log_scale",
     "standard_normal_log_prob",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -29,6 +29,17 @@ def choose(argument: str, name: str, choices: Mapping[str, T]) -> T:
     if name in choices:
         return choices[name]
     listed = ", ".join(repr(choice) for choice in choices)
-    nearest = get_close_matches(str(name), list(choices), n=1, cutoff=0.4)
-    remedy = f"did you mean {nearest[0]!r}?" if nearest else "choose one of these."
-    raise ArgumentError(f"{argument}: expected one of {listed}, got {name!r}; {remedy}")
+    remedy = nearest(str(name), choices) or "Choose one of these."
+    raise ArgumentError(f"{argument}: expected one of {listed}, got {name!r}. {remedy}")
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A sentence that points at the nearest name; empty when none is near.
+
+    Example:
+        >>> nearest("Max_epoch", ["max_epochs", "seed"])
+        "Did you mean 'max_epochs'?"
+    """
+    by_lower = {one.lower(): one for one in known}
+    close = get_close_matches(name.lower(), by_lower, n=1)
+    return f"Did you mean '{by_lower[close[0]]}'?" if close else ""

@@ -84,39 +84,30 @@ def bits_per_dimension(output: AEFlowOutput) -> Tensor:
     Args:
         output: the network's output.
     """
-    nats = [-_log_likelihood(*pair).sum() for pair in _pairs(output)]
+    nats = [
+        -(standard_normal_log_prob(latent) + _at_least_float32(log_det)).sum()
+        for latent, log_det in zip(output.latents, output.log_dets, strict=True)
+    ]
     dimensions = sum(latent.numel() for latent in output.latents)
     return torch.stack(nats).sum() / (dimensions * math.log(2.0))
 
 
-def negative_log_likelihood_maps(output: AEFlowOutput, with_log_det: bool = True) -> list[Tensor]:
-    """Return how unlikely every latent position is, in nats per dimension.
+def likelihoods(output: AEFlowOutput) -> tuple[list[Tensor], list[Tensor]]:
+    """Return how likely every latent position is, in nats per dimension.
 
     Args:
         output: the network's output.
-        with_log_det: whether to add the log-determinant, which gives the likelihood of the
-            features; without it, as in the paper's score, that of the latent under the prior.
 
     Returns:
-        One map `(B, h, w)` per stride, in at least 32 bits.
+        Maps `(B, h, w)` per stride, in at least 32 bits: the likelihood of the latent under the
+        prior, as in the paper's score, and that of the features, which adds the log-determinant.
     """
-    if with_log_det:
-        likelihoods = [_log_likelihood(*pair) for pair in _pairs(output)]
-    else:
-        likelihoods = [standard_normal_log_prob(latent) for latent in output.latents]
-    return [
-        -likelihood / latent.shape[1]
-        for likelihood, latent in zip(likelihoods, output.latents, strict=True)
-    ]
-
-
-def _pairs(output: AEFlowOutput) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(output.latents, output.log_dets, strict=True))
-
-
-def _log_likelihood(latent: Tensor, log_det: Tensor) -> Tensor:
-    """Return the log likelihood of the features per position, `(B, h, w)`, in nats."""
-    return standard_normal_log_prob(latent) + _at_least_float32(log_det)
+    prior, density = [], []
+    for latent, log_det in zip(output.latents, output.log_dets, strict=True):
+        likelihood, dimensions = standard_normal_log_prob(latent), latent.shape[1]
+        prior.append(likelihood / dimensions)
+        density.append((likelihood + _at_least_float32(log_det)) / dimensions)
+    return prior, density
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from .aeflow import AEFlow, AEFlowOutput
 from .choices import choose
 from .errors import ArgumentError
 from .levels import N_LEVELS
-from .loss import negative_log_likelihood_maps
+from .loss import likelihoods
 
 N_QUANTILES = 1001
 """Points of the grid of normal scores from which percentiles are read."""
@@ -201,25 +201,20 @@ class AnomalyScorer(nn.Module):
 
     def parts_of(self, output: AEFlowOutput, normalized: Tensor) -> Parts:
         """Turns a network output for the normalised image ``(B, C, H, W)`` into raw evidence."""
-        nll = negative_log_likelihood_maps(output)
-        maps = {
-            name: value.unsqueeze(1).float()
-            for name, value in zip(self.map_names[: len(nll)], nll, strict=True)
-        }
+        prior, density = likelihoods(output)
+        flows = self.map_names[: len(density)]
+        maps = {name: -one.unsqueeze(1) for name, one in zip(flows, density, strict=True)}
         reconstruction = output.reconstruction.float()
         residual = (normalized.float() - reconstruction).abs().mean(dim=1, keepdim=True)
         maps["recon"] = separable_filtering(residual, [self.blur_kernel, self.blur_kernel])
         if output.head is not None:
             maps["head"] = output.head.float()
-        latent = negative_log_likelihood_maps(output, with_log_det=False)
-        sizes = [z.shape[1] * m[0].numel() for z, m in zip(output.latents, latent, strict=True)]
-        sums = [
-            m.float().mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(latent, sizes, strict=True)
-        ]
+        sizes = [z[0].numel() for z in output.latents]
+        means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
         restored = reconstruction * self.input_std + self.input_mean
         return Parts(
             maps=maps,
-            latent_nll=torch.stack(sums).sum(dim=0),
+            latent_nll=-torch.stack(means).sum(dim=0),
             dissimilarity=-_ssim(restored, normalized.float() * self.input_std + self.input_mean),
             reconstruction=restored,
         )

@@ -12,8 +12,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
 
+from networks.choices import nearest
 from networks.errors import ArgumentError
-from pipelines.common.names import nearest
 from pipelines.common.schema import check_values
 from transforms.errors import InputError
 

@@ -140,11 +140,11 @@ class ProgressFile:
     ``updated`` (ISO 8601).
 
     Args:
-        path: the file, replaced whole at each epoch.
+        output_dir: the folder of ``progress.json``, which is replaced whole at each epoch.
     """
 
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
+    def __init__(self, output_dir: str) -> None:
+        self.path = Path(output_dir) / "progress.json"
         self.started = datetime.now().astimezone()
         self._done: dict[str, int] = {}
 

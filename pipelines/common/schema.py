@@ -17,11 +17,11 @@ from pydantic import (
 )
 from pydantic_core import core_schema
 
+from networks.choices import nearest
 from networks.encoder import ENCODERS
 from networks.scales import SCALES
 from networks.scorer import SCORES
 from networks.subnets import SUBNETS
-from pipelines.common.names import nearest
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis
 

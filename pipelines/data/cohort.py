@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.common import nearest
+from networks.choices import nearest
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened

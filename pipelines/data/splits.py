@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from pipelines.common import nearest
+from networks.choices import nearest
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.files import counted, shortened
 from transforms.errors import InputError

@@ -26,9 +26,10 @@ from monai.data.torchscript_utils import load_net_with_metadata, save_net_with_m
 from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
+from networks.choices import nearest
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
-from pipelines.common import nearest, replacing
+from pipelines.common import replacing
 from pipelines.export.parity import Outputs, Parity, compare, differing, probe_images
 from pipelines.scoring import load_scorer, read_model
 from transforms.errors import InputError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from networks.levels import levels_of, ranks
-from networks.scorer import N_QUANTILES, AnomalyScorer
+from networks.scorer import N_QUANTILES, AnomalyScorer, Parts
 from pipelines.common import EngineProgress
 from transforms.errors import InputError
 
@@ -56,11 +56,12 @@ def conformal_rank(count: int, target_fpr: float) -> int:
 
 
 class Calibrator:
-    """Fits a scorer's buffers on held-out normal images, in two passes over them.
+    """Fits a scorer's buffers on held-out normal images.
 
-    The first pass standardises the part maps; the second the image parts, then the score, its
-    quantiles, the threshold at the target false-positive rate, the pixel threshold and the levels
-    of the map from which severity bands are read.
+    The evidence about all of them is gathered in one pass. From it come the standardisation of the
+    part maps, then of the image parts, then of the score, its quantiles, the threshold at the
+    target false-positive rate, the pixel threshold and the levels of the map from which severity
+    bands are read.
 
     Args:
         scorer: the trained scorer.
@@ -107,11 +108,11 @@ class Calibrator:
         """Fits all buffers."""
         self.check()
         self.scorer.to(self.device).eval()
-        moments = self._pass("Calibrating maps", self._map_moments)
-        self._fit_maps(moments)
-        scored = self._pass("Calibrating scores", self._part_scores)
-        self._fit_scores(torch.cat([one["parts"] for one in scored]))
-        self._fit_pixels(torch.cat([one["pixels"] for one in scored]))
+        gathered = self._gather()
+        self._fit_maps([parts.maps for parts, _ in gathered])
+        scored = [self._part_scores(parts, body) for parts, body in gathered]
+        self._fit_scores(torch.cat([parts for parts, _ in scored]))
+        self._fit_pixels(torch.cat([pixels for _, pixels in scored]))
         logger.info(
             "Calibrated on %d held-out normal images: threshold %.3f standard deviations for a "
             "false-positive rate of %g.",
@@ -120,16 +121,17 @@ class Calibrator:
             self.target_fpr,
         )
 
-    def _pass(
-        self, description: str, compute: Callable[[Tensor], dict[str, Tensor]]
-    ) -> list[dict[str, Tensor]]:
-        """Runs an engine over all images and gathers what ``compute`` returns."""
-        gathered: list[dict[str, Tensor]] = []
+    def _gather(self) -> list[tuple[Parts, Tensor]]:
+        """The evidence about each batch, on the CPU, and where it shows the body."""
+        gathered: list[tuple[Parts, Tensor]] = []
 
         def iteration(engine: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            image = batch[Keys.IMAGE]
             with torch.no_grad():
-                computed = compute(batch[Keys.IMAGE].to(self.device))
-            gathered.append({name: value.cpu() for name, value in computed.items()})
+                parts = self.scorer.parts(image.to(self.device))
+            maps = {name: value.cpu() for name, value in parts.maps.items()}
+            kept = parts._replace(maps=maps, reconstruction=image[:0])
+            gathered.append((kept, (image > 0).any(dim=1, keepdim=True)))
             return {}
 
         SupervisedEvaluator(
@@ -137,38 +139,32 @@ class Calibrator:
             val_data_loader=self.loader,
             network=self.scorer,
             iteration_update=iteration,
-            val_handlers=[EngineProgress(description)],
+            val_handlers=[EngineProgress("Calibrating")],
             decollate=False,
         ).run()
         return gathered
 
-    def _map_moments(self, image: Tensor) -> dict[str, Tensor]:
-        parts = self.scorer.parts(image)
-        maps = [parts.maps[name].double() for name in self.scorer.map_names]
-        return {
-            "count": torch.tensor([float(m.numel()) for m in maps], dtype=torch.float64),
-            "sum": torch.stack([m.sum() for m in maps]),
-            "squares": torch.stack([m.square().sum() for m in maps]),
-        }
+    def _fit_maps(self, maps: Sequence[Mapping[str, Tensor]]) -> None:
+        for index, name in enumerate(self.scorer.map_names):
+            values = [one[name].double() for one in maps]
+            count = sum(value.numel() for value in values)
+            mean = torch.stack([value.sum() for value in values]).sum() / count
+            squares = torch.stack([value.square().sum() for value in values]).sum() / count
+            self.scorer.map_mean[index] = mean
+            deviation = (squares - mean.square()).clamp_min(0.0).sqrt()
+            self.scorer.map_scale[index] = deviation.clamp_min(LEAST_SCALE)
 
-    def _fit_maps(self, moments: list[dict[str, Tensor]]) -> None:
-        total = {name: torch.stack([one[name] for one in moments]).sum(0) for name in moments[0]}
-        mean = total["sum"] / total["count"]
-        variance = (total["squares"] / total["count"] - mean.square()).clamp_min(0.0)
-        self.scorer.map_mean.copy_(mean)
-        self.scorer.map_scale.copy_(variance.sqrt().clamp_min(LEAST_SCALE))
-
-    def _part_scores(self, image: Tensor) -> dict[str, Tensor]:
-        parts = self.scorer.parts(image)
-        maps = self.scorer.standardized_maps(parts, image.shape[-2:])
-        fused = self.scorer.fuse_maps(maps)
-        body = (image > 0).any(dim=1, keepdim=True)
-        pixels = torch.cat([_spread(m[b]) for m, b in zip(fused, body, strict=True)])
-        return {"parts": self.scorer.part_scores(parts, maps), "pixels": pixels}
+    def _part_scores(self, parts: Parts, body: Tensor) -> tuple[Tensor, Tensor]:
+        """Image-level evidence ``(B, 3)``, and the fused map's values at pixels of the body."""
+        moved = {name: value.to(self.device) for name, value in parts.maps.items()}
+        with torch.no_grad():
+            maps = self.scorer.standardized_maps(parts._replace(maps=moved), body.shape[-2:])
+            fused = self.scorer.fuse_maps(maps).cpu()
+            scores = self.scorer.part_scores(parts, maps)
+        return scores, torch.cat([_spread(m[b]) for m, b in zip(fused, body, strict=True)])
 
     def _fit_scores(self, parts: Tensor) -> None:
         scorer = self.scorer
-        parts = parts.to(self.device)
         scorer.part_mean.copy_(parts.mean(dim=0))
         scorer.part_scale.copy_(_scale(parts))
         raw = scorer.raw_score(parts)

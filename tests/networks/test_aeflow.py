@@ -256,7 +256,7 @@ def test_parts_that_do_not_agree_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"encoder": "wide_resnet50"}, "encoder: .*did you mean 'wide_resnet50_2'"),
+        ({"encoder": "wide_resnet50"}, "encoder: .*Did you mean 'wide_resnet50_2'"),
         ({"subnet": "zzz"}, "subnet: .*choose one of these"),
         ({"flow_strides": (16, 8)}, "flow_strides: expected ascending"),
     ],

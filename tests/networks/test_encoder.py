@@ -185,7 +185,7 @@ def test_unfreezing_lets_it_learn_and_freezing_stops_it():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"name": "resnet81"}, "encoder: .*did you mean 'resnet18'"),
+        ({"name": "resnet81"}, "encoder: .*Did you mean 'resnet18'"),
         ({"strides": (16, 8)}, r"strides: expected ascending .*got \(16, 8\)"),
         ({"strides": ()}, "strides"),
         ({"strides": (8, 8)}, "strides"),

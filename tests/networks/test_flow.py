@@ -227,7 +227,7 @@ def test_standard_normal_log_prob_matches_torch():
     ("arguments", "message"),
     [
         ({"subnet": "cnov"}, "subnet: expected one of 'conv', 'resnet', got 'cnov'.*'conv'"),
-        ({"scale": "softpuls"}, "scale: .*did you mean 'softplus'"),
+        ({"scale": "softpuls"}, "scale: .*Did you mean 'softplus'"),
         ({"steps": 0}, "steps: expected at least 1"),
         ({"clamp": 0.0}, "clamp: expected a positive number"),
         ({"channels": 1}, "channels: expected at least 2"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from networks.aeflow import AEFlowOutput
-from networks.loss import AEFlowLoss, bits_per_dimension, negative_log_likelihood_maps
+from networks.loss import AEFlowLoss, bits_per_dimension, likelihoods
 
 
 def output(dtype: torch.dtype = torch.float64) -> AEFlowOutput:
@@ -65,17 +65,15 @@ def test_half_precision_is_summed_in_32_bits():
         assert AEFlowLoss()(output(torch.float32), torch.rand(2, 1, 16, 16)).dtype == torch.float32
 
 
-def test_maps_sum_to_the_negative_log_likelihood():
+def test_likelihoods_sum_to_the_negative_log_likelihood():
     out = output()
-    maps = negative_log_likelihood_maps(out)
+    _, maps = likelihoods(out)
     assert [m.shape for m in maps] == [(2, 4, 4), (2, 2, 2)]
     total = sum(m.sum() * z.shape[1] for m, z in zip(maps, out.latents, strict=True))
-    torch.testing.assert_close(total, negative_log_likelihood(out))
+    torch.testing.assert_close(-total, negative_log_likelihood(out))
 
 
-def test_maps_without_log_det_are_those_of_the_prior():
+def test_the_prior_s_likelihood_lacks_the_log_determinant():
     out = output()
-    prior = negative_log_likelihood_maps(out, with_log_det=False)
-    full = negative_log_likelihood_maps(out)
-    for p, f, z, d in zip(prior, full, out.latents, out.log_dets, strict=True):
-        torch.testing.assert_close(f, p - d / z.shape[1])
+    for p, f, z, d in zip(*likelihoods(out), out.latents, out.log_dets, strict=True):
+        torch.testing.assert_close(f, p + d / z.shape[1])

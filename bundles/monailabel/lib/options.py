@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from networks.choices import nearest
 from networks.levels import HIGHEST_PERCENTILE
-from pipelines.common import nearest
 from pipelines.scoring import VERY_SUSPICIOUS_PERCENTILE
 from transforms.errors import InputError
 

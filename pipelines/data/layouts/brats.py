@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.common import nearest
+from networks.choices import nearest
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.decathlon import Decathlon, decathlon_cases, find_decathlon

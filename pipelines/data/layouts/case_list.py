@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from pipelines.common import nearest
+from networks.choices import nearest
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.files import counted, is_image, is_volume, stem_of

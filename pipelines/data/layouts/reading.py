@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 
-from pipelines.common import nearest
+from networks.choices import nearest
 from pipelines.data.cases import Cohort
 from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
 from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities

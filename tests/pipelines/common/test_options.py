@@ -137,7 +137,7 @@ def test_a_mistake_is_found_behind_other_errors() -> None:
 def test_a_wrong_argument_of_a_network_is_a_mistake() -> None:
     with pytest.raises(ArgumentError) as caught:
         build_aeflow(encoder="resnet19")
-    assert "did you mean 'resnet18'" in str(find_mistake(caught.value))
+    assert "Did you mean 'resnet18'" in str(find_mistake(caught.value))
 
 
 @pytest.mark.parametrize(

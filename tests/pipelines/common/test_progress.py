@@ -174,7 +174,7 @@ def test_a_resumed_run_counts_its_own_epochs_for_the_time_left(clock: Clock, lin
 
 
 def test_other_programs_read_how_far_a_run_is(tmp_path: Path) -> None:
-    file, seen = ProgressFile(str(tmp_path / "out" / "progress.json")), []
+    file, seen = ProgressFile(str(tmp_path / "out")), []
     for phase, epochs in (("Pre-training epoch", 2), ("Epoch", 3)):
         engine = Engine(lambda engine, batch: None)
 

@@ -175,7 +175,9 @@ def test_large_images_give_evenly_spaced_pixels_alone(
 ) -> None:
     monkeypatch.setattr("pipelines.scoring.calibration.PIXELS_PER_IMAGE", 50)
     scorer, image = make_scorer(), make_images(2)
-    pixels = Calibrator(scorer, None, "cpu")._part_scores(image)["pixels"]  # type: ignore[arg-type]
+    body = (image > 0).any(dim=1, keepdim=True)
+    calibrator = Calibrator(scorer, None, "cpu")  # type: ignore[arg-type]
+    _, pixels = calibrator._part_scores(scorer.parts(image), body)
     assert 100 <= len(pixels) < 130
 
 

@@ -93,7 +93,7 @@ def test_anything_but_a_state_dict_is_told(tmp_path: Path, content: object) -> N
 
 
 def test_an_unknown_part_is_told() -> None:
-    with pytest.raises(ValueError, match="did you mean 'resnet18'"):
+    with pytest.raises(ValueError, match="Did you mean 'resnet18'"):
         build(encoder="resnet19")
 
 

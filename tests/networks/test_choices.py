@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.common.names import nearest
+from networks.choices import nearest
 
 
 @pytest.mark.parametrize(
