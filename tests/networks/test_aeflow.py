@@ -257,7 +257,7 @@ def test_parts_that_do_not_agree_are_refused():
     ("arguments", "message"),
     [
         ({"encoder": "wide_resnet50"}, "encoder: .*Did you mean 'wide_resnet50_2'"),
-        ({"subnet": "zzz"}, "subnet: .*choose one of these"),
+        ({"subnet": "zzz"}, "subnet: .*Choose one of these"),
         ({"flow_strides": (16, 8)}, "flow_strides: expected ascending"),
     ],
 )
