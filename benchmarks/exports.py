@@ -95,7 +95,7 @@ def time_onnx(
     content = read_model(ckpt_dir)
     scorer = ExportedScorer(load_scorer(content), content["preprocessing"]["image_size"])
     run_onnx, _ = load_onnx(exported, threads=threads)
-    channels = int(scorer.network.architecture["in_channels"])
+    channels = scorer.detector.in_channels
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     timings = []

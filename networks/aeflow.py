@@ -6,7 +6,8 @@ the paper, the flow may act at several strides, and a detection head may read th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
@@ -48,11 +49,11 @@ class AEFlow(nn.Module):
         decoder: maps the latent of the last (deepest) flow to the image.
         flow_strides: strides that the flows act at, ascending, among `encoder.strides`.
         head: reads the features at `HEAD_STRIDES`, which must be among `encoder.strides`.
-        architecture: the arguments of `build_aeflow` that give this network.
+        config: the options from which `build_aeflow` gives this network.
 
     Attributes:
         flow_strides: the strides of `latents`, in their order.
-        architecture: plain values for `build_aeflow`; empty for a network assembled by hand.
+        config: None for a network assembled by hand.
 
     Raises:
         ArgumentError: if the strides, the flows and the encoder do not agree.
@@ -65,7 +66,7 @@ class AEFlow(nn.Module):
         decoder: nn.Module,
         flow_strides: Sequence[int] = (8, 16),
         head: DetectionHead | None = None,
-        architecture: Mapping[str, Any] | None = None,
+        config: AEFlowConfig | None = None,
     ) -> None:
         """Assemble the network; see the class for the arguments."""
         super().__init__()
@@ -81,7 +82,7 @@ class AEFlow(nn.Module):
         self.flows = nn.ModuleList(flows)
         self.decoder = decoder
         self.head = head
-        self.architecture: dict[str, Any] = dict(architecture or {})
+        self.config = config
 
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return the encoder's features, one tensor per stride of `encoder.strides`.
@@ -177,26 +178,14 @@ class AEFlow(nn.Module):
             )
 
 
-def build_aeflow(
-    in_channels: int = 1,
-    encoder: str = "resnet18",
-    flow_strides: Sequence[int] = (8, 16),
-    flow_steps: int = 8,
-    subnet: str = "conv",
-    hidden: int | None = None,
-    scale: str = "softplus",
-    clamp: float = 2.0,
-    decoder_width: int = 16,
-    with_head: bool = False,
-    freeze_encoder: bool = True,
-    seed: int = 0,
-) -> AEFlow:
-    """Build an AE-Flow network from plain values, which it keeps as `architecture`.
+@dataclass(frozen=True)
+class AEFlowConfig:
+    """Plain values that an AE-Flow network is built from.
 
     The paper's network is `encoder="wide_resnet50_2"`, `flow_strides=(16,)`, `hidden=1024`,
     `decoder_width=64`, with ImageNet weights.
 
-    Args:
+    Attributes:
         in_channels: channels of the image.
         encoder: one of `ENCODERS`.
         flow_strides: strides that a flow acts at; the decoder starts from the last.
@@ -209,27 +198,56 @@ def build_aeflow(
         with_head: whether to add a detection head.
         freeze_encoder: whether the encoder is frozen.
         seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
+    """
+
+    in_channels: int = 1
+    encoder: str = "resnet18"
+    flow_strides: Sequence[int] = (8, 16)
+    flow_steps: int = 8
+    subnet: str = "conv"
+    hidden: int | None = None
+    scale: str = "softplus"
+    clamp: float = 2.0
+    decoder_width: int = 16
+    with_head: bool = False
+    freeze_encoder: bool = True
+    seed: int = 0
+
+
+def build_aeflow(**options: Any) -> AEFlow:
+    """Build an AE-Flow network from plain values, which it keeps as `config`.
+
+    Args:
+        options: see `AEFlowConfig`.
 
     Raises:
         ArgumentError: if a name is unknown or a number out of range.
 
     Example:
         >>> network = build_aeflow(flow_strides=(8,), flow_steps=1)
-        >>> network.architecture["flow_strides"]
-        [8]
+        >>> network.config.flow_strides
+        (8,)
     """
-    architecture = {**locals(), "flow_strides": list(flow_strides)}
-    strides = check_strides("flow_strides", flow_strides)
-    read = tuple(sorted({*strides, *HEAD_STRIDES})) if with_head else strides
-    backbone = Encoder(encoder, in_channels, read, freeze_encoder)
-    channels = dict(zip(backbone.strides, backbone.channels, strict=True))
+    config = AEFlowConfig(**options)
+    strides = check_strides("flow_strides", config.flow_strides)
+    read = tuple(sorted({*strides, *HEAD_STRIDES})) if config.with_head else strides
+    encoder = Encoder(config.encoder, config.in_channels, read, config.freeze_encoder)
+    channels = dict(zip(encoder.strides, encoder.channels, strict=True))
     flows = [
-        NormalizingFlow(channels[stride], flow_steps, subnet, hidden, scale, clamp=clamp, seed=seed)
+        NormalizingFlow(
+            channels[stride],
+            config.flow_steps,
+            config.subnet,
+            config.hidden,
+            config.scale,
+            clamp=config.clamp,
+            seed=config.seed,
+        )
         for stride in strides
     ]
-    decoder = Decoder(channels[strides[-1]], in_channels, strides[-1], decoder_width)
-    head = DetectionHead([channels[stride] for stride in HEAD_STRIDES]) if with_head else None
-    return AEFlow(backbone, flows, decoder, strides, head, architecture)
+    decoder = Decoder(channels[strides[-1]], config.in_channels, strides[-1], config.decoder_width)
+    head = DetectionHead([channels[s] for s in HEAD_STRIDES]) if config.with_head else None
+    return AEFlow(encoder, flows, decoder, strides, head, config)
 
 
 def _positions(argument: str, wanted: Sequence[int], encoder: Encoder) -> tuple[int, ...]:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ArgumentError
 from .scorer import AnomalyScorer
@@ -27,14 +27,20 @@ class ExportedScorer(AnomalyScorer):
         image_size: (H, W) of the images, in pixels.
 
     Raises:
-        ArgumentError: when the scorer has not been calibrated, or the size is not two numbers.
+        ArgumentError: when the scorer has not been calibrated or cannot be exported, or the size is
+            not two numbers.
     """
 
     def __init__(self, scorer: AnomalyScorer, image_size: Sequence[int]) -> None:
-        super().__init__(copy.deepcopy(scorer.network), **scorer.settings)
+        super().__init__(copy.deepcopy(scorer.detector), scorer.fusion)
         if not scorer.calibrated:
             raise ArgumentError(
                 "scorer: expected a calibrated scorer; calibrate it before exporting."
+            )
+        if not scorer.detector.exportable:
+            raise ArgumentError(
+                f"scorer: detector {scorer.detector.name!r} searches at test time, which no export "
+                "can hold; serve the model file itself."
             )
         if len(image_size) != 2:
             raise ArgumentError(
@@ -43,12 +49,8 @@ class ExportedScorer(AnomalyScorer):
             )
         self.image_size = (int(image_size[0]), int(image_size[1]))
         self.load_state_dict(scorer.state_dict())
-        # TorchScript forgets that a buffer is not persistent; as an attribute the kernel stays out
-        # of the state dict, which then agrees with the model file's.
-        kernel = self.blur_kernel
-        del self.blur_kernel
-        self.blur_kernel = kernel
-        self.requires_grad_(False).eval().to(scorer.threshold.device)
+        _keep_out_of_state(self)
+        self.requires_grad_(False).eval().to(scorer.calibration.threshold.device)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
         """Scores a batch.
@@ -68,13 +70,23 @@ class ExportedScorer(AnomalyScorer):
         return scores.anomaly_map, scores.score, scores.percentile, scores.flagged
 
     def percentile(self, score: Tensor) -> Tensor:
-        """Rank of scores ``(B,)`` among held-out normal images, in [0, 100].
-
-        Counts where the scorer searches: ONNX has no search in sorted values.
-        """
-        count = self.quantiles.numel()
-        rank = count - (self.quantiles > score.unsqueeze(1)).sum(dim=1)
+        """Counts where the calibration searches: ONNX has no search in sorted values."""
+        quantiles = self.calibration.quantiles
+        count = quantiles.numel()
+        rank = count - (quantiles > score.unsqueeze(1)).sum(dim=1)
         return rank.to(score.dtype) * (100.0 / count)
+
+
+def _keep_out_of_state(module: nn.Module) -> None:
+    """TorchScript forgets that a buffer is not persistent; as an attribute it stays out.
+
+    The state dict then agrees with the model file's.
+    """
+    for part in module.modules():
+        for name in part._non_persistent_buffers_set.copy():
+            value = getattr(part, name)
+            delattr(part, name)
+            setattr(part, name, value)
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]

@@ -16,14 +16,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.aeflow import AEFlow, build_aeflow
-from networks.scorer import AnomalyScorer
+from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
+from networks.detectors.aeflow import AEFlowDetector
 from pipelines.data.cases import Case
 from pipelines.data.slices import CaseLoader, CaseSample, NormalSlices, slice_loader
 from pipelines.scoring.calibration import Calibrator
 from pipelines.scoring.cases import ScoredCase
 from pipelines.scoring.model_file import MODEL_NAME, save_model
 from pipelines.scoring.volume import CaseScore
+from pipelines.training.batches import NormalBatches
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]
@@ -32,6 +33,8 @@ Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 WriteVolume = Callable[..., Path]
 FakeScored = Callable[..., ScoredCase]
 WriteModel = Callable[..., dict[str, Any]]
+
+WEIGHTS = {"flow": 0.45, "recon": 0.05, "head": 0.5}
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -126,10 +129,16 @@ def make_scorer() -> MakeScorer:
         channels: int = 1,
         with_head: bool = False,
         strides: tuple[int, ...] = (8,),
+        score: str = "fused",
+        weights: dict[str, float] = WEIGHTS,
+        map_weights: dict[str, float] = WEIGHTS,
+        beta: float = 0.9,
         **settings: Any,
     ) -> AnomalyScorer:
         network = copy.deepcopy(_network(channels, with_head, strides))
-        return AnomalyScorer(network, **settings).eval()
+        detector = AEFlowDetector(network, **settings)
+        fusion = make_fusion(score, weights, map_weights, beta)
+        return AnomalyScorer(detector, fusion).eval()
 
     return make
 
@@ -143,7 +152,8 @@ def make_slices() -> MakeSlices:
 
         def cut(case: Case) -> Any:
             one = images[int(case.name.removeprefix("case"))]
-            return SimpleNamespace(images=one[None], labels=torch.zeros(1))
+            body = (one > 0).any(dim=0)[None, None]
+            return SimpleNamespace(images=one[None], labels=torch.zeros(1), context={"body": body})
 
         return NormalSlices(cases, cut)  # type: ignore[arg-type]
 
@@ -156,7 +166,7 @@ def calibrate(make_slices: MakeSlices) -> Calibrate:
 
     def run(scorer: AnomalyScorer, images: Tensor) -> AnomalyScorer:
         dataset = make_slices(images)
-        scorer.set_input_statistics(*dataset.statistics())
+        Detector.prepare(scorer.detector, NormalBatches(dataset), None)
         Calibrator(scorer, slice_loader(dataset, 4), "cpu", target_fpr=0.2).run()
         return scorer
 
@@ -234,9 +244,7 @@ def fake_scored() -> FakeScored:
         canvas = torch.arange(float(count)).view(-1, 1, 1).expand(sample.images[:, 0].shape)
         told: dict[str, Any] = {
             "score": float(score.max()),
-            "flow_score": 1.0,
-            "recon_score": 2.0,
-            "head_score": None,
+            "parts": {"flow": 1.0, "recon": 2.0},
             "percentile": 50.0,
             "flagged": bool(score.max() > threshold),
             "threshold": threshold,
@@ -245,12 +253,8 @@ def fake_scored() -> FakeScored:
         }
         return ScoredCase(
             sample=sample,
-            scores={
-                "score": score,
-                "flow_score": score + 1,
-                "recon_score": score - 1,
-                "percentile": np.full(count, 50.0),
-            },
+            scores={"score": score, "percentile": np.full(count, 50.0)},
+            parts={"flow": score + 1, "recon": score - 1},
             flagged=score > threshold,
             anomaly_map=anomaly_map.astype(np.float32),
             canvas_maps={"anomaly_map": canvas, "map_recon": canvas + 1},

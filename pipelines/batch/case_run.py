@@ -17,7 +17,7 @@ from pipelines.batch.results import case_result, load_result, stored_stamp
 from pipelines.batch.writer import CaseWriter, Further
 from pipelines.common import writable_folder, write_csv
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
-from pipelines.metrics import PixelHistogram, default_edges
+from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import MAP_SUFFIXES, Example, ExampleKeeper, candidates
 from pipelines.scoring import MODEL_NAME, CaseEvaluator
 
@@ -36,7 +36,7 @@ class Gathered:
         failures: the cases that could not be used.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[ScoreRow]
     pixels: PixelHistogram
     baseline_pixels: PixelHistogram
     examples: list[Example]
@@ -137,7 +137,7 @@ class CaseRun:
 
     @property
     def _pixel_threshold(self) -> float:
-        return float(self.evaluator.scorer.pixel_threshold)
+        return float(self.evaluator.scorer.calibration.pixel_threshold)
 
     def _score(self, cases: tuple[Case, ...], store: CaseStore) -> list[FailedCase]:
         """Scores cases and writes what comes out; gives those that cannot be used."""
@@ -169,7 +169,7 @@ class CaseRun:
     ) -> Gathered:
         pixels = PixelHistogram(default_edges(threshold=self._pixel_threshold))
         baseline_pixels, keeper = PixelHistogram(), ExampleKeeper()
-        rows: list[dict[str, Any]] = []
+        rows: list[ScoreRow] = []
         failed = {one.case.name for one in failures}
         for case in cases:
             if case.name in failed:

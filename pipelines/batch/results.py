@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipelines.common import replacing
 from pipelines.data import CaseSample
-from pipelines.metrics import PixelHistogram, default_edges
+from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example
 from pipelines.scoring import ScoredCase, case_score
 
@@ -29,7 +29,7 @@ class CaseResult:
         examples: slices that may be shown.
     """
 
-    rows: list[dict[str, Any]]
+    rows: list[ScoreRow]
     pixels: PixelHistogram
     baseline_pixels: PixelHistogram
     examples: list[Example] = field(default_factory=list)
@@ -43,54 +43,49 @@ def case_result(scored: ScoredCase, pixel_threshold: float) -> CaseResult:
     return CaseResult(list(case_rows(scored)), pixels, trivial)
 
 
-def case_rows(scored: ScoredCase) -> Iterator[dict[str, Any]]:
+def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
     """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
-    sample = scored.sample
+    sample, case = scored.sample, scored.sample.case
     volumetric = sample.geometry.slice_axis is not None
-    level = "slice" if volumetric else "image"
     trivial = {} if sample.baselines is None else sample.baselines.scores
-    for position, index in enumerate(sample.indices.tolist()):
-        label = int(sample.labels[position])
-        row = _head(sample, level, index, "" if label < 0 else label)
-        row |= {name: float(values[position]) for name, values in scored.scores.items()}
-        row["flagged"] = int(scored.flagged[position])
-        yield row | {name: float(values[position]) for name, values in trivial.items()}
+    for position, (index, label) in enumerate(zip(sample.indices, sample.labels, strict=True)):
+        yield ScoreRow(
+            case=case.name,
+            patient=case.patient,
+            level="slice" if volumetric else "image",
+            slice=int(index),
+            label=None if label < 0 else int(label),
+            score=float(scored.scores["score"][position]),
+            parts={name: float(values[position]) for name, values in scored.parts.items()},
+            percentile=float(scored.scores["percentile"][position]),
+            flagged=bool(scored.flagged[position]),
+            baselines={name: float(values[position]) for name, values in trivial.items()},
+        )
     if volumetric:
-        yield _volume_row(scored, trivial)
+        whole = scored.case_score
+        yield ScoreRow(
+            case=case.name,
+            patient=case.patient,
+            level="volume",
+            slice=None,
+            label=volume_label(sample),
+            score=whole.score,
+            parts=whole.parts,
+            percentile=whole.percentile,
+            flagged=whole.flagged,
+            baselines={name: case_score(values) for name, values in trivial.items()},
+        )
 
 
-def _volume_row(scored: ScoredCase, trivial: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    whole = scored.case_score
-    row = _head(scored.sample, "volume", "", volume_label(scored.sample))
-    row |= {name: value for name, value in whole.as_dict().items() if name in _VOLUME_COLUMNS}
-    row["percentile"] = "" if whole.percentile is None else whole.percentile
-    row["flagged"] = "" if whole.flagged is None else int(whole.flagged)
-    return row | {name: case_score(values) for name, values in trivial.items()}
-
-
-_VOLUME_COLUMNS = ("score", "flow_score", "recon_score", "head_score")
-
-
-def _head(sample: CaseSample, level: str, index: int | str, label: int | str) -> dict[str, Any]:
-    case = sample.case
-    return {
-        "case": case.name,
-        "patient": case.patient,
-        "level": level,
-        "slice": index,
-        "label": label,
-    }
-
-
-def volume_label(sample: CaseSample) -> int | str:
-    """1 for a volume with an anomalous slice, 0 for one known to be normal, else empty."""
+def volume_label(sample: CaseSample) -> int | None:
+    """1 for a volume with an anomalous slice, 0 for one known to be normal, else None."""
     if sample.case.label is not None:
         return sample.case.label
     if sample.masks is None:
-        return ""
+        return None
     if bool((sample.labels == 1).any()):
         return 1
-    return "" if bool(sample.masks.any()) else 0
+    return None if bool(sample.masks.any()) else 0
 
 
 def _add_pixels(scored: ScoredCase, pixels: PixelHistogram, trivial: PixelHistogram) -> None:
@@ -99,14 +94,13 @@ def _add_pixels(scored: ScoredCase, pixels: PixelHistogram, trivial: PixelHistog
     masks = _known_masks(sample)
     if masks is None or not judged.any():
         return
-    valid = (sample.raw > 0).any(dim=1).numpy() if sample.geometry.count > 1 else None
+    body = sample.body.numpy()
     intensity = None if sample.baselines is None else sample.baselines.intensity_map
     for histogram, maps in ((pixels, scored.anomaly_map), (trivial, intensity)):
         if maps is None:
             continue
         for index in np.flatnonzero(judged):
-            inside = None if valid is None else valid[index]
-            histogram.add(sample.case.patient, maps[index], masks[index], inside)
+            histogram.add(sample.case.patient, maps[index], masks[index], body[index])
 
 
 def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
@@ -126,7 +120,10 @@ def save_result(path: Path, result: CaseResult, stamp: str) -> None:
         result: what to write.
         stamp: says of what model and which files it is the result.
     """
-    arrays: dict[str, Any] = {"stamp": np.array(stamp), "rows": np.array(json.dumps(result.rows))}
+    arrays: dict[str, Any] = {
+        "stamp": np.array(stamp),
+        "rows": np.array(json.dumps([vars(row) for row in result.rows])),
+    }
     for name, histogram in (("pixels", result.pixels), ("baseline", result.baseline_pixels)):
         arrays |= {f"{name}/{key}": value for key, value in histogram.state_dict().items()}
     arrays["examples"] = np.array(json.dumps([_facts(one) for one in result.examples]))
@@ -150,7 +147,7 @@ def load_result(path: Path) -> CaseResult:
     with np.load(path) as stored:
         facts = json.loads(str(stored["examples"]))
         return CaseResult(
-            rows=json.loads(str(stored["rows"])),
+            rows=[ScoreRow(**row) for row in json.loads(str(stored["rows"]))],
             pixels=PixelHistogram.from_state(_group(stored, "pixels")),
             baseline_pixels=PixelHistogram.from_state(_group(stored, "baseline")),
             examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
@@ -166,10 +163,9 @@ def _facts(example: Example) -> dict[str, Any]:
 
 
 def _pictures(example: Example) -> dict[str, NDArray[Any]]:
-    pictures: dict[str, NDArray[Any]] = {
-        "image": example.image.astype(np.float16),
-        "reconstruction": example.reconstruction.astype(np.float16),
-    }
+    pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(np.float16)}
+    if example.reconstruction is not None:
+        pictures["reconstruction"] = example.reconstruction.astype(np.float16)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask
@@ -182,10 +178,11 @@ def _example(facts: Mapping[str, Any], pictures: Mapping[str, NDArray[Any]]) -> 
         for name, value in pictures.items()
         if name.startswith("map_")
     }
+    restored = pictures.get("reconstruction")
     return Example(
         **facts,
         image=pictures["image"].astype(np.float32),
-        reconstruction=pictures["reconstruction"].astype(np.float32),
+        reconstruction=None if restored is None else restored.astype(np.float32),
         maps=maps,
         mask=pictures.get("mask"),
     )

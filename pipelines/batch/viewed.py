@@ -9,6 +9,7 @@ import numpy as np
 
 from pipelines.batch.case_run import CaseRun, Gathered
 from pipelines.data import Case
+from pipelines.metrics import ScoreRow
 from pipelines.report import ViewerVolume
 from transforms.readers import read_case, read_mask
 
@@ -24,12 +25,12 @@ def viewer_volumes(cases: CaseRun, gathered: Gathered) -> list[ViewerVolume]:
     if not cases.save_maps:
         return []
     by_name = {case.name: case for case in cases.dataset.data}
-    volumes = [row for row in gathered.rows if row["level"] == "volume"]
-    highest = sorted(volumes, key=lambda row: -row["score"])[:MOST_VIEWED]
-    return [_viewed(cases, by_name[str(row["case"])], row) for row in highest]
+    volumes = [row for row in gathered.rows if row.level == "volume"]
+    highest = sorted(volumes, key=lambda row: -row.score)[:MOST_VIEWED]
+    return [_viewed(cases, by_name[row.case], row) for row in highest]
 
 
-def _viewed(cases: CaseRun, case: Case, row: dict[str, Any]) -> ViewerVolume:
+def _viewed(cases: CaseRun, case: Case, row: ScoreRow) -> ViewerVolume:
     image = read_case(case.images, case.channels, resample=True, series_uid=case.series_uid)
     mask = None if case.mask is None else read_mask(case.mask, image)
     written: Any = nib.load(cases.output_dir / "maps" / f"{case.name}_anomaly.nii.gz")
@@ -43,8 +44,8 @@ def _viewed(cases: CaseRun, case: Case, row: dict[str, Any]) -> ViewerVolume:
     )
 
 
-def _caption(row: dict[str, Any]) -> str:
-    told = f"score {row['score']:.2f}"
-    if row["percentile"] != "":
-        told += f", above {row['percentile']:.0f} % of the held-out normal volumes"
-    return told + (", flagged" if row["flagged"] == 1 else "")
+def _caption(row: ScoreRow) -> str:
+    told = f"score {row.score:.2f}"
+    if row.percentile is not None:
+        told += f", above {row.percentile:.0f} % of the held-out normal volumes"
+    return told + (", flagged" if row.flagged else "")

@@ -20,7 +20,6 @@ from pydantic_core import core_schema
 from networks.choices import nearest
 from networks.encoder import ENCODERS
 from networks.scales import SCALES
-from networks.scorer import SCORES
 from networks.subnets import SUBNETS
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis
@@ -108,6 +107,9 @@ Range = Annotated[
     tuple[FromZero, FromZero],
     Takes("the first and the last slice, such as [25,130]", _ordered),
 ]
+Weights = Annotated[
+    dict[str, Amount], Field(min_length=1), Takes("numbers from 0 by part, such as {'flow': 1}")
+]
 Fractions = Annotated[tuple[Share, Share, Share], Takes("three shares, such as [0.6,0.2,0.2]")]
 Strides = Annotated[list[FromOne], Field(min_length=1), Takes("strides, such as [16]")]
 Device = Annotated[str, Takes("auto, cpu, cuda or cuda:<number>", _present)]
@@ -181,10 +183,10 @@ class Options(BaseModel):
     alpha: Share = Field(description="weight of the likelihood in the loss")
     val_interval: FromOne = Field(description="epochs from one validation to the next")
     cache_gigabytes: Amount = Field(description="largest cache of the frozen encoder's features")
-    score: Annotated[str, _one_of(SCORES)] = Field(description="what judges an image")
-    beta: Share = Field(description="weight of the flow against the reconstruction")
-    head_weight: Share = Field(description="weight of the pre-trained head in the score")
-    map_head_weight: Share = Field(description="weight of the pre-trained head in the map")
+    score: Text = Field(description="what judges an image: `fused`, `paper`, or one part alone")
+    weights: Weights = Field(description="of the parts in the fused score, `{'flow': 1}`")
+    map_weights: Weights = Field(description="of the parts in the fused map")
+    beta: Share = Field(description="weight of the flow in the paper's score")
     flow_pool: PoolShare = Field(description="share of the flow's positions that score an image")
     head_pool: PoolShare = Field(description="share of the head's positions that score an image")
     target_fpr: Rate = Field(description="share of normal images that may be flagged")

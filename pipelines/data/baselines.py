@@ -144,7 +144,7 @@ class VolumeBaselines:
     Attributes:
         scores: baseline name to (N,) scores, in the order of the slices.
         intensity_map: (N, H, W) map of `intensity`, float32, mean over the channels.
-        body: (N, H, W) True where any channel is above 0.
+        body: (N, H, W) True inside the body.
     """
 
     scores: dict[str, NDArray[np.float64]]
@@ -152,16 +152,19 @@ class VolumeBaselines:
     body: NDArray[np.bool_]
 
 
-def volume_baselines(volume: ArrayLike, axis: int = 2) -> VolumeBaselines:
-    """All baselines of every slice of a volume with zero background.
+def volume_baselines(
+    volume: ArrayLike, axis: int = 2, body: ArrayLike | None = None
+) -> VolumeBaselines:
+    """All baselines of every slice of a volume.
 
     The intensities of MRI have no fixed unit, so all scores are taken from the robust z, whose
     median and interquartile range are those of the whole volume; `sharpness` too. Standardised
     over the volume, slices of different patients share one scale.
 
     Args:
-        volume: (C, X, Y, Z), the whole volume at native resolution, background 0.
+        volume: (C, X, Y, Z), the whole volume at native resolution.
         axis: spatial axis that is sliced, 0, 1 or 2.
+        body: (X, Y, Z) True inside the body; None takes values above 0, channel by channel.
 
     Returns:
         Scores and intensity map, each the mean over the channels; slices without body score as
@@ -174,18 +177,19 @@ def volume_baselines(volume: ArrayLike, axis: int = 2) -> VolumeBaselines:
     if axis not in (0, 1, 2):
         raise InputError(f"Argument 'axis' must be 0, 1 or 2, got {axis!r}.")
     channels = np.moveaxis(channels, 1 + axis, 1)
-    body: NDArray[np.bool_] = np.any(channels > 0, axis=0)
+    given = None if body is None else np.moveaxis(np.asarray(body).astype(bool), axis, 0)
+    inside: NDArray[np.bool_] = np.any(channels > 0, axis=0) if given is None else given
     # One channel at a time: a copy of all of them would double the memory of large volumes.
     tables: list[dict[str, NDArray[np.float64]]] = []
-    smoothed = np.zeros(body.shape, dtype=np.float32)
+    smoothed = np.zeros(inside.shape, dtype=np.float32)
     for channel in channels:
-        z = _z(channel, channel > 0)
+        z = _z(channel, channel > 0 if given is None else given)
         smoothed += intensity_map(z) / len(channels)
-        rows = [_slice_scores(plane, plane, inside) for plane, inside in zip(z, body, strict=True)]
+        rows = [_slice_scores(plane, plane, own) for plane, own in zip(z, inside, strict=True)]
         tables.append({name: np.array([row[name] for row in rows]) for name in rows[0]})
     scores = {name: np.mean([table[name] for table in tables], axis=0) for name in tables[0]}
-    scores["area"] = body.mean(axis=(1, 2), dtype=np.float64)
-    return VolumeBaselines(scores, smoothed, body)
+    scores["area"] = inside.mean(axis=(1, 2), dtype=np.float64)
+    return VolumeBaselines(scores, smoothed, inside)
 
 
 @dataclass(frozen=True)
@@ -201,18 +205,18 @@ class SliceBaselines:
     intensity_map: NDArray[np.float32] | None
 
 
-def slice_baselines(native: Tensor, indices: Tensor, volumetric: bool) -> SliceBaselines:
+def slice_baselines(native: Tensor, body: Tensor | None, indices: Tensor) -> SliceBaselines:
     """Computes the baselines of a case.
 
     Args:
         native: all slices with the file's values and resolution, ``(N, C, h, w)``.
+        body: of a volume, ``(N, h, w)`` bool; None for a picture.
         indices: the slices that are wanted, ``(K,)``.
-        volumetric: whether the slices belong to a volume with zero background.
     """
-    if not volumetric:
+    if body is None:
         scores = baseline_scores(native[0].numpy())
         return SliceBaselines({name: np.array([value]) for name, value in scores.items()}, None)
-    volume = volume_baselines(native.transpose(0, 1).numpy(), axis=0)
+    volume = volume_baselines(native.transpose(0, 1).numpy(), axis=0, body=body.numpy())
     chosen = indices.numpy()
     return SliceBaselines(
         {name: values[chosen] for name, values in volume.scores.items()},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data import Dataset as MonaiDataset
-from monai.data import ThreadDataLoader
+from monai.data import MetaTensor, ThreadDataLoader
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -22,9 +22,9 @@ from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case, FailedCase
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis, SliceGeometry
-from transforms.intensity import ScaleBody, ScaleMethod
+from transforms.intensity import ScaleBody, ScaleMethod, body_mask
 from transforms.readers import read_case, read_mask
-from transforms.slices import Slicer, select_slices, slice_labels
+from transforms.slices import Slicer, select_slices, slice_labels, to_canvas
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,10 @@ class CaseSample:
         labels: 1 anomalous, 0 normal, -1 unknown or left out, ``(K,)`` int8.
         masks: lesion masks at the file's resolution, ``(K, h, w)`` bool; None when unknown.
         geometry: how the slices lie in the file.
-        body: for volumes, where the file shows the body, ``(K, h, w)`` bool.
+        body: where the file shows the body, ``(K, h, w)`` bool; the whole of a picture. Decided
+            here alone, for training, calibration, metrics and baselines alike.
+        context: what a detector may need beside the images, on their canvas: ``body``
+            ``(K, 1, H, W)`` bool.
         baselines: trivial scores of the slices, for evaluation only.
         header: what a writer needs of the file's header; plain values.
     """
@@ -65,7 +68,8 @@ class CaseSample:
     labels: Tensor
     masks: Tensor | None
     geometry: SliceGeometry
-    body: Tensor | None = None
+    body: Tensor
+    context: Mapping[str, Tensor] = field(default_factory=dict)
     baselines: SliceBaselines | None = None
     header: Mapping[str, Any] = field(default_factory=dict)
 
@@ -146,8 +150,10 @@ class CaseLoader:
         native = self.slicer.native(raw)
         mask = None if case.mask is None else read_mask(case.mask, raw)
         masks = None if mask is None else self.slicer.native(mask)[:, 0].bool()
-        body = (self.slicer.native(scaled) > 0).any(dim=1) if scaled.ndim == 4 else None
-        indices = self._chosen(body)
+        body = self._body(raw, native)
+        indices = torch.zeros(1, dtype=torch.long)
+        if raw.ndim == 4:
+            indices = select_slices(body, None, self.min_body_fraction, self.slice_range)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
         return CaseSample(
@@ -158,9 +164,12 @@ class CaseLoader:
             labels=labels[indices],
             masks=None if masks is None else masks[indices],
             geometry=stack.geometry,
-            body=None if body is None else body[indices],
+            body=body[indices],
+            context={"body": to_canvas(body[indices, None], stack.geometry, "nearest")},
             baselines=(
-                slice_baselines(native, indices, raw.ndim == 4) if self.with_baselines else None
+                slice_baselines(native, body if raw.ndim == 4 else None, indices)
+                if self.with_baselines
+                else None
             ),
             header={key: raw.meta[key] for key in KEPT_HEADER if key in raw.meta},
         )
@@ -185,10 +194,11 @@ class CaseLoader:
             f"files alike, or train a model of so many (--channels {found})."
         )
 
-    def _chosen(self, body: Tensor | None) -> Tensor:
-        if body is None:
-            return torch.zeros(1, dtype=torch.long)
-        return select_slices(body, None, self.min_body_fraction, self.slice_range)
+    def _body(self, raw: Any, native: Tensor) -> Tensor:
+        """Where a volume shows the body, in any channel; the whole of a picture, ``(N, h, w)``."""
+        if raw.ndim == 3:
+            return torch.ones(1, *native.shape[-2:], dtype=torch.bool)
+        return self.slicer.native(MetaTensor(body_mask(raw), meta=raw.meta)).any(dim=1)
 
     def _labels(self, case: Case, masks: Tensor | None, count: int) -> Tensor:
         if masks is not None and (count > 1 or case.label is None):
@@ -226,43 +236,38 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
             found = list(
                 track(pool.map(self._normals, self.data), "Reading", len(self.data), "cases")
             )
-        counts = [len(one) for one in found]
+        counts = [len(one[Keys.IMAGE]) for one in found]
         if not any(counts):
             raise InputError(
                 f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
                 f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
                 f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
             )
-        self.images = torch.cat([one for one in found if len(one)])
+        self.images = torch.cat([one[Keys.IMAGE] for one in found])
+        self.context = {
+            n: torch.cat([one[n] for one in found]) for n in found[0] if n != Keys.IMAGE
+        }
         self.case_numbers = np.repeat(np.arange(len(counts)), counts)
 
-    def _normals(self, case: Case) -> Tensor:
+    def _normals(self, case: Case) -> dict[str, Tensor]:
         sample = self.transform(case)
-        return sample.images[sample.labels == 0]
+        everything = {Keys.IMAGE.value: sample.images, **sample.context}
+        return {name: value[sample.labels == 0] for name, value in everything.items()}
 
     def __len__(self) -> int:
         """Number of slices."""
         return len(self.images)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One slice: ``image`` ``(C, H, W)`` and its ``index``."""
-        return {Keys.IMAGE: self.images[index], "index": torch.tensor(index)}
+        """One slice: ``image`` ``(C, H, W)``, its ``index`` and its context."""
+        found = self.__getitems__([index])
+        return {name: value[0] for name, value in found.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A batch at once: ``image`` ``(B, C, H, W)`` and ``index`` ``(B,)``."""
+        """A batch at once: ``image`` ``(B, C, H, W)``, ``index`` ``(B,)`` and the context."""
         index = torch.as_tensor(indices)
-        return {Keys.IMAGE: self.images[index], "index": index}
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Per-channel mean and standard deviation over all slices, ``(C,)`` each."""
-        values = self.images.double()
-        mean = values.mean(dim=(0, 2, 3))
-        return mean.float(), values.std(dim=(0, 2, 3)).float()
-
-    def first_images(self, count: int) -> Tensor:
-        """Evenly spaced slices ``(count or fewer, C, H, W)``, for initialising from data."""
-        step = max(1, len(self.images) // count)
-        return self.images[::step][:count]
+        context = {name: value[index] for name, value in self.context.items()}
+        return {Keys.IMAGE: self.images[index], "index": index, **context}
 
 
 def slice_loader(

@@ -103,8 +103,8 @@ def export_model(
         if not parity.agrees:
             raise ParityError(
                 f"{output}: the exported file does not score like the model and was not kept "
-                f"({parity.summary()}). Please report it with the model's architecture "
-                f"{content['architecture']}."
+                f"({parity.summary()}). Please report it with the model's detector "
+                f"{content['detector']} {content['config']}."
             )
     return Exported(output, parity)
 
@@ -117,9 +117,9 @@ def check_parity(scorer: AnomalyScorer, run: Runner, image_size: Sequence[int]) 
         run: scores a batch by the exported file.
         image_size: (H, W).
     """
-    channels = int(scorer.network.architecture["in_channels"])
+    channels = scorer.detector.in_channels
     found = [
-        compare(scorer, batch, run(batch.to(scorer.threshold.device)))
+        compare(scorer, batch, run(batch.to(scorer.calibration.threshold.device)))
         for batch in probe_images(channels, (int(image_size[0]), int(image_size[1])))
     ]
     return differing(found)
@@ -133,10 +133,10 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         scorer: the scorer of that model.
     """
     return {
-        "threshold": float(scorer.threshold),
-        "pixel_threshold": float(scorer.pixel_threshold),
-        "target_fpr": float(scorer.target_fpr),
-        "n_normal": int(scorer.n_normal),
+        "threshold": float(scorer.calibration.threshold),
+        "pixel_threshold": float(scorer.calibration.pixel_threshold),
+        "target_fpr": float(scorer.calibration.target_fpr),
+        "n_normal": int(scorer.calibration.n_normal),
         "outputs": list(OUTPUTS),
         "units": "standard deviations above held-out normal images; percentile in [0, 100]",
         "input": "float32 (B, C, H, W) in [0, 1], after the model's preprocessing",
@@ -167,8 +167,8 @@ def traced_scorer(ckpt_dir: str | Path | None, device: str = "cpu") -> torch.jit
 
 
 def _example(scorer: ExportedScorer) -> Tensor:
-    channels = int(scorer.network.architecture["in_channels"])
-    return torch.rand(2, channels, *scorer.image_size, device=scorer.threshold.device)
+    channels = scorer.detector.in_channels
+    return torch.rand(2, channels, *scorer.image_size, device=scorer.calibration.threshold.device)
 
 
 def _trace(scorer: ExportedScorer) -> torch.jit.ScriptModule:
@@ -198,7 +198,7 @@ def _batches(scorer: ExportedScorer) -> dict[str, Any]:
 
 def _write_torch_export(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
     # Exported on the CPU and then moved: on a GPU the export would fix the batch size.
-    device = scorer.threshold.device
+    device = scorer.calibration.threshold.device
     on_cpu = copy.deepcopy(scorer).cpu()
     program = torch.export.export(on_cpu, (_example(on_cpu),), **_batches(on_cpu))
     if device.type != "cpu":

@@ -141,7 +141,7 @@ def packaged_metadata(metadata: Mapping[str, Any], content: Mapping[str, Any]) -
         metadata: of the bundle.
         content: of the model file.
     """
-    count = int(content["architecture"]["in_channels"])
+    count = int(content["config"]["in_channels"])
     names = list(content["modalities"])
     if len(names) != count:  # the colours of a picture
         names = [f"{names[0]} {index}" for index in range(count)]
@@ -212,8 +212,8 @@ def describe_package(
         modalities=", ".join(content["modalities"]),
         height=height,
         width=width,
-        threshold=float(content["model"]["pixel_threshold"]),
-        fpr=100 * float(content["model"]["pixel_fpr"]),
+        threshold=float(content["model"]["calibration.pixel_threshold"]),
+        fpr=100 * float(content["model"]["calibration.pixel_fpr"]),
         requirements=" ".join(wanted),
         labels=" and ".join(f"`{name}` ({value})" for name, value in LABELS.items()),
         model=MODEL_NAME,

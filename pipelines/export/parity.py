@@ -90,7 +90,7 @@ def compare(scorer: AnomalyScorer, image: Tensor, found: Outputs) -> Parity:
         image: ``(B, C, H, W)`` in [0, 1].
         found: the export's outputs.
     """
-    expected = scorer.score_image(image.to(scorer.threshold.device))
+    expected = scorer.score_image(image.to(scorer.calibration.threshold.device))
     anomaly_map, score, percentile, flagged = (value.to(expected.score.device) for value in found)
     shapes = [(anomaly_map, expected.anomaly_map), (score, expected.score)]
     shapes += [(percentile, expected.percentile), (flagged, expected.flagged)]
@@ -99,7 +99,7 @@ def compare(scorer: AnomalyScorer, image: Tensor, found: Outputs) -> Parity:
     margin = TOLERANCE * expected.score.abs().clamp_min(1.0)
     low, high = expected.score - margin, expected.score + margin
     decided = (flagged == expected.flagged) | (
-        (low <= scorer.threshold) & (scorer.threshold < high)
+        (low <= scorer.calibration.threshold) & (scorer.calibration.threshold < high)
     )
     ranked = (percentile >= scorer.percentile(low)) & (percentile <= scorer.percentile(high))
     agrees = _close(score, expected.score) and _close(anomaly_map, expected.anomaly_map)

@@ -26,7 +26,14 @@ from numpy.typing import NDArray
 from pipelines.common import installed_version, writable_folder
 from pipelines.data import Case
 from pipelines.export.package import code_folders
-from pipelines.scoring import MODEL_NAME, SCORE_COLUMNS, Predictor, read_model, score_slices
+from pipelines.scoring import (
+    MODEL_NAME,
+    Predictor,
+    load_scorer,
+    read_model,
+    score_columns,
+    score_slices,
+)
 from pipelines.tracking import UNTRACKED, Tracker, describe, masked, mistake_of
 from transforms.errors import InputError
 
@@ -136,7 +143,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
             data_path=str(weights),
             code_paths=[str(path) for path in code_folders()],
             pip_requirements=pinned_requirements(),
-            signature=_signature(example, bool(content["architecture"]["with_head"])),
+            signature=_signature(example, score_columns(load_scorer(content))),
             input_example=example,
         )
 
@@ -152,7 +159,7 @@ def synthetic_example(content: dict[str, Any]) -> NDArray[np.float32]:
     columns = np.linspace(-1.0, 1.0, width)[None, :]
     radius = rows**2 + columns**2
     image = np.where(radius < 0.7, 0.5, 0.0) + np.where(radius < 0.2, 0.25, 0.0)
-    channels = int(content["architecture"]["in_channels"])
+    channels = int(content["config"]["in_channels"])
     return np.repeat(image[None, None], channels, axis=1).astype(np.float32)
 
 
@@ -172,6 +179,7 @@ class ServedScorer:
     def __init__(self, path: str | Path) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(path, device, BATCH_SIZE)
+        self.columns = (*score_columns(self.predictor.scorer), "flagged")
 
     @property
     def python_model(self) -> ServedScorer:
@@ -210,20 +218,18 @@ class ServedScorer:
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         case = Case("image", "image", tuple(Path(one) for one in paths))
         judged = self.predictor(case).case_score.as_dict()
-        kept = (*SCORE_COLUMNS, "flagged")
-        return {"path": path} | {name: judged[name] for name in kept if name in judged}
+        return {"path": path} | {name: judged[name] for name in self.columns}
 
     def _score_images(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         self._check(tensor)
         with torch.no_grad():
             scored = score_slices(self.predictor.scorer, tensor, BATCH_SIZE, self.predictor.device)
-        kept = (*SCORE_COLUMNS, "flagged")
-        return {name: scored[name].numpy() for name in kept if name in scored}
+        return {name: scored[name].numpy() for name in self.columns}
 
     def _check(self, images: torch.Tensor) -> None:
         model = self.predictor.model
-        channels = model["architecture"]["in_channels"]
+        channels = model["config"]["in_channels"]
         wanted = (channels, *model["preprocessing"]["image_size"])
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted or not len(images):
             raise InputError(
@@ -243,13 +249,11 @@ def _load_pyfunc(path: str) -> ServedScorer:
     return ServedScorer(path)
 
 
-def _signature(example: NDArray[np.float32], head: bool) -> Any:
+def _signature(example: NDArray[np.float32], scores: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
-    columns = [
-        ColSpec(DataType.double, name) for name in SCORE_COLUMNS if head or name != "head_score"
-    ]
+    columns = [ColSpec(DataType.double, name) for name in scores]
     return ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
         outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged")]),

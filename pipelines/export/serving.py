@@ -92,7 +92,7 @@ class ScoreSlices(Inferer):
             axis of 1.
         """
         scored = score_slices(network, inputs[0], self.batch_size, inputs.device)
-        scored["quantiles"] = network.quantiles.cpu()
+        scored["quantiles"] = network.calibration.quantiles.cpu()
         return {name: value[None] for name, value in scored.items()}
 
 
@@ -142,7 +142,7 @@ class LabelBandsd(MapTransform):
 
     def _check_model(self, scored: Mapping[str, Tensor]) -> None:
         """A server may load a replaced model file on its own, with the thresholds of the old."""
-        if not torch.equal(scored["quantiles"], self.scorer.quantiles.cpu()):
+        if not torch.equal(scored["quantiles"], self.scorer.calibration.quantiles.cpu()):
             raise InputError(
                 "ckpt_dir: the model file was replaced while it was served. Start the server again "
                 "to serve the new one."

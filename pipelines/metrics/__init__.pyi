@@ -8,4 +8,5 @@ from .ranking import auroc as auroc
 from .ranking import average_precision as average_precision
 from .ranking import counts_above as counts_above
 from .ranking import ratio as ratio
+from .rows import ScoreRow as ScoreRow
 from .summary import summarize as summarize

@@ -8,19 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from networks import part_column
 from pipelines.data import BASELINES
 from pipelines.metrics.bootstrap import Figure
 from pipelines.metrics.image import image_metrics, paired_difference
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
 from pipelines.metrics.ranking import RankedScores, auroc
+from pipelines.metrics.rows import ScoreRow
 
-PARTS = ("flow_score", "recon_score", "head_score")
 PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 
 
 def summarize(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[ScoreRow],
     pixels: PixelHistogram,
     baseline_pixels: PixelHistogram,
     *,
@@ -42,8 +43,8 @@ def summarize(
     Returns:
         Plain values; every figure is ``{"value": ..., "ci95": [low, high] or null}``.
     """
-    single = [row for row in rows if row["level"] != "volume"]
-    table = _Table([row for row in single if row["label"] != ""], volumetric)
+    known = [row for row in rows if row.label is not None]
+    table = _Table([row for row in known if row.level != "volume"], volumetric)
     result: dict[str, Any] = {
         "threshold": Figure(threshold).as_dict(),
         "pixel_threshold": Figure(pixel_threshold).as_dict(),
@@ -61,30 +62,28 @@ def summarize(
     result |= {name: figure.as_dict() for name, figure in figures.items()}
     result |= {name: measured[name].as_dict() for name in PIXEL_FIGURES}
     result["matched_auroc"] = table.matched("score") | {"matched_by": table.key_name}
-    result["parts"] = {
-        name: table.ranking(name) for name in PARTS if table.rows and name in table.rows[0]
-    }
-    known = [name for name in BASELINES if table.rows and name in table.rows[0]]
-    result["baselines"] = {name: table.ranking(name) | table.versus(name) for name in known}
-    if "intensity" in known and volumetric:
+    parts = [part_column(name) for name in table.rows[0].parts]
+    result["parts"] = {name: table.ranking(name) for name in parts}
+    baselines = [name for name in BASELINES if name in table.rows[0].baselines]
+    result["baselines"] = {name: table.ranking(name) | table.versus(name) for name in baselines}
+    if "intensity" in baselines and volumetric:
         trivial = pixel_metrics(baseline_pixels, float("inf"))
         oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
         result["baselines"]["intensity"] |= {name: trivial[name].as_dict() for name in oracle}
     if volumetric:
-        result["volumes"] = _volume_figures([row for row in rows if row["level"] == "volume"])
+        result["volumes"] = _volume_figures([row for row in known if row.level == "volume"])
     result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))
     return result
 
 
-def _volume_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _volume_figures(rows: Sequence[ScoreRow]) -> dict[str, Any]:
     """AUROC, AP and decisions over whole volumes; without a threshold nothing is flagged."""
-    judged = [row for row in rows if row["label"] != ""]
-    if not judged:
+    if not rows:
         return {}
-    labels = [row["label"] for row in judged]
-    patients = [row["patient"] for row in judged]
-    flagged = [row["flagged"] == 1 for row in judged]
-    scores = [row["score"] for row in judged]
+    labels = [int(row.label or 0) for row in rows]
+    patients = [row.patient for row in rows]
+    flagged = [bool(row.flagged) for row in rows]
+    scores = [row.score for row in rows]
     figures = image_metrics(labels, scores, flagged, patients)
     return {name: figure.as_dict() for name, figure in figures.items()} | {
         "n_normal": Figure(float(labels.count(0))).as_dict(),
@@ -114,15 +113,15 @@ def _patient_figures(table: _Table, dice: Mapping[str, float | None]) -> dict[st
 class _Table:
     """Labelled rows as arrays, with what pairs are matched by."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], volumetric: bool) -> None:
+    def __init__(self, rows: Sequence[ScoreRow], volumetric: bool) -> None:
         self.rows = rows
-        self.labels = np.array([row["label"] for row in rows], dtype=np.int64)
-        self.patients = [str(row["patient"]) for row in rows]
+        self.labels = np.array([row.label for row in rows], dtype=np.int64)
+        self.patients = [row.patient for row in rows]
         self.key_name = "slice" if volumetric else "sharpness"
         self.volumetric = volumetric
 
     def column(self, name: str) -> NDArray[np.float64]:
-        return np.array([row[name] for row in self.rows], dtype=np.float64)
+        return np.array([row.cells()[name] for row in self.rows], dtype=np.float64)
 
     def _matching(self) -> dict[str, Any]:
         if self.volumetric:
@@ -131,7 +130,7 @@ class _Table:
         return {"key": key, "tolerance": SHARPNESS_TOLERANCE, "relation": "log_ratio"}
 
     def _can_match(self) -> bool:
-        return self.volumetric or "sharpness" in self.rows[0]
+        return self.volumetric or "sharpness" in self.rows[0].baselines
 
     def matched(self, name: str, minus: str | None = None) -> dict[str, Any]:
         """Matched AUROC of a column, less that of another where one is named."""

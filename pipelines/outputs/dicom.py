@@ -46,7 +46,7 @@ class DicomMaps:
     """
 
     def __init__(self, scorer: AnomalyScorer, model: Mapping[str, Any]) -> None:
-        self.pixel_threshold = float(scorer.pixel_threshold)
+        self.pixel_threshold = float(scorer.calibration.pixel_threshold)
         self.version = model_version(model)
 
     def __call__(self, scored: ScoredCase, folder: Path) -> None:

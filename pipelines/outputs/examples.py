@@ -30,7 +30,7 @@ class Example:
         index: number of the slice; 0 for a picture.
         score: the image score, in standard deviations above normal images.
         image: first channel on the network's canvas, ``(H, W)`` in [0, 1].
-        reconstruction: likewise.
+        reconstruction: likewise; None without one.
         maps: the fused and the part maps, ``(H, W)``, in standard deviations.
         mask: lesion mask on the canvas, ``(H, W)`` bool; None when unknown.
     """
@@ -40,7 +40,7 @@ class Example:
     index: int
     score: float
     image: NDArray[np.float32]
-    reconstruction: NDArray[np.float32]
+    reconstruction: NDArray[np.float32] | None
     maps: dict[str, NDArray[np.float32]]
     mask: NDArray[np.bool_] | None
 
@@ -103,7 +103,7 @@ class ExampleKeeper:
 
 
 def _example(kind: Kind, scored: ScoredCase, position: int) -> Example:
-    sample = scored.sample
+    sample, restored = scored.sample, scored.reconstruction
     maps = {name.removeprefix("map_"): v[position] for name, v in scored.canvas_maps.items()}
     return Example(
         kind=kind,
@@ -111,7 +111,7 @@ def _example(kind: Kind, scored: ScoredCase, position: int) -> Example:
         index=int(sample.indices[position]),
         score=float(scored.scores["score"][position]),
         image=sample.images[position, 0].numpy().copy(),
-        reconstruction=scored.reconstruction[position, 0].numpy().copy(),
+        reconstruction=None if restored is None else restored[position, 0].numpy().copy(),
         maps={name: value.numpy().copy() for name, value in maps.items()},
         mask=_canvas_mask(scored, position),
     )

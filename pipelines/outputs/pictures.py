@@ -23,11 +23,6 @@ MAP_RANGE = (0.0, 6.0)
 whatever else is in the batch."""
 
 RESIDUAL_RANGE = (0.0, 0.5)
-TITLES = {
-    "anomaly_map": "fused map",
-    "recon": "residual (sd)",
-    "head": "head (sd)",
-}
 
 
 def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None:
@@ -42,7 +37,8 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None
         return
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
-    columns = 3 + len(order) + 1
+    titles = _titles(order, any(one.reconstruction is not None for one in examples))
+    columns = len(titles)
     width, height = 1.7 * columns + 1.5, 1.75 * len(examples) + 0.7
     # Set by hand: finding a layout would take longer than everything else on many panels.
     margins = {
@@ -58,7 +54,7 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None
     )
     for row, example in zip(axes, examples, strict=True):
         _draw_example(row, example, order)
-    for axis, title in zip(axes[0], _titles(order), strict=True):
+    for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     _add_scale(figure, 1 - 0.8 / width)
     if note:
@@ -68,17 +64,19 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None
     plt.close(figure)
 
 
-def _titles(order: Sequence[str]) -> list[str]:
-    named = [TITLES.get(n, f"flow, stride {n.removeprefix('flow')} (sd)") for n in order]
-    return ["input", "reconstruction", "|residual|", *named, "lesion mask"]
+def _titles(order: Sequence[str], reconstructed: bool) -> list[str]:
+    named = ["fused map" if name == "anomaly_map" else f"{name} (sd)" for name in order]
+    restored = ["reconstruction", "|residual|"] if reconstructed else []
+    return ["input", *restored, *named, "lesion mask"]
 
 
 def _draw_example(row: Sequence[Axes], example: Example, order: Sequence[str]) -> None:
-    residual = np.abs(example.image - example.reconstruction)
     row[0].imshow(example.image, cmap="gray", vmin=0, vmax=1)
-    row[1].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
-    row[2].imshow(residual, cmap="magma", vmin=RESIDUAL_RANGE[0], vmax=RESIDUAL_RANGE[1])
-    for axis, name in zip(row[3:], order, strict=False):
+    if example.reconstruction is not None:
+        residual = np.abs(example.image - example.reconstruction)
+        row[1].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
+        row[2].imshow(residual, cmap="magma", vmin=RESIDUAL_RANGE[0], vmax=RESIDUAL_RANGE[1])
+    for axis, name in zip(row[-1 - len(order) :], order, strict=False):
         axis.imshow(example.maps[name], cmap="magma", vmin=MAP_RANGE[0], vmax=MAP_RANGE[1])
     if example.mask is None:
         row[-1].text(0.5, 0.5, "none given", ha="center", va="center", fontsize=7)

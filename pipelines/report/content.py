@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics import ScoreRow
 from pipelines.outputs import Example
 
 
@@ -56,7 +57,7 @@ class ReportContent:
     """
 
     title: str
-    rows: Sequence[Mapping[str, Any]]
+    rows: Sequence[ScoreRow]
     metrics: Mapping[str, Any] | None
     threshold: float
     target_fpr: float

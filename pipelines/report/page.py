@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.common import replacing, writable_folder
 from pipelines.data import BASELINES
+from pipelines.metrics import ScoreRow
 from pipelines.outputs import MAP_RANGE, Example, save_curves, save_histogram, save_panels
 from pipelines.report.content import ReportContent
 from pipelines.report.curves import Judged
@@ -99,24 +100,20 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     return path
 
 
-def judged_images(rows: Sequence[Mapping[str, Any]]) -> Judged:
+def judged_images(rows: Sequence[ScoreRow]) -> Judged:
     """The rows of single images whose label and score are known."""
     known = [
         row
         for row in rows
-        if row["label"] in (0, 1) and not _whole_volume(row) and np.isfinite(row["score"])
+        if row.label is not None and row.level != "volume" and np.isfinite(row.score)
     ]
-    names = [name for name in BASELINES if known and all(name in row for row in known)]
+    names = [name for name in BASELINES if known and all(name in row.baselines for row in known)]
     return Judged(
-        labels=np.array([row["label"] for row in known], dtype=np.int64),
-        scores=np.array([row["score"] for row in known], dtype=np.float64),
-        patients=np.array([str(row.get("patient", row["case"])) for row in known]),
-        baselines={n: np.array([row[n] for row in known], dtype=np.float64) for n in names},
+        labels=np.array([row.label for row in known], dtype=np.int64),
+        scores=np.array([row.score for row in known], dtype=np.float64),
+        patients=np.array([row.patient for row in known]),
+        baselines={n: np.array([row.baselines[n] for row in known]) for n in names},
     )
-
-
-def _whole_volume(row: Mapping[str, Any]) -> bool:
-    return row.get("level") == "volume"
 
 
 def _environment() -> Environment:
@@ -141,10 +138,10 @@ def _picture(path: Path, alt: str, title: str = "", wide: bool = False) -> Pictu
 
 
 def _histogram(path: Path, content: ReportContent) -> Picture | None:
-    groups: dict[Any, list[float]] = {0: [], 1: [], "": []}
+    groups: dict[int | None, list[float]] = {0: [], 1: [], None: []}
     for row in content.rows:
-        if not _whole_volume(row) and np.isfinite(row["score"]):
-            groups[row["label"]].append(float(row["score"]))
+        if row.level != "volume" and np.isfinite(row.score):
+            groups[row.label].append(row.score)
     if not any(groups.values()):
         return None
     save_histogram(
@@ -152,12 +149,12 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         groups[0],
         groups[1],
         content.threshold,
-        unlabelled=groups[""],
+        unlabelled=groups[None],
         reference=content.quantiles,
     )
     told = [
         f"{len(groups[label])} {name} images, median score {np.median(groups[label]):.2f}"
-        for label, name in ((0, "normal"), (1, "anomalous"), ("", "unlabelled"))
+        for label, name in ((0, "normal"), (1, "anomalous"), (None, "unlabelled"))
         if groups[label]
     ]
     alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
@@ -268,13 +265,13 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
 
 def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
     """The few numbers on top: name, number, remark."""
-    single = [row for row in content.rows if not _whole_volume(row)]
+    single = [row for row in content.rows if row.level != "volume"]
     what = "slices" if content.volumetric else "images"
-    flagged = sum(row["flagged"] == 1 for row in single)
+    flagged = sum(bool(row.flagged) for row in single)
     cards = [(f"{what} scored", str(len(single)), f"{flagged} flagged")]
-    volumes = [row for row in content.rows if _whole_volume(row)]
+    volumes = [row for row in content.rows if row.level == "volume"]
     if volumes:
-        above = sum(row["flagged"] == 1 for row in volumes)
+        above = sum(bool(row.flagged) for row in volumes)
         cards.append(("volumes scored", str(len(volumes)), f"{above} flagged"))
     metrics = content.metrics or {}
     for name, title in (("image_auroc", "AUROC"), ("sensitivity", "sensitivity"),

@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from networks import part_column
+from pipelines.metrics import ScoreRow
+
 MOST_ROWS = 500
 """Rows of ``scores.csv`` that the page shows."""
 
@@ -31,9 +34,6 @@ COLUMN_NAMES = {
     "specificity": "specificity",
     "n_normal": "normal",
     "n_anomalous": "anomalous",
-    "flow_score": "likelihood part alone",
-    "recon_score": "reconstruction part alone",
-    "head_score": "head alone",
     "case": "case",
     "level": "level",
     "slice": "slice",
@@ -47,10 +47,7 @@ DIFFERENCES = ("difference", "matched_difference")
 DECISIONS = ("sensitivity", "specificity", "accuracy", "f1", "f1_oracle")
 PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "f1")
-ROW_COLUMNS = (
-    "case", "level", "slice", "label", "score", "percentile", "flagged",
-    "flow_score", "recon_score", "head_score",
-)  # fmt: skip
+ROW_COLUMNS = ("case", "level", "slice", "label", "score", "percentile", "flagged")
 LABELS = {0: "normal", 1: "anomalous"}
 
 
@@ -147,7 +144,7 @@ def _ranking_table(metrics: Mapping[str, Any]) -> Table | None:
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
     rows = [_ranking_row("AE-Flow (score)", metrics, compared)]
     parts = metrics.get("parts") or {}
-    rows += [_ranking_row(COLUMN_NAMES[name], one, compared) for name, one in parts.items()]
+    rows += [_ranking_row(f"{_part(name)} alone", one, compared) for name, one in parts.items()]
     rows += [_ranking_row(f"baseline {name}", one, compared) for name, one in baselines.items()]
     heads = ["ranking by", *(COLUMN_NAMES[name] for name in (*RANKING, *compared))]
     return Table(
@@ -188,23 +185,28 @@ def _known(figures: Mapping[str, Any], names: Iterable[str]) -> list[str]:
     return [name for name in names if (figures.get(name) or {}).get("value") is not None]
 
 
-def score_table(rows: Sequence[Mapping[str, Any]]) -> Table | None:
+def _part(column: str) -> str:
+    return column.removesuffix(part_column(""))
+
+
+def score_table(rows: Sequence[ScoreRow]) -> Table | None:
     """The rows with the highest scores; patients are left out."""
     if not rows:
         return None
-    columns = [name for name in ROW_COLUMNS if any(row.get(name, "") != "" for row in rows)]
-    # Pictures have no slices.
-    if "slice" in columns and all(row.get("slice") in (0, "", None) for row in rows):
-        columns.remove("slice")
-    shown = sorted(rows, key=lambda row: -_number(row["score"]))[:MOST_ROWS]
+    parts = [part_column(name) for name in rows[0].parts]
+    shown = sorted(rows, key=lambda row: -_number(row.score))[:MOST_ROWS]
+    cells = [row.cells() for row in shown]
+    columns = [n for n in (*ROW_COLUMNS, *parts) if any(row[n] != "" for row in cells)]
+    if not any(row.slice for row in rows):  # pictures have none
+        columns = [name for name in columns if name != "slice"]
     caption = f"All {len(rows)} rows of scores.csv, the highest scores first"
     if len(rows) > MOST_ROWS:
         caption = (
             f"The {MOST_ROWS} rows with the highest scores; {len(rows) - MOST_ROWS} more lie in "
             "scores.csv"
         )
-    heads = [COLUMN_NAMES[name].removesuffix(" alone") for name in columns]
-    body = [(str(row["case"]), [Cell(_entry(row, name)) for name in columns[1:]]) for row in shown]
+    heads = [COLUMN_NAMES.get(name) or _part(name) for name in columns]
+    body = [(str(row["case"]), [Cell(_entry(row, name)) for name in columns[1:]]) for row in cells]
     return Table(caption, heads, body)
 
 
@@ -214,8 +216,8 @@ def _number(value: Any) -> float:
 
 
 def _entry(row: Mapping[str, Any], name: str) -> str:
-    value = row.get(name, "")
-    if value is None or value == "":
+    value = row[name]
+    if value == "":
         return "–" if name != "label" else "unknown"
     if name == "label":
         return LABELS.get(int(value), str(value))

@@ -69,13 +69,13 @@ class Evaluation(Session):
             gathered.rows,
             gathered.pixels,
             gathered.baseline_pixels,
-            threshold=float(scorer.threshold),
-            pixel_threshold=float(scorer.pixel_threshold),
+            threshold=float(scorer.calibration.threshold),
+            pixel_threshold=float(scorer.calibration.pixel_threshold),
             volumetric=self.volumetric,
         ) | {
-            "n_calibration": {"value": int(scorer.n_normal), "ci95": None},
+            "n_calibration": {"value": int(scorer.calibration.n_normal), "ci95": None},
             "n_failed": {"value": len(gathered.failures), "ci95": None},
-            "target_fpr": {"value": float(scorer.target_fpr), "ci95": None},
+            "target_fpr": {"value": float(scorer.calibration.target_fpr), "ci95": None},
             "about": self.about,
             "notes": self.notes,
         }

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
+from pipelines.metrics import ScoreRow
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
 
@@ -45,8 +46,8 @@ class Inference(Session):
         return {what: self.output_dir / name for what, name in names.items()}
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        whole = [row for row in gathered.rows if row["level"] != "slice"]
-        whole.sort(key=lambda row: -row["score"])
+        whole = [row for row in gathered.rows if row.level != "slice"]
+        whole.sort(key=lambda row: -row.score)
         lines = [f"Scored {len(whole)} images, the most anomalous first:"]
         lines += [f"  {told(row)}" for row in whole[:MOST_TOLD]]
         if len(whole) > MOST_TOLD:
@@ -56,9 +57,9 @@ class Inference(Session):
         return lines
 
 
-def told(row: Mapping[str, Any]) -> str:
+def told(row: ScoreRow) -> str:
     """One image in a line: name, score, percentile among the held-out normals, decision."""
-    line = f"{row['case']:<32} score {row['score']:6.2f}"
-    if row["percentile"] != "":
-        line += f"  percentile {row['percentile']:5.1f}"
-    return line + {1: "  FLAGGED", 0: "", "": "  (no threshold)"}[row["flagged"]]
+    line = f"{row.case:<32} score {row.score:6.2f}"
+    if row.percentile is not None:
+        line += f"  percentile {row.percentile:5.1f}"
+    return line + {True: "  FLAGGED", False: "", None: "  (no threshold)"}[row.flagged]

@@ -13,25 +13,13 @@ from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun, Gathered, viewer_volumes
 from pipelines.common import duration, executed_config, writable_folder, write_csv
+from pipelines.metrics import ScoreRow
 from pipelines.report import ReportContent, write_report
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-FIRST_COLUMNS = (
-    "case",
-    "level",
-    "slice",
-    "label",
-    "score",
-    "flow_score",
-    "recon_score",
-    "head_score",
-    "percentile",
-    "flagged",
-)
 
 
 class Session:
@@ -129,7 +117,7 @@ class Session:
 
     def _content(self, gathered: Gathered, metrics: Mapping[str, Any]) -> ReportContent:
         scorer = self.evaluator.scorer
-        quantiles: NDArray[np.float64] = scorer.quantiles.double().cpu().numpy()
+        quantiles: NDArray[np.float64] = scorer.calibration.quantiles.double().cpu().numpy()
         about = self._subject() | {
             "device": str(self.evaluator.state.device),
             "duration": self._duration(),
@@ -139,9 +127,9 @@ class Session:
             title=self.title,
             rows=gathered.rows,
             metrics=metrics or None,
-            threshold=float(scorer.threshold),
-            target_fpr=float(scorer.target_fpr),
-            n_normal=int(scorer.n_normal),
+            threshold=float(scorer.calibration.threshold),
+            target_fpr=float(scorer.calibration.target_fpr),
+            n_normal=int(scorer.calibration.n_normal),
             quantiles=quantiles,
             history=self.history,
             examples=gathered.examples,
@@ -164,12 +152,10 @@ class Session:
             )
 
 
-def write_scores(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes ``scores.csv``: the known columns first, then the trivial scores; no patients."""
-    present = list(dict.fromkeys(name for row in rows for name in row))
-    columns = [name for name in FIRST_COLUMNS if name in present]
-    further = [name for name in present if name not in columns and name != "patient"]
-    write_csv(path, rows, columns + further)
+def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
+    """Writes ``scores.csv``; no patients."""
+    cells = [row.cells() for row in rows]
+    write_csv(path, cells, list(dict.fromkeys(name for row in cells for name in row)))
 
 
 def framed(notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any]) -> str:

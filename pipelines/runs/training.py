@@ -25,7 +25,7 @@ from pipelines.runs.evaluation import Evaluation
 from pipelines.runs.session import plain_options
 from pipelines.scoring import Calibrator, CaseEvaluator, CaseReference, save_model
 from pipelines.tracking import Tracker, masked
-from pipelines.training import AEFlowTrainer
+from pipelines.training import StageTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Training(Evaluation):
         data: Data,
         preprocessing: CaseLoader,
         calibrator: Calibrator,
-        trainer: AEFlowTrainer,
+        trainer: StageTrainer,
         seed: int,
         register_model: str | None = None,
     ) -> None:

@@ -4,9 +4,9 @@ from .bands import Bands as Bands
 from .bands import Findings as Findings
 from .bands import findings as findings
 from .calibration import Calibrator as Calibrator
-from .cases import SCORE_COLUMNS as SCORE_COLUMNS
 from .cases import CaseEvaluator as CaseEvaluator
 from .cases import ScoredCase as ScoredCase
+from .cases import score_columns as score_columns
 from .cases import score_slices as score_slices
 from .cases import scored_case as scored_case
 from .model_file import MODEL_NAME as MODEL_NAME

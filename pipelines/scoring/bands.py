@@ -49,9 +49,9 @@ class Bands:
         Raises:
             InputError: when that is not above the percentile of the pixel threshold.
         """
-        first = 100.0 * (1.0 - round(float(scorer.pixel_fpr), 6))
+        first = 100.0 * (1.0 - round(float(scorer.calibration.pixel_fpr), 6))
         try:
-            level = level_at(scorer.pixel_levels, very_suspicious)
+            level = level_at(scorer.calibration.pixel_levels, very_suspicious)
         except ValueError as error:
             raise InputError(f"very_suspicious: {error}") from error
         if very_suspicious <= first:
@@ -59,7 +59,7 @@ class Bands:
                 f"very_suspicious: expected a percentile above {first:g}, at which this model's "
                 f"first band begins (--pixel_fpr of its training), found {very_suspicious:g}."
             )
-        lower = float(scorer.pixel_threshold)
+        lower = float(scorer.calibration.pixel_threshold)
         return cls((lower, max(lower, level)), (first, very_suspicious))
 
     def label_map(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.uint8]:

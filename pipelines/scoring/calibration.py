@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from networks.levels import levels_of, ranks
-from networks.scorer import N_QUANTILES, AnomalyScorer, Parts
+from networks import AnomalyScorer, Evidence
 from pipelines.common import EngineProgress
 from transforms.errors import InputError
 
@@ -23,8 +22,6 @@ logger = logging.getLogger(__name__)
 
 PIXELS_PER_IMAGE = 4096
 """Evenly spaced body pixels of an image that enter the pixel threshold."""
-
-LEAST_SCALE = 1e-6
 
 
 def conformal_rank(count: int, target_fpr: float) -> int:
@@ -56,16 +53,16 @@ def conformal_rank(count: int, target_fpr: float) -> int:
 
 
 class Calibrator:
-    """Fits a scorer's buffers on held-out normal images.
+    """Fits a scorer's calibration on held-out normal images.
 
-    The evidence about all of them is gathered in one pass. From it come the standardisation of the
-    part maps, then of the image parts, then of the score, its quantiles, the threshold at the
-    target false-positive rate, the pixel threshold and the levels of the map from which severity
-    bands are read.
+    The raw evidence about all of them is gathered in one pass; from it come the standardisation of
+    the maps, then of the parts, then of the score with its quantiles, the threshold at the target
+    false-positive rate, the pixel threshold and the levels from which severity bands are read.
 
     Args:
         scorer: the trained scorer.
-        loader: batches of held-out normal images, key ``image`` ``(B, C, H, W)``.
+        loader: batches of held-out normal images, key ``image`` ``(B, C, H, W)``, their ``body``
+            ``(B, 1, H, W)``, and what the detector needs.
         device: where to compute.
         target_fpr: share of normal images that may be flagged.
         pixel_fpr: share of body pixels of normal images that the pixel threshold lets through.
@@ -107,31 +104,41 @@ class Calibrator:
     def run(self) -> None:
         """Fits all buffers."""
         self.check()
-        self.scorer.to(self.device).eval()
+        scorer = self.scorer.to(self.device).eval()
+        calibration = scorer.calibration
         gathered = self._gather()
-        self._fit_maps([parts.maps for parts, _ in gathered])
-        scored = [self._part_scores(parts, body) for parts, body in gathered]
-        self._fit_scores(torch.cat([parts for parts, _ in scored]))
-        self._fit_pixels(torch.cat([pixels for _, pixels in scored]))
+        self._fit_maps([evidence for evidence, _ in gathered])
+        pooled = [self._pool(evidence, body) for evidence, body in gathered]
+        raw = {name: torch.cat([one[name] for one, _ in pooled]) for name in scorer.parts}
+        values = {
+            name: torch.cat([evidence.values[name] for evidence, _ in gathered])
+            for name in gathered[0][0].values
+        }
+        calibration.fit_parts(raw)
+        fused = scorer.fusion.score(values, scorer.standardized_parts(raw))
+        rank = conformal_rank(len(fused), self.target_fpr)
+        scores = calibration.fit_scores(fused, rank, self.target_fpr)
+        self.slice_scores = scores.double().cpu().numpy()
+        calibration.fit_pixels(torch.cat([pixels for _, pixels in pooled]), self.pixel_fpr)
         logger.info(
             "Calibrated on %d held-out normal images: threshold %.3f standard deviations for a "
             "false-positive rate of %g.",
-            int(self.scorer.n_normal),
-            float(self.scorer.threshold),
+            len(scores),
+            float(calibration.threshold),
             self.target_fpr,
         )
 
-    def _gather(self) -> list[tuple[Parts, Tensor]]:
-        """The evidence about each batch, on the CPU, and where it shows the body."""
-        gathered: list[tuple[Parts, Tensor]] = []
+    def _gather(self) -> list[tuple[Evidence, Tensor]]:
+        """The evidence of each batch, its maps on the CPU, with the body."""
+        gathered: list[tuple[Evidence, Tensor]] = []
+        needs = self.scorer.detector.needs
 
         def iteration(engine: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-            image = batch[Keys.IMAGE]
+            context = {name: batch[name].to(self.device) for name in needs}
             with torch.no_grad():
-                parts = self.scorer.parts(image.to(self.device))
-            maps = {name: value.cpu() for name, value in parts.maps.items()}
-            kept = parts._replace(maps=maps, reconstruction=image[:0])
-            gathered.append((kept, (image > 0).any(dim=1, keepdim=True)))
+                found = self.scorer.evidence(batch[Keys.IMAGE].to(self.device), context)
+            maps = {name: value.cpu() for name, value in found.maps.items()}
+            gathered.append((Evidence(maps, found.values), batch["body"]))
             return {}
 
         SupervisedEvaluator(
@@ -144,52 +151,25 @@ class Calibrator:
         ).run()
         return gathered
 
-    def _fit_maps(self, maps: Sequence[Mapping[str, Tensor]]) -> None:
+    def _fit_maps(self, evidence: list[Evidence]) -> None:
+        moments = torch.zeros(2, len(self.scorer.map_names), dtype=torch.float64)
         for index, name in enumerate(self.scorer.map_names):
-            values = [one[name].double() for one in maps]
-            count = sum(value.numel() for value in values)
-            mean = torch.stack([value.sum() for value in values]).sum() / count
-            squares = torch.stack([value.square().sum() for value in values]).sum() / count
-            self.scorer.map_mean[index] = mean
-            deviation = (squares - mean.square()).clamp_min(0.0).sqrt()
-            self.scorer.map_scale[index] = deviation.clamp_min(LEAST_SCALE)
+            values = [one.maps[name].double() for one in evidence]
+            count = sum(v.numel() for v in values)
+            mean = torch.stack([v.sum() for v in values]).sum() / count
+            squares = torch.stack([v.square().sum() for v in values]).sum() / count
+            moments[:, index] = torch.stack([mean, (squares - mean.square()).clamp_min(0).sqrt()])
+        self.scorer.calibration.maps.fit(moments[0], moments[1])
 
-    def _part_scores(self, parts: Parts, body: Tensor) -> tuple[Tensor, Tensor]:
-        """Image-level evidence ``(B, 3)``, and the fused map's values at pixels of the body."""
-        moved = {name: value.to(self.device) for name, value in parts.maps.items()}
+    def _pool(self, evidence: Evidence, body: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """The raw parts of a batch, and the fused map's values at pixels of the body."""
+        moved = Evidence({n: v.to(self.device) for n, v in evidence.maps.items()}, evidence.values)
         with torch.no_grad():
-            maps = self.scorer.standardized_maps(parts._replace(maps=moved), body.shape[-2:])
-            fused = self.scorer.fuse_maps(maps).cpu()
-            scores = self.scorer.part_scores(parts, maps)
-        return scores, torch.cat([_spread(m[b]) for m, b in zip(fused, body, strict=True)])
-
-    def _fit_scores(self, parts: Tensor) -> None:
-        scorer = self.scorer
-        scorer.part_mean.copy_(parts.mean(dim=0))
-        scorer.part_scale.copy_(_scale(parts))
-        raw = scorer.raw_score(parts)
-        scorer.score_mean.copy_(raw.mean())
-        scorer.score_scale.copy_(_scale(raw))
-        self.slice_scores = ((raw - scorer.score_mean) / scorer.score_scale).double().cpu().numpy()
-        scores = ((raw - scorer.score_mean) / scorer.score_scale).sort().values
-        ranks = torch.linspace(0.0, 1.0, N_QUANTILES, device=scores.device)
-        scorer.quantiles.copy_(torch.quantile(scores, ranks))
-        scorer.threshold.copy_(scores[conformal_rank(len(scores), self.target_fpr) - 1])
-        scorer.n_normal.fill_(len(scores))
-        scorer.target_fpr.fill_(self.target_fpr)
-
-    def _fit_pixels(self, pixels: Tensor) -> None:
-        ordered = pixels.sort().values
-        asked = torch.tensor(self.pixel_fpr, dtype=torch.float64)
-        self.scorer.pixel_threshold.copy_(ordered[ranks(asked, len(ordered))])
-        self.scorer.pixel_levels.copy_(levels_of(ordered))
-        self.scorer.pixel_fpr.fill_(self.pixel_fpr)
-
-
-def _scale(values: Tensor) -> Tensor:
-    """Standard deviation over the first axis, 1 where there is none (a part that is absent)."""
-    scale = values.std(dim=0)
-    return torch.where(scale > LEAST_SCALE, scale, torch.ones_like(scale))
+            maps = self.scorer.standardized_maps(moved, body)
+            fused = self.scorer.fuse_maps(maps)
+            parts = self.scorer.raw_parts(moved, maps)
+        inside = body.to(self.device)
+        return parts, torch.cat([_spread(m[b]) for m, b in zip(fused, inside, strict=True)])
 
 
 def _spread(values: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from networks.scorer import AnomalyScorer
+from networks import AnomalyScorer, part_column
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.slices import on_grid, to_native
-
-SCORE_COLUMNS = ("score", "flow_score", "recon_score", "head_score", "percentile")
 
 
 @dataclass(frozen=True)
@@ -31,20 +29,22 @@ class ScoredCase:
 
     Attributes:
         sample: the case as it was read.
-        scores: per column of `SCORE_COLUMNS` the slices' values ``(K,)``; no head, no column.
+        scores: the slices' ``score`` and ``percentile``, ``(K,)``.
+        parts: per part of the detector the slices' scores, ``(K,)``.
         flagged: ``(K,)`` bool.
         anomaly_map: at the file's resolution, ``(K, h, w)`` float32.
-        canvas_maps: the fused and the part maps on the network's canvas, ``(K, H, W)`` each.
-        reconstruction: on the canvas, ``(K, C, H, W)``.
+        canvas_maps: the fused map and the detector's on its canvas, ``(K, H, W)`` each.
+        reconstruction: on the canvas, ``(K, C, H, W)``; None without one.
         case_score: score of the whole case.
     """
 
     sample: CaseSample
     scores: dict[str, NDArray[np.float64]]
+    parts: dict[str, NDArray[np.float64]]
     flagged: NDArray[np.bool_]
     anomaly_map: NDArray[np.float32]
     canvas_maps: dict[str, Tensor]
-    reconstruction: Tensor
+    reconstruction: Tensor | None
     case_score: CaseScore
 
     @cached_property
@@ -58,7 +58,7 @@ class ScoredCase:
         """
         sample = self.sample
         native = torch.from_numpy(self.anomaly_map)
-        if sample.body is not None:
+        if sample.geometry.slice_axis is not None:
             outlines = np.stack([binary_fill_holes(slice_) for slice_ in sample.body.numpy()])
             native = native * torch.from_numpy(outlines)
         return on_grid(native, sample.geometry, sample.indices)
@@ -126,7 +126,11 @@ def score_cases(
     if not samples:
         return []
     images = torch.cat([sample.images for sample in samples])
-    scored = score_slices(scorer, images, batch_size, device)
+    context = {
+        name: torch.cat([sample.context[name] for sample in samples])
+        for name in scorer.detector.needs
+    }
+    scored = score_slices(scorer, images, batch_size, device, context)
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     starts = [0, *ends[:-1]]
     return [
@@ -135,8 +139,21 @@ def score_cases(
     ]
 
 
+MAP = "map_"
+"""Before the names of the detector's maps in what `score_slices` gives."""
+
+
+def score_columns(scorer: AnomalyScorer) -> tuple[str, ...]:
+    """The columns of a scorer's scores: the score, its parts, its percentile."""
+    return "score", *(part_column(name) for name in scorer.parts), "percentile"
+
+
 def score_slices(
-    scorer: AnomalyScorer, images: Tensor, batch_size: int, device: torch.device | str
+    scorer: AnomalyScorer,
+    images: Tensor,
+    batch_size: int,
+    device: torch.device | str,
+    context: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Scores slices ``(N, C, H, W)``.
 
@@ -145,27 +162,32 @@ def score_slices(
         images: in [0, 1].
         batch_size: slices at once.
         device: where to compute.
+        context: what the detector needs beside the images, ``(N, ...)`` each.
 
     Returns:
-        On the CPU: the score columns and ``flagged`` ``(N,)``, ``anomaly_map`` and the part maps
-        ``(N, H, W)`` under ``map_<part>``, ``reconstruction`` ``(N, C, H, W)``.
+        On the CPU: the `score_columns` and ``flagged`` ``(N,)``, ``anomaly_map`` and the detector's
+        maps ``(N, H, W)`` under ``map_<name>``, and ``reconstruction`` ``(N, C, H, W)`` if there is
+        one.
     """
     gathered: dict[str, list[Tensor]] = {}
-    for batch in images.split(batch_size):
-        result = scorer.score_image(batch.to(device))
-        values: dict[str, Tensor | None] = {name: getattr(result, name) for name in SCORE_COLUMNS}
-        values |= {"flagged": result.flagged, "anomaly_map": result.anomaly_map[:, 0]}
-        values |= {f"map_{name}": value[:, 0] for name, value in result.maps.items()}
-        values["reconstruction"] = result.reconstruction
+    for start in range(0, len(images), batch_size):
+        where = slice(start, start + batch_size)
+        around = {name: value[where].to(device) for name, value in (context or {}).items()}
+        found = scorer.score_image(images[where].to(device), around)
+        values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
+        values |= {part_column(name): value for name, value in found.parts.items()}
+        values["anomaly_map"] = found.anomaly_map[:, 0]
+        values |= {f"{MAP}{name}": value[:, 0] for name, value in found.maps.items()}
+        if found.reconstruction is not None:
+            values["reconstruction"] = found.reconstruction
         for name, value in values.items():
-            if value is not None:
-                gathered.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(parts) for name, parts in gathered.items()}
+            gathered.setdefault(name, []).append(value.cpu())
+    return {name: torch.cat(batches) for name, batches in gathered.items()}
 
 
 def scored_case(
     sample: CaseSample,
-    scored: dict[str, Tensor],
+    scored: Mapping[str, Tensor],
     where: slice,
     scorer: AnomalyScorer,
     reference: CaseReference | None,
@@ -179,36 +201,32 @@ def scored_case(
         scorer: the scorer, for its threshold.
         reference: scores of held-out normal volumes.
     """
-    maps = {n: v[where] for n, v in scored.items() if n == "anomaly_map" or n.startswith("map_")}
-    scores = {n: scored[n][where].double().numpy() for n in SCORE_COLUMNS if n in scored}
-    flagged = scored["flagged"][where].numpy()
+    own = {name: value[where] for name, value in scored.items()}
+    maps = {n: v for n, v in own.items() if n == "anomaly_map" or n.startswith(MAP)}
+    scores = {name: own[name].double().numpy() for name in ("score", "percentile")}
+    parts = {name: own[part_column(name)].double().numpy() for name in scorer.parts}
+    flagged = own["flagged"].numpy()
+    calibration = scorer.calibration
     if sample.geometry.slice_axis is None:
-        whole = _picture_score(scores, bool(flagged[0]), scorer)
+        whole = CaseScore(
+            score=float(scores["score"][0]),
+            parts={name: float(values[0]) for name, values in parts.items()},
+            percentile=float(scores["percentile"][0]),
+            flagged=bool(flagged[0]),
+            threshold=float(calibration.threshold),
+            target_fpr=float(calibration.target_fpr),
+            n_normal=int(calibration.n_normal),
+        )
     else:
-        whole = score_volume(scores, reference or CaseReference((), float(scorer.target_fpr)))
+        reference = reference or CaseReference((), float(calibration.target_fpr))
+        whole = score_volume(scores["score"], parts, reference)
     return ScoredCase(
         sample=sample,
         scores=scores,
+        parts=parts,
         flagged=flagged,
         anomaly_map=to_native(maps["anomaly_map"], sample.geometry).numpy(),
         canvas_maps=maps,
-        reconstruction=scored["reconstruction"][where],
+        reconstruction=own.get("reconstruction"),
         case_score=whole,
-    )
-
-
-def _picture_score(
-    scores: dict[str, NDArray[np.float64]], flagged: bool, scorer: AnomalyScorer
-) -> CaseScore:
-    values = {name: float(column[0]) for name, column in scores.items()}
-    return CaseScore(
-        score=values["score"],
-        flow_score=values["flow_score"],
-        recon_score=values["recon_score"],
-        head_score=values.get("head_score"),
-        percentile=values["percentile"],
-        flagged=flagged,
-        threshold=float(scorer.threshold),
-        target_fpr=float(scorer.target_fpr),
-        n_normal=int(scorer.n_normal),
     )

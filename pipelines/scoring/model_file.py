@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from networks.aeflow import build_aeflow
-from networks.scorer import AnomalyScorer
+from networks import DETECTORS, AnomalyScorer, make_fusion
+from networks.choices import nearest
 from pipelines.common import replacing
 from transforms.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 MODEL_NAME = "model.pt"
 
 
@@ -34,8 +34,9 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
     content = {
         "model": state,
         "format": FORMAT,
-        "architecture": dict(scorer.network.architecture),
-        "scorer": dict(scorer.settings),
+        "detector": scorer.detector.name,
+        "config": dict(scorer.detector.config),
+        "fusion": dict(scorer.fusion.config),
         **facts,
     }
     with replacing(path) as temporary:
@@ -92,7 +93,16 @@ def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") ->
 
     Returns:
         The scorer, in evaluation mode.
+
+    Raises:
+        InputError: for a detector that is not known here.
     """
-    scorer = AnomalyScorer(build_aeflow(**model["architecture"]), **model["scorer"])
+    name, known = str(model["detector"]), list(DETECTORS)
+    if name not in known:
+        raise InputError(
+            f"ckpt_dir: the model's detector {name!r} is not known here. {nearest(name, known)}"
+        )
+    detector = DETECTORS[name](**model["config"])
+    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]))
     scorer.load_state_dict(model["model"])
     return scorer.eval().to(device)

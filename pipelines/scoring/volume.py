@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from networks import part_column
 from pipelines.scoring.calibration import conformal_rank
 
 TOP_SHARE = 0.1
@@ -22,9 +23,7 @@ class CaseScore:
 
     Attributes:
         score: of the case.
-        flow_score: mean of the likelihood part over the same slices.
-        recon_score: likewise of the reconstruction part.
-        head_score: likewise of the head; None without a head.
+        parts: per part of the detector, its mean over the same slices.
         percentile: rank of the score among held-out normal cases, in [0, 100]; None without any.
         flagged: whether the score exceeds the threshold; None without one.
         threshold: the score above which a case is flagged.
@@ -34,9 +33,7 @@ class CaseScore:
     """
 
     score: float
-    flow_score: float
-    recon_score: float
-    head_score: float | None
+    parts: Mapping[str, float]
     percentile: float | None
     flagged: bool | None
     threshold: float | None
@@ -44,11 +41,10 @@ class CaseScore:
     n_normal: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON and CSV; a head that is absent is left out."""
+        """Plain values for JSON and CSV, the parts under `part_column`."""
         values = dict(vars(self))
-        if self.head_score is None:
-            del values["head_score"]
-        return values
+        parts = {part_column(name): value for name, value in values.pop("parts").items()}
+        return {"score": values.pop("score"), **parts, **values}
 
 
 @dataclass(frozen=True)
@@ -106,24 +102,25 @@ def case_score(scores: NDArray[np.float64]) -> float:
     return float(np.mean(np.asarray(scores)[top_slices(scores)]))
 
 
-def score_volume(columns: dict[str, NDArray[np.float64]], reference: CaseReference) -> CaseScore:
+def score_volume(
+    score: NDArray[np.float64],
+    parts: Mapping[str, NDArray[np.float64]],
+    reference: CaseReference,
+) -> CaseScore:
     """Scores a volume by its slices.
 
     Args:
-        columns: ``score``, ``flow_score``, ``recon_score`` and maybe ``head_score``, ``(K,)``
-            with K at least 1.
+        score: of the slices, ``(K,)`` with K at least 1.
+        parts: per part of the detector, ``(K,)``.
         reference: held-out normal volumes.
     """
-    top = top_slices(columns["score"])
-    score, threshold = float(columns["score"][top].mean()), reference.threshold
-    head = columns.get("head_score")
+    top = top_slices(score)
+    whole, threshold = float(score[top].mean()), reference.threshold
     return CaseScore(
-        score=score,
-        flow_score=float(columns["flow_score"][top].mean()),
-        recon_score=float(columns["recon_score"][top].mean()),
-        head_score=None if head is None else float(head[top].mean()),
-        percentile=reference.percentile(score),
-        flagged=None if threshold is None else score > threshold,
+        score=whole,
+        parts={name: float(values[top].mean()) for name, values in parts.items()},
+        percentile=reference.percentile(whole),
+        flagged=None if threshold is None else whole > threshold,
         threshold=threshold,
         target_fpr=reference.fpr,
         n_normal=len(reference.scores),

@@ -2,52 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from pipelines.common import EngineProgress, EpochLine, ProgressFile
 from pipelines.tracking.tracker import EpochTracker, Tracker
 
-
-class Phase(NamedTuple):
-    """How a phase of the training is told.
-
-    Attributes:
-        title: of its progress.
-        epoch: what its epochs are called.
-        validator: prefix of the validator's metrics in the tracking.
-        names: the metrics to tell, as ``{metric: how it is called}``.
-    """
-
-    title: str
-    epoch: str
-    validator: str
-    names: dict[str, str]
-
-
-PHASES = {
-    "pretrain": Phase(
-        "Pre-training",
-        "Pre-training epoch",
-        "pretrain",
-        {
-            "loss": "loss",
-            "val_loss": "held-out loss",
-            "val_synthetic_auroc": "held-out AUROC of synthetic anomalies",
-        },
-    ),
-    "train": Phase(
-        "Training",
-        "Epoch",
-        "",
-        {
-            "loss": "loss",
-            "flow_loss": "flow (bits/dim)",
-            "recon_loss": "reconstruction",
-            "val_flow_loss": "held-out flow",
-            "val_recon_loss": "held-out reconstruction",
-        },
-    ),
-}
+TITLES = {"pretrain": ("Pre-training", "Pre-training epoch"), "train": ("Training", "Epoch")}
+"""How a stage's progress and its epochs are called; another stage goes by its name."""
 
 
 class EpochReport:
@@ -63,10 +24,24 @@ class EpochReport:
         self.progress = progress
 
     def attach(self, engine: Any) -> None:
-        """Registers with a trainer that has a ``phase`` of `PHASES` and a ``validator`` or None."""
-        phase = PHASES[engine.phase]
-        EngineProgress(phase.title).attach(engine)
+        """Registers with a trainer that has a ``phase``, ``terms`` and a ``validator`` or None."""
+        title, epoch = TITLES.get(engine.phase, (engine.phase, f"{engine.phase} epoch"))
+        EngineProgress(title).attach(engine)
         EpochTracker(self.tracker, engine.phase).attach(engine)
+        told = list(engine.terms)
         if engine.validator is not None:
-            EpochTracker(self.tracker, phase.validator).attach(engine.validator)
-        EpochLine(phase.epoch, phase.names, engine.validator, self.progress).attach(engine)
+            prefix = "" if engine.phase == "train" else engine.phase
+            EpochTracker(self.tracker, prefix).attach(engine.validator)
+            told += engine.validator.terms
+        names = {name: _words(name) for name in told}
+        EpochLine(epoch, names, engine.validator, self.progress).attach(engine)
+
+
+def _words(metric: str) -> str:
+    """A metric in plain words.
+
+    Example:
+        >>> _words("val_flow_loss")
+        'held-out flow loss'
+    """
+    return metric.replace("val_", "held-out ", 1).replace("_", " ")

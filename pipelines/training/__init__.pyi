@@ -1,4 +1,7 @@
-from .engines import AEFlowTrainer as AEFlowTrainer
-from .engines import LikelihoodEvaluator as LikelihoodEvaluator
-from .network import make_network as make_network
-from .pretraining import PretrainTrainer as PretrainTrainer
+from .batches import NormalBatches as NormalBatches
+from .batches import as_inputs as as_inputs
+from .network import make_detector as make_detector
+from .network import pretraining_wanted as pretraining_wanted
+from .sequence import StagedTraining as StagedTraining
+from .stages import StageEvaluator as StageEvaluator
+from .stages import StageTrainer as StageTrainer

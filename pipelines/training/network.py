@@ -1,4 +1,4 @@
-"""Builds the network from options, with local encoder weights if they are given."""
+"""Builds a detector from options, with local encoder weights if they are given."""
 
 from __future__ import annotations
 
@@ -9,52 +9,58 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from networks.aeflow import AEFlow, build_aeflow
+from networks import DETECTORS, Detector
+from networks.choices import nearest
 from pipelines.common import derive_seed
-from pipelines.training.pretraining import pretraining_wanted
 from transforms.errors import InputError
 
 
-def make_network(
+def make_detector(
+    detector: str,
     encoder_weights: str | None = None,
     encoder_sha256: str | None = None,
-    pretrain_epochs: int = 0,
-    pretrain_minutes: float = 0.0,
     seed: int = 0,
-    **architecture: Any,
-) -> AEFlow:
-    """Builds AE-Flow; its initial weights are a function of the seed alone.
+    **config: Any,
+) -> Detector:
+    """Builds a detector; its initial weights are a function of the seed alone.
 
     Args:
-        encoder_weights: file of a torchvision state dict for the encoder; nothing is downloaded.
+        detector: name of the method, see `networks.DETECTORS`.
+        encoder_weights: file of a torchvision state dict for its encoder; nothing is downloaded.
         encoder_sha256: the file's expected SHA-256, in hexadecimal.
-        pretrain_epochs: of the pre-training, for which the network gets a head; 0 for none.
-        pretrain_minutes: its duration in place of the epochs; 0 for none.
         seed: the run's seed.
-        architecture: see `networks.build_aeflow`.
+        config: the arguments of the method.
 
     Raises:
-        InputError: when the weights are missing, altered or of another network.
+        InputError: for an unknown method, or when the weights are missing, altered or of another
+            network.
         ValueError: for an unknown part or a number out of range.
     """
+    if detector not in DETECTORS:
+        known = list(DETECTORS)
+        raise InputError(
+            f"detector: expected one of {', '.join(known)}, found {detector!r}. "
+            f"{nearest(detector, known)}"
+        )
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))
-        network = build_aeflow(
-            seed=seed,
-            with_head=pretraining_wanted(pretrain_epochs, pretrain_minutes, encoder_weights),
-            **architecture,
-        )
+        built = DETECTORS[detector](**config)
     if encoder_weights:
         state = read_encoder_weights(Path(encoder_weights), encoder_sha256)
         try:
-            network.encoder.load_torchvision_state_dict(state)
+            built.load_encoder(state)
         except ValueError as error:
             raise InputError(
                 f"encoder_weights: {encoder_weights} does not fit --encoder "
-                f"{architecture.get('encoder')}. {error}"
+                f"{config.get('encoder')}. {error}"
             ) from error
-    return network
+    return built
+
+
+def pretraining_wanted(epochs: int, minutes: float, encoder_weights: str | None) -> bool:
+    """Whether there is a pre-training: asked for, and no weights given in its place."""
+    return (epochs > 0 or minutes > 0) and not encoder_weights
 
 
 def read_encoder_weights(path: Path, sha256: str | None = None) -> dict[str, Tensor]:

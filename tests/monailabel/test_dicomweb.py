@@ -51,7 +51,7 @@ def test_label_map_of_a_series_in_the_store(
     (tmp_path / "label.nii.gz").write_bytes(response.content)
     label = nib.load(tmp_path / "label.nii.gz")
     np.testing.assert_allclose(label.affine, scored.sample.geometry.affine, atol=1e-5)
-    threshold = float(Predictor(own.ckpt_dir).scorer.pixel_threshold)
+    threshold = float(Predictor(own.ckpt_dir).scorer.calibration.pixel_threshold)
     expected = scored.grid_map.as_tensor().numpy() > threshold
     assert ((np.asarray(label.dataobj) > 0) != expected).sum() <= 2 and expected.any()
     assert own.infer(uid).json()["score"] == pytest.approx(scored.case_score.score, abs=1e-5)

@@ -51,7 +51,7 @@ def test_words_say_score_parts_and_threshold(server: Any) -> None:
     scored, anomaly_map = expected_map(server, path)
     for name, value in scored.case_score.as_dict().items():
         assert words[name] == pytest.approx(value, abs=1e-5), name
-    threshold = float(Predictor(server.ckpt_dir).scorer.pixel_threshold)
+    threshold = float(Predictor(server.ckpt_dir).scorer.calibration.pixel_threshold)
     band = words["bands"]["suspicious"]
     assert band["above"] == pytest.approx(threshold)
     both = band["voxels"] + words["bands"]["very suspicious"]["voxels"]
@@ -68,7 +68,10 @@ def test_label_map_has_the_bands_on_the_grid_of_the_input(server: Any, tmp_path:
     assert label.get_data_dtype() == np.uint8
     scorer = Predictor(server.ckpt_dir).scorer
     _, anomaly_map = expected_map(server, path)
-    first, second = float(scorer.pixel_threshold), level_at(scorer.pixel_levels, 99.5)
+    first, second = (
+        float(scorer.calibration.pixel_threshold),
+        level_at(scorer.calibration.pixel_levels, 99.5),
+    )
     bands = (anomaly_map > first).astype(int) + (anomaly_map > second)
     assert label.shape == source.shape
     assert (np.asarray(label.dataobj) != bands).sum() <= 2

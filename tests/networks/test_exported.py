@@ -54,9 +54,11 @@ def test_the_outputs_are_the_scorer_s(
 def test_percentiles_are_counted_as_they_are_searched(
     scorer: AnomalyScorer, exported: ExportedScorer
 ) -> None:
-    low, high = scorer.quantiles[[0, -1]].tolist()
+    low, high = scorer.calibration.quantiles[[0, -1]].tolist()
     ends = torch.tensor([low, high, float("nan"), float("inf"), -float("inf")])
-    score = torch.cat([torch.linspace(low - 1, high + 1, 300), scorer.quantiles[::100], ends])
+    score = torch.cat(
+        [torch.linspace(low - 1, high + 1, 300), scorer.calibration.quantiles[::100], ends]
+    )
     assert torch.equal(exported.percentile(score), scorer.percentile(score))
 
 

@@ -13,6 +13,7 @@ from monailabel.interfaces.tasks.scoring import ScoringMethod
 from lib.guard import Refusal
 from lib.infer import AnomalyInfer
 from lib.records import SCORE, Records, stamp
+from networks import part_column
 from pipelines.scoring import CaseScore
 
 logger = logging.getLogger("aeflow.label")
@@ -64,7 +65,8 @@ class AnomalyScoring(ScoringMethod):  # type: ignore[misc]
         except Exception as error:
             logger.error("A study could not be scored (%s).", type(error).__name__)
             return record | {"failed": f"unexpected {type(error).__name__}"}
-        return record | {name: words[name] for name in _KEPT if name in words}
+        kept = [n for n in words if n in _KEPT or n.endswith(part_column(""))]
+        return record | {name: words[name] for name in kept}
 
 
 def _current(datastore: Records, image_id: str, model: str) -> bool:

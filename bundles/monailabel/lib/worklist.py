@@ -12,12 +12,12 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lib.records import NORMAL
+from networks import part_column
 
 _VIEWER = "/ohif/monai-label?StudyInstanceUIDs="
 _PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
 )
-_PARTS = ("flow_score", "recon_score", "head_score")
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,9 @@ class Entry:
     @property
     def parts(self) -> str:
         """The parts of the score in words."""
-        shown = {name: self.score.get(name) for name in _PARTS}
-        return ", ".join(f"{n[:-6]} {v:.1f}" for n, v in shown.items() if v is not None)
+        suffix = part_column("")
+        shown = {n.removesuffix(suffix): v for n, v in self.score.items() if n.endswith(suffix)}
+        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items())
 
 
 def entries(datastore: Any) -> list[Entry]:

@@ -134,8 +134,8 @@ def test_all_cases_are_scored_and_written(
     gathered = make_run(volumes, save_panels=True).run()
     names = [case.name for case in volumes]
     assert seen == names and gathered.failures == []
-    assert [row["case"] for row in gathered.rows if row["level"] == "volume"] == names
-    assert [row["level"] for row in gathered.rows] == ["slice", *["slice"] * 3, "volume"] * 6
+    assert [row.case for row in gathered.rows if row.level == "volume"] == names
+    assert [row.level for row in gathered.rows] == ["slice", *["slice"] * 3, "volume"] * 6
     assert gathered.pixels.patients == tuple(f"p{n}" for n in range(6))
     found = {path.name for path in (tmp_path / "out" / "maps").iterdir()}
     assert found == {f"{n}_{what}.nii.gz" for n in names for what in ("anomaly", "mask")}
@@ -243,7 +243,7 @@ def test_a_changed_case_is_scored_again(
     gathered = make_run(volumes, save_maps=False).run()
     assert seen == ["v1"]
     if what == "patient":
-        assert {row["patient"] for row in gathered.rows} == {"p0", "other"}
+        assert {row.patient for row in gathered.rows} == {"p0", "other"}
 
 
 def test_files_in_a_folder_count_each(volumes: list[Case], tmp_path: Path) -> None:
@@ -291,7 +291,7 @@ def test_what_cannot_be_used_does_not_stop_the_rest(
 ) -> None:  # fmt: skip
     cases = spoil(write_volume, tmp_path)
     gathered = make_run(cases).run()
-    assert seen == ["c_good"] and {row["case"] for row in gathered.rows} == {"c_good"}
+    assert seen == ["c_good"] and {row.case for row in gathered.rows} == {"c_good"}
     told = failures_in(tmp_path / "out")
     assert list(told) == ["a_cut", "b_zero", "d_nan", "e_shape"]
     assert "cut.nii.gz" in told["a_cut"] and "truncated" in told["a_cut"]
@@ -320,7 +320,7 @@ def test_mended_files_alone_are_scored_again(
     gathered = again.run()
     assert seen == ["b_zero"] and gathered.failures == []
     assert not (tmp_path / "out" / "failures.csv").exists()
-    assert [row["case"] for row in gathered.rows[::5]] == ["a_cut", "b_zero", "c_good"]
+    assert [row.case for row in gathered.rows[::5]] == ["a_cut", "b_zero", "c_good"]
     assert_equal(gathered, make_run(cases, folder="fresh").run())
 
 
@@ -330,7 +330,7 @@ def test_a_spoilt_file_loses_its_old_result(
     make_run(volumes[:2]).run()
     volumes[1].images[0].write_bytes(gzip.compress(b"nothing"))
     gathered = make_run(volumes[:2]).run()
-    assert {row["case"] for row in gathered.rows} == {"v0"} and seen == ["v0", "v1"]
+    assert {row.case for row in gathered.rows} == {"v0"} and seen == ["v0", "v1"]
     assert list(failures_in(tmp_path / "out")) == ["v1"]
 
 
@@ -391,9 +391,9 @@ def test_batches_and_workers_do_not_matter(
 ) -> None:
     alone = make_run(volumes, folder="alone", save_maps=False).run()
     found = make_run(volumes, per_batch, workers, save_maps=False).run()
-    assert [row["case"] for row in found.rows] == [row["case"] for row in alone.rows]
+    assert [row.case for row in found.rows] == [row.case for row in alone.rows]
     for one, other in zip(found.rows, alone.rows, strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-4)
+        assert one.score == pytest.approx(other.score, abs=1e-4)
 
 
 def test_a_finished_run_can_be_run_again(

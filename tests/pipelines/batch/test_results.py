@@ -53,44 +53,51 @@ def test_a_volume_has_a_row_per_slice_and_one_for_the_whole(
     volume: Case, fake_scored: FakeScored
 ) -> None:
     sample = LOADER(volume)
-    scored = fake_scored(sample, [1.0, 2.0, 3.0, 4.0, 5.0], score=7.0, head_score=0.25)
+    scored = fake_scored(
+        sample, [1.0, 2.0, 3.0, 4.0, 5.0], score=7.0, parts={"flow": 1.0, "head": 0.25}
+    )
     *slices, whole = case_rows(scored)
-    assert [(row["slice"], row["label"]) for row in slices] == [
-        (0, 0), (1, ""), (2, 0), (3, 1), (4, 1),
+    assert [(row.slice, row.label) for row in slices] == [
+        (0, 0), (1, None), (2, 0), (3, 1), (4, 1),
     ]  # fmt: skip
-    assert {row["level"] for row in slices} == {"slice"} and whole["level"] == "volume"
-    assert [row["flagged"] for row in slices] == [0, 0, 0, 1, 1]
-    assert [row["score"] for row in slices] == [1.0, 2.0, 3.0, 4.0, 5.0]
-    assert all((row["case"], row["patient"]) == ("a", "pa") for row in (*slices, whole))
-    assert whole["slice"] == "" and whole["label"] == 1 and whole["flagged"] == 1
-    assert (whole["score"], whole["flow_score"], whole["recon_score"]) == (7.0, 1.0, 2.0)
-    assert whole["head_score"] == 0.25 and whole["percentile"] == 50.0
+    assert {row.level for row in slices} == {"slice"} and whole.level == "volume"
+    assert [row.flagged for row in slices] == [False, False, False, True, True]
+    assert [row.score for row in slices] == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert [row.parts for row in slices] == [
+        {"flow": score + 1, "recon": score - 1} for score in (1.0, 2.0, 3.0, 4.0, 5.0)
+    ]
+    assert all((row.case, row.patient) == ("a", "pa") for row in (*slices, whole))
+    assert whole.slice is None and whole.label == 1 and whole.flagged is True
+    assert whole.score == 7.0 and whole.percentile == 50.0
+    assert whole.parts == {"flow": 1.0, "head": 0.25}
     assert sample.baselines is not None
     for name in BASELINES:
         values = sample.baselines.scores[name]
-        assert [row[name] for row in slices] == values.tolist()
-        assert whole[name] == case_score(values)
-    json.dumps([*slices, whole])
+        assert [row.baselines[name] for row in slices] == values.tolist()
+        assert whole.baselines[name] == case_score(values)
+    json.dumps([vars(row) for row in (*slices, whole)])
 
 
 def test_what_is_undecided_is_empty(volume: Case, fake_scored: FakeScored) -> None:
     sample = replace(LOADER(volume), baselines=None)
     undecided: dict[str, Any] = {"percentile": None, "flagged": None}
     *_, whole = case_rows(fake_scored(sample, **undecided))
-    assert whole["percentile"] == "" and whole["flagged"] == ""
-    assert "head_score" not in whole and not set(BASELINES) & set(whole)
+    assert whole.percentile is None and whole.flagged is None and whole.baselines == {}
+    cells = whole.cells()
+    assert cells["percentile"] == "" and cells["flagged"] == ""
+    assert "head_score" not in cells and not set(BASELINES) & set(cells)
 
 
 def test_a_picture_has_one_row(picture: Case, fake_scored: FakeScored) -> None:
     (row,) = case_rows(fake_scored(LOADER(picture), [9.0]))
-    assert row["level"] == "image" and (row["slice"], row["label"]) == (0, 0)
-    assert row["score"] == 9.0 and row["flagged"] == 1
+    assert row.level == "image" and (row.slice, row.label) == (0, 0)
+    assert row.score == 9.0 and row.flagged is True
     (unknown,) = case_rows(fake_scored(LOADER(replace(picture, label=None))))
-    assert unknown["label"] == ""
+    assert unknown.label is None
 
 
 def test_a_volume_is_anomalous_with_one_slice(volume: Case, write_volume: WriteVolume) -> None:
-    def label_of(mask: np.ndarray | None, label: int | None = None) -> int | str:
+    def label_of(mask: np.ndarray | None, label: int | None = None) -> int | None:
         path = None if mask is None else write_volume("other", mask)
         return volume_label(LOADER(replace(volume, mask=path, label=label)))
 
@@ -98,7 +105,7 @@ def test_a_volume_is_anomalous_with_one_slice(volume: Case, write_volume: WriteV
     little, enough = empty.copy(), empty.copy()
     little[8, 8, 1] = 1
     enough[6:12, 6:12, 3] = 1
-    assert [label_of(mask) for mask in (None, empty, little, enough)] == ["", 0, "", 1]
+    assert [label_of(mask) for mask in (None, empty, little, enough)] == [None, 0, None, 1]
     assert [label_of(None, label) for label in (0, 1)] == [0, 1]
     assert label_of(enough, 0) == 0
 
@@ -124,6 +131,25 @@ def test_pixels_of_judged_slices_count_inside_the_body(
     whole = case_result(fake_scored(LOADER(picture)), 1.0)
     assert whole.pixels.arrays()[0][0].sum(axis=1).tolist() == [24 * 24, 0]
     assert whole.baseline_pixels.patients == ()
+
+
+@pytest.mark.parametrize("kind", ["ct", "mr"])
+def test_pixels_of_the_body_count_whatever_their_value(
+    kind: str, write_volume: WriteVolume, fake_scored: FakeScored
+) -> None:
+    values = np.full((24, 24, 4), -1000, np.float32)  # air around fat, below 0 HU too
+    values[4:20, 4:20] = np.random.default_rng(0).normal(-100, 10, (16, 16, 4))
+    if kind == "mr":  # a body in noise above 0
+        values = np.abs(np.random.default_rng(1).normal(0, 2, (24, 24, 4))).astype(np.float32) + 1
+        values[4:20, 4:20] += 100
+    mask = np.zeros((24, 24, 4), np.uint8)
+    mask[6:12, 6:12, 2:] = 1
+    case = Case("a", "pa", (write_volume("a", values),), mask=write_volume("mask", mask))
+    scored = fake_scored(LOADER(case), anomaly_map=np.zeros((4, 24, 24), np.float32))
+    result = case_result(scored, 1.0)
+    for histogram in (result.pixels, result.baseline_pixels):
+        counted = histogram.arrays()[0][0].sum(axis=1).tolist()
+        assert counted == [4 * 16 * 16 - 2 * 36, 2 * 36]
 
 
 def test_without_a_mask_no_pixels_count(picture: Case, fake_scored: FakeScored) -> None:
@@ -155,6 +181,7 @@ def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
         facts = [(one.kind, one.case, one.index, one.score) for one in (old, new)]
         assert facts[0] == facts[1] and new.image.dtype == np.float32
         np.testing.assert_allclose(new.image, old.image, atol=1e-3)
+        assert old.reconstruction is not None and new.reconstruction is not None
         np.testing.assert_allclose(new.reconstruction, old.reconstruction, atol=1e-2)
         assert list(new.maps) == list(old.maps) == ["anomaly_map", "recon"]
         np.testing.assert_allclose(new.maps["recon"], old.maps["recon"], atol=1e-2)
@@ -163,6 +190,9 @@ def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
     bare = replace(result.examples[0], mask=None)
     save_result(path, replace(result, examples=[bare]), "stamp")
     assert load_result(path).examples[0].mask is None
+    unrestored = replace(bare, reconstruction=None)
+    save_result(path, replace(result, examples=[unrestored]), "stamp")
+    assert load_result(path).examples[0].reconstruction is None
 
 
 def test_what_is_cut_short_or_foreign_has_no_stamp(result: CaseResult, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pipelines.batch import viewed
 from pipelines.batch.viewed import MOST_VIEWED, viewer_volumes
 from pipelines.data.cases import Case
+from pipelines.metrics.rows import ScoreRow
 from pipelines.outputs.maps import write_volume as write_map
 
 WriteVolume = Callable[..., Path]
@@ -40,14 +41,14 @@ def cases(
     )
 
 
-def viewed_of(cases: Any, rows: list[dict[str, Any]]) -> list[Any]:
+def viewed_of(cases: Any, rows: list[ScoreRow]) -> list[Any]:
     gathered: Any = SimpleNamespace(rows=rows)
     return viewer_volumes(cases, gathered)
 
 
-def row(number: int, score: float, level: str = "volume", **more: Any) -> dict[str, Any]:
-    facts = {"case": f"v{number}", "level": level, "score": score}
-    return facts | {"percentile": 90.0, "flagged": 0} | more
+def row(number: int, score: float, level: Any = "volume", **more: Any) -> ScoreRow:
+    known: dict[str, Any] = {"percentile": 90.0, "flagged": False, **more}
+    return ScoreRow(f"v{number}", f"p{number}", level, None, None, score, **known)
 
 
 def test_the_highest_volumes_are_shown_with_their_maps(cases: Any) -> None:
@@ -67,9 +68,9 @@ def test_the_highest_volumes_are_shown_with_their_maps(cases: Any) -> None:
 
 def test_captions_tell_the_decision(cases: Any) -> None:
     rows = [
-        row(0, 3.456, flagged=1),
+        row(0, 3.456, flagged=True),
         row(1, 2.0),
-        row(2, 1.0, flagged="", percentile=""),
+        row(2, 1.0, flagged=None, percentile=None),
     ]
     assert [one.caption for one in viewed_of(cases, rows)] == [
         "score 3.46, above 90 % of the held-out normal volumes, flagged",

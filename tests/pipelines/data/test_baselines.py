@@ -151,7 +151,8 @@ def native() -> torch.Tensor:
 
 
 def test_a_volumes_slices_keep_their_place(native: torch.Tensor) -> None:
-    found = slice_baselines(native, torch.tensor([3, 0]), volumetric=True)
+    body = (native > 0).any(dim=1)
+    found = slice_baselines(native, body, torch.tensor([3, 0]))
     whole = volume_baselines(native.permute(1, 2, 3, 0).numpy(), axis=2)
     assert set(found.scores) == set(BASELINES)
     for name, values in found.scores.items():
@@ -161,12 +162,34 @@ def test_a_volumes_slices_keep_their_place(native: torch.Tensor) -> None:
 
 
 def test_a_picture_has_scores_but_no_map(native: torch.Tensor) -> None:
-    found = slice_baselines(native[:1], torch.tensor([0]), volumetric=False)
+    found = slice_baselines(native[:1], None, torch.tensor([0]))
     expected = baseline_scores(native[0].numpy())
     assert found.intensity_map is None
     assert {name: values.tolist() for name, values in found.scores.items()} == {
         name: [value] for name, value in expected.items()
     }
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_given_body_decides_whatever_the_values(axis: int) -> None:
+    made = volume()
+    body = made > 0
+    straight = volume_baselines(made[None])
+    shifted = np.moveaxis(made - 500, 2, axis)  # below 0 everywhere, like fat in HU
+    found = volume_baselines(shifted[None], axis, np.moveaxis(body, 2, axis))
+    assert (found.body == np.moveaxis(body, 2, 0)).all()
+    assert found.intensity_map == pytest.approx(straight.intensity_map, abs=1e-4)
+    for name in BASELINES:
+        assert found.scores[name] == pytest.approx(straight.scores[name], abs=1e-4), name
+
+
+def test_noise_around_a_given_body_does_not_count() -> None:
+    made = volume()
+    noisy = made + (made == 0) * np.random.default_rng(9).uniform(0.01, 0.02, made.shape)
+    found, straight = volume_baselines(noisy[None], 2, made > 0), volume_baselines(made[None])
+    for name in ("area", "mean", "intensity"):
+        assert found.scores[name] == pytest.approx(straight.scores[name], abs=1e-3), name
+    assert not np.allclose(volume_baselines(noisy[None]).scores["area"], straight.scores["area"])
 
 
 def test_inputs_are_not_changed() -> None:

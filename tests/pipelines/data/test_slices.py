@@ -119,9 +119,58 @@ def test_the_other_kind_of_file_is_refused(volume: Case, picture: Case, volumetr
 def test_the_grid_and_the_body_are_kept(volume: Case, picture: Case) -> None:
     sample = CaseLoader(32, slice_range=[1, 4])(volume)
     assert sample.header == {"xyzt_units": 0, "qform_code": 0, "sform_code": 2}
-    assert sample.body is not None and torch.equal(sample.body, (sample.raw > 0)[:, 0])
+    assert torch.equal(sample.body, (sample.raw > 0)[:, 0])
     flat = CaseLoader(32)(picture)
-    assert flat.body is None and flat.header == {"bit_depth": 8}
+    assert flat.body.shape == (1, 40, 20) and flat.body.all()  # the black pixels too
+    assert (flat.raw == 0).any() and flat.header == {"bit_depth": 8}
+
+
+def test_the_body_lies_on_the_canvas_as_the_image_does(volume: Case, picture: Case) -> None:
+    sample = CaseLoader((32, 48), slice_range=[1, 4])(volume)
+    body = sample.context["body"]
+    assert body.shape == (4, 1, 32, 48) and body.dtype == torch.bool
+    shown = sample.images > 0
+    assert (body == shown).float().mean() > 0.9 and (shown | ~body).all()
+    same = CaseLoader(24)(volume)  # nothing is resampled at this size
+    assert torch.equal(same.context["body"], same.images > 0)
+    assert torch.equal(same.context["body"][:, 0], same.body)
+    flat = CaseLoader(32)(picture).context["body"]
+    expected = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    expected[..., 8:24] = True  # the picture is half as wide as the canvas
+    assert torch.equal(flat, expected)
+
+
+def computed_tomogram(write_volume: WriteVolume) -> Case:
+    """Air around a body, of which a part is fat: below 0 HU."""
+    values = np.full((24, 24, 6), -1000, np.float32)
+    values[4:20, 4:20] = np.random.default_rng(0).normal(50, 10, (16, 16, 6))
+    values[4:20, 4:9] = np.random.default_rng(1).normal(-100, 5, (16, 5, 6))
+    return Case("ct", "ct", (write_volume("ct", values.astype(np.float32)),), label=0)
+
+
+def unstripped_mr(write_volume: WriteVolume) -> Case:
+    """A body in noise that is nowhere 0."""
+    values = np.abs(np.random.default_rng(0).normal(0, 2, (24, 24, 6))) + 0.5
+    values[4:20, 4:20] = np.random.default_rng(1).normal(100, 10, (16, 16, 6))
+    return Case("mr", "mr", (write_volume("mr", values.astype(np.float32)),), label=0)
+
+
+@pytest.mark.parametrize("make", [computed_tomogram, unstripped_mr])
+def test_the_body_means_the_same_in_loader_context_and_baselines(
+    write_volume: WriteVolume, make: Callable[[WriteVolume], Case]
+) -> None:
+    sample = CaseLoader(24, intensity="percentile", with_baselines=True)(make(write_volume))
+    expected = torch.zeros(6, 24, 24, dtype=torch.bool)
+    expected[:, 4:20, 4:20] = True
+    assert torch.equal(sample.body, expected)
+    assert not torch.equal((sample.raw > 0)[:, 0], expected)  # what stood for it elsewhere
+    assert torch.equal(sample.context["body"][:, 0], expected)  # of the calibration
+    assert sample.baselines is not None
+    area = sample.baselines.scores["area"]
+    assert area.tolist() == pytest.approx([256 / 576] * 6)
+    dataset = NormalSlices([sample.case], CaseLoader(24, intensity="percentile"))
+    assert torch.equal(dataset.__getitems__([5, 0])["body"][:, 0], expected[[5, 0]])
+    assert dataset[3]["body"].shape == (1, 24, 24)
 
 
 def test_a_case_that_cannot_be_used_says_why(volume: Case, picture: Case) -> None:
@@ -214,20 +263,6 @@ def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -
     sick = replace(volume, mask=write_volume("all", lesion))
     assert dataset.case_numbers.tolist() == [0] * 3 + [1] * 6
     assert NormalSlices([sick, normal], loader).case_numbers.tolist() == [1] * 6
-
-
-def test_statistics_are_per_channel(make_slices: Any, make_images: Any) -> None:
-    images = make_images(7, 3)
-    mean, std = make_slices(images).statistics()
-    torch.testing.assert_close(mean, images.mean((0, 2, 3)))
-    torch.testing.assert_close(std, images.std((0, 2, 3)))
-
-
-def test_first_images_are_spread_over_the_data(make_slices: Any, make_images: Any) -> None:
-    images = make_images(10)
-    dataset = make_slices(images)
-    assert torch.equal(dataset.first_images(3), images[[0, 3, 6]])
-    assert torch.equal(dataset.first_images(64), images)
 
 
 def test_no_normal_slice_is_told(picture: Case) -> None:

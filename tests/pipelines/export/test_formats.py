@@ -64,7 +64,7 @@ def test_a_file_scores_like_the_model_and_says_what_it_is(
     for count in (1, 3, 7):
         image = make_images(count, seed=count)
         assert compare(scorer, image, run(image)).agrees
-    assert metadata["threshold"] == pytest.approx(float(scorer.threshold))
+    assert metadata["threshold"] == pytest.approx(float(scorer.calibration.threshold))
     assert metadata["outputs"] == ["anomaly_map", "score", "percentile", "flagged"]
     assert metadata["preprocessing"]["image_size"] == [32, 32]
     assert "secret case" not in json.dumps(metadata)
@@ -115,7 +115,7 @@ def test_a_decision_within_rounding_of_the_threshold_passes(
         scores = scorer.score_image(image)
     found = (scores.anomaly_map, scores.score, scores.percentile, ~scores.flagged)
     assert not compare(scorer, image, found).agrees
-    scorer.threshold.copy_(scores.score[0] + (-1e-5 if scores.flagged[0] else 1e-5))
+    scorer.calibration.threshold.copy_(scores.score[0] + (-1e-5 if scores.flagged[0] else 1e-5))
     assert compare(scorer, image, found).agrees
 
 
@@ -201,7 +201,7 @@ def test_monai_exports_the_whole_scorer(model: Path, tmp_path: Path) -> None:
     scorer = load_scorer(read_model(model))
     with torch.no_grad():
         assert check_parity(scorer, module, (32, 32)).agrees
-    assert float(module.threshold) == float(scorer.threshold)
+    assert float(module.calibration.threshold) == float(scorer.calibration.threshold)
 
 
 @pytest.mark.gpu

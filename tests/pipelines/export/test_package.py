@@ -115,7 +115,7 @@ def test_names_stay_where_nothing_else_tells_seen_cases() -> None:
 
 
 def test_metadata_tell_channels_and_labels() -> None:
-    content = {"architecture": {"in_channels": 2}, "modalities": ["flair", "t2"]}
+    content = {"config": {"in_channels": 2}, "modalities": ["flair", "t2"]}
     found = packaged_metadata(METADATA, content)
     tensors = found["network_data_format"]
     assert list(tensors["inputs"]) == ["image"] and list(tensors["outputs"]) == ["pred"]
@@ -124,7 +124,7 @@ def test_metadata_tell_channels_and_labels() -> None:
     assert image["channel_def"] == {"0": "flair", "1": "t2"}
     assert pred["channel_def"] == {"0": "background", "1": "suspicious", "2": "very suspicious"}
     assert set(found) == set(METADATA)
-    colours = {"architecture": {"in_channels": 3}, "modalities": ["image"]}
+    colours = {"config": {"in_channels": 3}, "modalities": ["image"]}
     image = packaged_metadata(METADATA, colours)["network_data_format"]["inputs"]["image"]
     assert image["channel_def"] == {"0": "image 0", "1": "image 1", "2": "image 2"}
 

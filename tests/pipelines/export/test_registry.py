@@ -78,7 +78,10 @@ def _global_uri(database: str) -> Any:
 def expected(scorer: Any, images: torch.Tensor) -> dict[str, Any]:
     with torch.no_grad():
         scored = scorer.score_image(images)
-    return {name: getattr(scored, name).numpy() for name in COLUMNS}
+    told = {name: getattr(scored, name) for name in ("score", "percentile", "flagged")}
+    told |= {f"{name}_score": value for name, value in scored.parts.items()}
+    assert set(told) == set(COLUMNS)
+    return {name: told[name].numpy() for name in COLUMNS}
 
 
 @pytest.mark.usefixtures("_global_uri")

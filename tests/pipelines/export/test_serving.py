@@ -53,11 +53,11 @@ def write_lively(write_model: WriteModel, tmp_path: Path) -> WriteModel:
         path = tmp_path / "models" / "model.pt"
         full = torch.load(path, weights_only=True)
         state = full["model"]
-        state["map_scale"] *= 0.1
-        state["map_mean"] -= 16 * state["map_scale"]
-        state["pixel_threshold"].fill_(0.5)
-        state["pixel_fpr"].fill_(0.01)
-        state["pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
+        state["calibration.maps.scale"] *= 0.1
+        state["calibration.maps.mean"] -= 16 * state["calibration.maps.scale"]
+        state["calibration.pixel_threshold"].fill_(0.5)
+        state["calibration.pixel_fpr"].fill_(0.01)
+        state["calibration.pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
         torch.save(full, path)
         return content
 
@@ -160,7 +160,8 @@ def test_the_second_band_can_be_moved(
     predictor = Predictor(tmp_path / "models")
     pre = Compose([LoadSlicesd("image", predictor.loader)])
     found = []
-    predictor.scorer.pixel_levels[:300], predictor.scorer.pixel_levels[300:] = 0.5, 1e6
+    levels = predictor.scorer.calibration.pixel_levels
+    levels[:300], levels[300:] = 0.5, 1e6
     for percentile in (99.1, 99.95):
         post = LabelBandsd("pred", predictor.scorer, predictor.reference, percentile)
         image = write_volume("scan")
@@ -182,7 +183,7 @@ def test_slices_of_another_model_are_refused(
     write_model()
     predictor = Predictor(tmp_path / "models")
     replaced = Predictor(tmp_path / "models").scorer
-    replaced.quantiles.add_(0.1)
+    replaced.calibration.quantiles.add_(0.1)
     post = LabelBandsd("pred", predictor.scorer, predictor.reference)
     pre = Compose([LoadSlicesd("image", predictor.loader)])
     with pytest.raises(InputError, match="was replaced while it was served"):

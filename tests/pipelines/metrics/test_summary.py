@@ -1,6 +1,7 @@
 """The content of metrics.json."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,32 +10,32 @@ from sklearn.metrics import roc_auc_score
 
 from pipelines.data.baselines import BASELINES
 from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.rows import ScoreRow
 from pipelines.metrics.summary import PIXEL_FIGURES, summarize
 
-Row = dict[str, Any]
 
-
-def make_rows(count: int = 24, head: bool = False, seed: int = 0) -> list[Row]:
+def make_rows(count: int = 24, head: bool = False, seed: int = 0) -> list[ScoreRow]:
     rng = np.random.default_rng(seed)
-    rows: list[Row] = []
+    rows: list[ScoreRow] = []
     for index in range(count):
         label = index % 2
         score = float(rng.normal() + 2 * label)
-        row: Row = {
-            "case": f"c{index // 4}",
-            "patient": f"p{index // 4}",
-            "level": "slice",
-            "slice": index % 4 + 10,
-            "label": label,
-            "score": score,
-            "flow_score": score + float(rng.normal()),
-            "recon_score": float(rng.normal()),
-            "percentile": 50.0,
-            "flagged": int(score > 1),
-        }
-        row |= {"head_score": float(rng.normal())} if head else {}
-        row |= {name: float(rng.normal()) for name in BASELINES}
-        row["sharpness"] = -float(rng.uniform(1.0, 1.05))
+        parts = {"flow": score + float(rng.normal()), "recon": float(rng.normal())}
+        parts |= {"head": float(rng.normal())} if head else {}
+        baselines = {name: float(rng.normal()) for name in BASELINES}
+        baselines["sharpness"] = -float(rng.uniform(1.0, 1.05))
+        row = ScoreRow(
+            case=f"c{index // 4}",
+            patient=f"p{index // 4}",
+            level="slice",
+            slice=index % 4 + 10,
+            label=label,
+            score=score,
+            parts=parts,
+            percentile=50.0,
+            flagged=score > 1,
+            baselines=baselines,
+        )
         rows.append(row)
     return rows
 
@@ -49,18 +50,21 @@ def make_pixels(seed: int = 0) -> PixelHistogram:
     return histogram
 
 
-def volume_rows(rows: list[Row]) -> list[Row]:
+def volume_rows(rows: list[ScoreRow]) -> list[ScoreRow]:
     """A row for each case, every second one anomalous; case 5 is of unknown label."""
     volumes = []
-    for number, case in enumerate(dict.fromkeys(row["case"] for row in rows)):
-        row = next(row for row in rows if row["case"] == case)
-        label: Any = "" if number == 5 else number % 2
-        more = {"level": "volume", "slice": "", "label": label, "score": float(number)}
-        volumes.append(row | more | {"percentile": "", "flagged": "" if number > 2 else number % 2})
+    for number, case in enumerate(dict.fromkeys(row.case for row in rows)):
+        row = next(row for row in rows if row.case == case)
+        label = None if number == 5 else number % 2
+        row = replace(row, level="volume", slice=None, label=label, score=float(number))
+        flagged = None if number > 2 else bool(number % 2)
+        volumes.append(replace(row, percentile=None, flagged=flagged))
     return volumes
 
 
-def summary(rows: list[Row], volumetric: bool = True, **pixels: PixelHistogram) -> dict[str, Any]:
+def summary(
+    rows: list[ScoreRow], volumetric: bool = True, **pixels: PixelHistogram
+) -> dict[str, Any]:
     result = summarize(
         rows,
         pixels.get("ours", PixelHistogram()),
@@ -111,14 +115,14 @@ def test_every_figure_has_a_value_and_an_interval(full: dict[str, Any]) -> None:
 
 def test_the_values_are_those_of_the_rows(full: dict[str, Any]) -> None:
     rows = make_rows(head=True)
-    labels = [row["label"] for row in rows]
+    labels = [row.label for row in rows]
 
     def auroc(name: str) -> float:
-        return float(roc_auc_score(labels, [row[name] for row in rows]))
+        return float(roc_auc_score(labels, [row.cells()[name] for row in rows]))
 
     assert full["image_auroc"]["value"] == pytest.approx(auroc("score"))
     assert full["parts"]["flow_score"]["image_auroc"]["value"] == pytest.approx(auroc("flow_score"))
-    flagged = [row["flagged"] for row in rows if row["label"] == 1]
+    flagged = [row.flagged for row in rows if row.label == 1]
     assert full["sensitivity"]["value"] == pytest.approx(np.mean(flagged))
     assert set(full["baselines"]) == set(BASELINES)
     for name, content in full["baselines"].items():
@@ -131,17 +135,21 @@ def test_the_values_are_those_of_the_rows(full: dict[str, Any]) -> None:
 
 def test_volumes_are_matched_by_level_and_pictures_by_sharpness(full: dict[str, Any]) -> None:
     assert full["matched_auroc"]["matched_by"] == "slice"
-    rows = make_rows()
-    for row in rows:
-        row["sharpness"] = -1.0 if row["slice"] < 12 else -2.0
+
+    def low(row: ScoreRow) -> bool:
+        return row.slice is not None and row.slice < 12
+
+    rows = [
+        replace(row, baselines={**row.baselines, "sharpness": -1.0 if low(row) else -2.0})
+        for row in make_rows()
+    ]
     pictures = summary(rows, volumetric=False)
     assert "volumes" not in pictures and set(pictures["patients"]) == {f"p{n}" for n in range(6)}
     assert pictures["matched_auroc"]["matched_by"] == "sharpness"
     assert pictures["matched_auroc"]["pairs"] == 2 * 6 * 6  # two levels of sharpness
-    for row in rows:
-        row["slice"] = 10 if row["slice"] < 12 else 20
+    rows = [replace(row, slice=10 if low(row) else 20) for row in rows]
     assert summary(rows)["matched_auroc"]["pairs"] == 2 * 6 * 6
-    unknown = [{k: v for k, v in row.items() if k not in BASELINES} for row in make_rows()]
+    unknown = [replace(row, baselines={}) for row in make_rows()]
     without = summary(unknown, volumetric=False)
     assert without["matched_auroc"]["value"] is None and without["baselines"] == {}
 
@@ -156,7 +164,7 @@ def test_pixels_are_compared_with_the_intensity_map(full: dict[str, Any]) -> Non
 
 def test_rows_without_a_label_do_not_count() -> None:
     rows = make_rows()
-    unlabelled = [row | {"label": "", "score": 100.0, "patient": "other"} for row in rows[:5]]
+    unlabelled = [replace(row, label=None, score=100.0, patient="other") for row in rows[:5]]
     assert summary(rows + unlabelled) == summary(rows)
 
 
@@ -174,14 +182,14 @@ def test_volumes_have_figures_of_their_own(full: dict[str, Any]) -> None:
 
 
 def test_each_patient_is_told_of() -> None:
-    rows = [row | {"patient": "other", "label": 0} for row in make_rows(4)] + make_rows()
+    rows = [replace(row, patient="other", label=0) for row in make_rows(4)] + make_rows()
     result = summary([*rows, *volume_rows(rows)], ours=make_pixels())["patients"]
     assert list(result) == ["other", *(f"p{n}" for n in range(6))]
-    own = [row for row in rows if row["patient"] == "p0"]
-    labels, scores = [row["label"] for row in own], [row["score"] for row in own]
+    own = [row for row in rows if row.patient == "p0"]
+    labels, scores = [row.label for row in own], [row.score for row in own]
     assert result["p0"]["n_normal"] == result["p0"]["n_anomalous"] == 2
     assert result["p0"]["image_auroc"] == pytest.approx(roc_auc_score(labels, scores))
-    assert result["p0"]["flagged"] == sum(row["flagged"] for row in own)
+    assert result["p0"]["flagged"] == sum(bool(row.flagged) for row in own)
     assert 0 < result["p0"]["dice_at_threshold"] < 1
     assert result["other"]["image_auroc"] is None and result["other"]["n_normal"] == 4
     assert result["p5"]["dice_at_threshold"] is None  # no pixels of this patient
@@ -189,7 +197,7 @@ def test_each_patient_is_told_of() -> None:
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_alone_defines_no_ranking(label: int) -> None:
-    result = summary([row for row in make_rows() if row["label"] == label])
+    result = summary([row for row in make_rows() if row.label == label])
     for name in ("image_auroc", "matched_auroc", "pixel_ap"):
         assert result[name]["value"] is None and result[name]["ci95"] is None
     assert result["baselines"]["mean"]["difference"]["value"] is None
@@ -197,8 +205,8 @@ def test_one_class_alone_defines_no_ranking(label: int) -> None:
     assert result[rate]["value"] is not None
 
 
-@pytest.mark.parametrize("rows", [[], [row | {"label": ""} for row in make_rows(4)]])
-def test_nothing_labelled_leaves_the_counts(rows: list[Row]) -> None:
+@pytest.mark.parametrize("rows", [[], [replace(row, label=None) for row in make_rows(4)]])
+def test_nothing_labelled_leaves_the_counts(rows: list[ScoreRow]) -> None:
     result = summary(rows)
     assert result["n_normal"]["value"] == 0 and result["baselines"] == {}
     assert "image_auroc" not in result

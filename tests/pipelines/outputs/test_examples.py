@@ -41,6 +41,7 @@ def scored(fake_scored: FakeScored) -> MakeScored:
             labels=torch.tensor(labels, dtype=torch.int8),
             masks=masks,
             geometry=Slicer(image_size=16).geometry(torch.zeros(1, *shape)),
+            body=torch.ones(count, *shape, dtype=torch.bool),
         )
         return fake_scored(sample, scores, threshold=threshold)
 

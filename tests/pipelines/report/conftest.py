@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.rows import ScoreRow
 from pipelines.metrics.summary import summarize
 from pipelines.outputs.examples import Example
 from pipelines.report import ReportContent, ViewerVolume, write_report
@@ -14,18 +15,25 @@ from pipelines.report import ReportContent, ViewerVolume, write_report
 HOSTILE = "<script>alert('case')</script>"
 
 
-def make_rows() -> list[dict]:
+def make_rows() -> list[ScoreRow]:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(40):
         label = number % 2
-        row = {"case": f"case{number}", "patient": f"secret{number // 2}", "level": "slice"}
-        row |= {"slice": number, "label": label, "score": float(rng.normal(2 * label))}
-        row |= {"flow_score": 0.1, "recon_score": 0.2, "percentile": 50.0}
-        row |= {"flagged": int(row["score"] > 1.5), "sharpness": -1.0 - number / 100}
-        row["intensity"] = float(rng.normal(label))
+        score = float(rng.normal(2 * label))
+        row = ScoreRow(
+            case=HOSTILE if number == 3 else f"case{number}",
+            patient=f"secret{number // 2}",
+            level="slice",
+            slice=number,
+            label=label,
+            score=score,
+            parts={"flow": 0.1, "recon": 0.2},
+            percentile=50.0,
+            flagged=score > 1.5,
+            baselines={"sharpness": -1.0 - number / 100, "intensity": float(rng.normal(label))},
+        )
         rows.append(row)
-    rows[3]["case"] = HOSTILE
     return rows
 
 

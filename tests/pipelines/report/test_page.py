@@ -37,7 +37,7 @@ class Read(HTMLParser):
 
 
 def bare(content: ReportContent) -> ReportContent:
-    rows = [row | {"label": ""} for row in content.rows]
+    rows = [replace(row, label=None) for row in content.rows]
     return replace(
         content, title="Inference", rows=rows, metrics=None, history=(), examples=(), volumes=(),
         failures=(), notes=(), about={},
@@ -74,13 +74,13 @@ def test_nothing_scored_still_makes_a_page(full_content: ReportContent, tmp_path
 
 
 def test_one_class_alone_has_no_curves(full_content: ReportContent, tmp_path: Path) -> None:
-    rows = [row for row in full_content.rows if row["label"] == 1]
+    rows = [row for row in full_content.rows if row.label == 1]
     sections = Read(write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text())
     assert "roc" not in sections.sections
 
 
 def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> None:
-    volume = dict(full_content.rows[0]) | {"level": "volume", "score": 99.0, "percentile": ""}
+    volume = replace(full_content.rows[0], level="volume", score=99.0, percentile=None)
     judged = page.judged_images([*full_content.rows, volume])
     assert len(judged.scores) == len(full_content.rows)
 
@@ -120,7 +120,7 @@ def test_it_can_be_read_without_seeing_it(text: str) -> None:
 
 
 def test_many_rows_are_cut_and_counted(full_content: ReportContent, tmp_path: Path) -> None:
-    rows = [dict(full_content.rows[0]) | {"label": "", "score": float(n)} for n in range(620)]
+    rows = [replace(full_content.rows[0], label=None, score=float(n)) for n in range(620)]
     text = write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text()
     assert "120 more lie in scores.csv" in re.sub(r"\s+", " ", text)
     assert text.count('<th scope="row">case0</th>') == 500

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,11 +16,10 @@ from pipelines.data.cases import Case, Cohort, FailedCase
 from pipelines.data.cohort import Data
 from pipelines.data.splits import Split
 from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.rows import ScoreRow
 from pipelines.outputs.examples import Example
 from pipelines.runs import session
 from pipelines.scoring.model_file import MODEL_NAME
-
-Row = dict[str, Any]
 
 
 class FakeTracker:
@@ -63,7 +63,7 @@ class FakeCases:
     def __init__(
         self,
         output_dir: Path,
-        rows: list[Row],
+        rows: list[ScoreRow],
         failures: int = 0,
         error: Exception | None = None,
     ) -> None:
@@ -85,31 +85,30 @@ class FakeCases:
         return Gathered(self.rows, pixels, PixelHistogram(), [shown], self.failures)
 
 
-def eight_slices() -> list[Row]:
+def eight_slices() -> list[ScoreRow]:
     """Eight slices of four volumes and one of unknown label; a row for the first volume."""
-    rows: list[Row] = [
-        {
-            "case": f"c{i // 2}",
-            "patient": f"p{i // 2}",
-            "level": "slice",
-            "slice": i,
-            "label": i % 2,
-            "score": float(i),
-            "flow_score": float(i),
-            "recon_score": 0.5 * i,
-            "percentile": 10.0 * i,
-            "flagged": int(i > 1),
-            "sharpness": -1.0,
-            "mean": 0.1 * i,
-        }
+    rows: list[ScoreRow] = [
+        ScoreRow(
+            case=f"c{i // 2}",
+            patient=f"p{i // 2}",
+            level="slice",
+            slice=i,
+            label=i % 2,
+            score=float(i),
+            parts={"flow": float(i), "recon": 0.5 * i},
+            percentile=10.0 * i,
+            flagged=i > 1,
+            baselines={"sharpness": -1.0, "mean": 0.1 * i},
+        )
         for i in range(8)
     ]
-    whole = {"level": "volume", "slice": "", "label": 1, "score": 99.0, "percentile": ""}
-    return [*rows, rows[0] | {"case": "c8", "label": "", "score": 50.0}, rows[0] | whole]
+    unknown = replace(rows[0], case="c8", label=None, score=50.0)
+    whole = replace(rows[0], level="volume", slice=None, label=1, score=99.0, percentile=None)
+    return [*rows, unknown, whole]
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows() -> list[ScoreRow]:
     return eight_slices()
 
 
@@ -117,7 +116,7 @@ def rows() -> list[Row]:
 def make_cases() -> Callable[..., Any]:
     """Makes cases of a folder that give rows, failures or an error."""
 
-    def make(output_dir: Path, rows: list[Row] | None = None, **how: Any) -> FakeCases:
+    def make(output_dir: Path, rows: list[ScoreRow] | None = None, **how: Any) -> FakeCases:
         return FakeCases(output_dir, eight_slices() if rows is None else rows, **how)
 
     return make
@@ -131,14 +130,18 @@ def tracker() -> Any:
 @pytest.fixture
 def evaluator() -> Any:
     """An engine on the CPU with a calibrated scorer."""
-    scorer = SimpleNamespace(
+    calibration = SimpleNamespace(
         threshold=torch.tensor(1.5),
         pixel_threshold=torch.tensor(2.5),
         n_normal=torch.tensor(40),
         target_fpr=torch.tensor(0.05),
         quantiles=torch.linspace(0, 1, 5),
     )
-    return SimpleNamespace(scorer=scorer, state=SimpleNamespace(device="cpu"), reference=None)
+    return SimpleNamespace(
+        scorer=SimpleNamespace(calibration=calibration),
+        state=SimpleNamespace(device="cpu"),
+        reference=None,
+    )
 
 
 @pytest.fixture

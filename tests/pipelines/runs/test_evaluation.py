@@ -12,7 +12,6 @@ from pipelines.data.cohort import Data
 from pipelines.runs.evaluation import Evaluation, about_model, told_figures, tracked_figures
 from transforms.errors import InputError
 
-Row = dict[str, Any]
 MODEL = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
 METRICS: dict[str, Any] = {
     "n_normal": {"value": 4.0, "ci95": None},

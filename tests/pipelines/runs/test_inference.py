@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from pipelines.metrics.rows import ScoreRow
 from pipelines.runs.inference import MOST_TOLD, Inference, told
 from transforms.errors import InputError
 
-Row = dict[str, Any]
 Infer = Callable[..., None]
 MODEL: dict[str, Any] = {
     "notes": ["these are phantoms"],
@@ -22,25 +22,15 @@ MODEL: dict[str, Any] = {
 }
 
 
-def row(case: str, score: float, level: str = "volume", **more: Any) -> Row:
-    return {
-        "case": case,
-        "patient": "someone",
-        "level": level,
-        "slice": "" if level == "volume" else 3,
-        "label": "",
-        "score": score,
-        "flow_score": 0.0,
-        "recon_score": 0.0,
-        "percentile": 97.5,
-        "flagged": 0,
-        **more,
-    }
+def row(case: str, score: float, level: Any = "volume", **more: Any) -> ScoreRow:
+    known: dict[str, Any] = {"percentile": 97.5, "flagged": False, **more}
+    number, parts = None if level == "volume" else 3, {"flow": 0.0, "recon": 0.0}
+    return ScoreRow(case, "someone", level, number, None, score, parts, **known)
 
 
 @pytest.fixture
 def infer(make_cases: Callable[..., Any], evaluator: Any) -> Infer:
-    def run(folder: Path, rows: list[Row], failures: int = 0) -> None:
+    def run(folder: Path, rows: list[ScoreRow], failures: int = 0) -> None:
         Inference(make_cases(folder, rows, failures=failures), evaluator, MODEL).run()
 
     return run
@@ -48,15 +38,15 @@ def infer(make_cases: Callable[..., Any], evaluator: Any) -> Infer:
 
 def test_an_image_in_a_line() -> None:
     assert told(row("a", 1.234)).split() == ["a", "score", "1.23", "percentile", "97.5"]
-    assert told(row("a", -1.0, flagged=1)).endswith("percentile  97.5  FLAGGED")
-    undecided = told(row("a", 1.0, flagged="", percentile=""))
+    assert told(row("a", -1.0, flagged=True)).endswith("percentile  97.5  FLAGGED")
+    undecided = told(row("a", 1.0, flagged=None, percentile=None))
     assert undecided.endswith("(no threshold)") and "percentile" not in undecided
 
 
 def test_the_most_anomalous_come_first(
     infer: Infer, tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    rows = [row("a", 1.0), row("a", 99.0, "slice"), row("b", 3.0, flagged=1), row("c", 2.0)]
+    rows = [row("a", 1.0), row("a", 99.0, "slice"), row("b", 3.0, flagged=True), row("c", 2.0)]
     with caplog.at_level(logging.INFO, "pipelines"):
         infer(tmp_path, rows)
     lines = caplog.text.splitlines()

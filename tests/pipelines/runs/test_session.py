@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,14 @@ def test_scores_hold_every_row_but_no_patients(tmp_path: Path, rows: list[Any]) 
     first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
     assert list(table[0]) == [*first, "percentile", "flagged", "sharpness", "mean"]
     for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
-        assert [row[name] for row in table] == [str(row[name]) for row in rows], name
-    write_scores(tmp_path / "scores.csv", [{"head_score": 1.0, "mean": 2.0, **rows[0]}])
+        assert [row[name] for row in table] == [str(row.cells()[name]) for row in rows], name
+    assert [row["flagged"] for row in table] == [*"0011111100"]
+    assert [row["recon_score"] for row in table] == [str(row.parts["recon"]) for row in rows]
+    assert (table[-1]["slice"], table[-1]["percentile"], table[-2]["label"]) == ("", "", "")
+    parts = {**rows[0].parts, "head": 1.0}
+    write_scores(tmp_path / "scores.csv", [replace(rows[0], parts=parts), *rows])
     header = (tmp_path / "scores.csv").read_text().splitlines()[0]
-    assert ",recon_score,head_score,percentile," in header and header.endswith("mean,sharpness")
+    assert ",recon_score,head_score,percentile," in header and header.endswith("sharpness,mean")
 
 
 def test_the_last_words_tell_notes_findings_and_places() -> None:

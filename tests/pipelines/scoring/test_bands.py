@@ -25,9 +25,9 @@ BANDS = Bands((1.0, 3.0), (99.0, 99.9))
 def scorer(make_scorer: Callable[..., AnomalyScorer]) -> AnomalyScorer:
     """A scorer whose map has the value 10 d where a share 10 ** -d of normal pixels exceeds it."""
     made = make_scorer()
-    made.pixel_levels.copy_(torch.linspace(0.0, 40.0, N_LEVELS))
-    made.pixel_threshold.fill_(20.0)
-    made.pixel_fpr.fill_(0.01)
+    made.calibration.pixel_levels.copy_(torch.linspace(0.0, 40.0, N_LEVELS))
+    made.calibration.pixel_threshold.fill_(20.0)
+    made.calibration.pixel_fpr.fill_(0.01)
     return made
 
 
@@ -36,7 +36,7 @@ def test_bands_begin_at_percentiles_of_normal_pixels(scorer: AnomalyScorer) -> N
     assert bands.percentiles == pytest.approx((99.0, 99.9))
     assert bands.levels == pytest.approx((20.0, 30.0), abs=1e-4)
     assert Bands.of(scorer, 99.5).levels[1] == pytest.approx(10 * math.log10(200), abs=0.01)
-    scorer.pixel_threshold.fill_(35.0)  # a threshold of few pixels may lie above
+    scorer.calibration.pixel_threshold.fill_(35.0)  # a threshold of few pixels may lie above
     assert Bands.of(scorer).levels == pytest.approx((35.0, 35.0))
 
 

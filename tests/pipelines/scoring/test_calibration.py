@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from networks import AnomalyScorer
+from networks.calibration import N_QUANTILES
 from networks.levels import level_at
-from networks.scorer import LINEAR_RANGE, N_QUANTILES
+from networks.pooling import LINEAR_RANGE
 from pipelines.data.slices import NormalSlices, slice_loader
 from pipelines.scoring.calibration import Calibrator, conformal_rank
 from transforms.errors import InputError
@@ -50,15 +51,17 @@ def test_fresh_normal_scores_exceed_the_threshold_at_most_as_often_as_asked(
     make_scorer: MakeScorer, count: int, fpr: float
 ) -> None:
     scorer = make_scorer(score="recon")
-    calibrator = Calibrator(scorer, None, "cpu", fpr)  # type: ignore[arg-type]
+    calibration = scorer.calibration
     draws, fresh, rates = 400, 200, []
     for draw in range(draws):
         generator = torch.Generator().manual_seed(draw)
-        scores = torch.randn(count + fresh, 1, generator=generator).exp() * 10 - 3
-        parts = torch.cat([torch.zeros_like(scores), scores, torch.zeros_like(scores)], dim=1)
-        calibrator._fit_scores(parts[:count])
-        found = (scorer.raw_score(parts[count:]) - scorer.score_mean) / scorer.score_scale
-        rates.append(float((found > scorer.threshold).float().mean()))
+        scores = torch.randn(count + fresh, generator=generator).exp() * 10 - 3
+        parts = {"flow": torch.zeros_like(scores), "recon": scores}
+        calibration.fit_parts({name: value[:count] for name, value in parts.items()})
+        fused = scorer.fusion.score({}, scorer.standardized_parts(parts))
+        calibration.fit_scores(fused[:count], conformal_rank(count, fpr), fpr)
+        found = calibration.standardize(fused[count:])
+        rates.append(float((found > calibration.threshold).float().mean()))
     found_rate = sum(rates) / draws
     expected = 1 - conformal_rank(count, fpr) / (count + 1)
     assert expected <= fpr + 1e-9
@@ -89,17 +92,18 @@ def test_parts_maps_and_score_are_standardised(
     scorer = calibrate(make_scorer(with_head=True, score=score), images)
     with torch.no_grad():
         found = scorer.score_image(images)
-        parts = scorer.parts(images)
-    for name in ("score", "flow_score", "recon_score", "head_score"):
-        value = getattr(found, name)
-        if name != "score":  # parts are compressed once standardised
-            value = LINEAR_RANGE * torch.sinh(value / LINEAR_RANGE)
-        assert value.mean().item() == pytest.approx(0, abs=2e-3), name
-        assert value.std().item() == pytest.approx(1, abs=2e-3), name
-    for index, name in enumerate(scorer.map_names):
-        raw = parts.maps[name]
-        assert raw.mean().item() == pytest.approx(scorer.map_mean[index].item(), rel=1e-4)
-        assert raw.std().item() == pytest.approx(scorer.map_scale[index].item(), rel=1e-2)
+        maps = scorer.evidence(images).maps
+    assert set(found.parts) == {"flow", "recon", "head"}
+    for name, value in {"score": found.score, **found.parts}.items():
+        # Parts are compressed once standardised.
+        plain = value if name == "score" else LINEAR_RANGE * torch.sinh(value / LINEAR_RANGE)
+        assert plain.mean().item() == pytest.approx(0, abs=2e-3), name
+        assert plain.std().item() == pytest.approx(1, abs=2e-3), name
+    moments = scorer.calibration.maps
+    assert moments.names == ("flow8", "recon", "head")
+    for name, mean, scale in zip(moments.names, moments.mean, moments.scale, strict=True):
+        assert maps[name].mean().item() == pytest.approx(mean.item(), rel=1e-4)
+        assert maps[name].std().item() == pytest.approx(scale.item(), rel=1e-2)
 
 
 def test_threshold_and_quantiles_are_the_normal_scores_own(
@@ -110,11 +114,13 @@ def test_threshold_and_quantiles_are_the_normal_scores_own(
     with torch.no_grad():
         found = scorer.score_image(images)
     ordered = found.score.sort().values
-    torch.testing.assert_close(scorer.threshold, ordered[8], atol=1e-4, rtol=1e-4)
-    assert int(scorer.n_normal) == 10 and float(scorer.target_fpr) == pytest.approx(0.2)
-    assert len(scorer.quantiles) == N_QUANTILES
-    torch.testing.assert_close(scorer.quantiles[[0, -1]], ordered[[0, -1]], atol=1e-4, rtol=1e-4)
-    assert (scorer.quantiles.diff() >= 0).all()
+    torch.testing.assert_close(scorer.calibration.threshold, ordered[8], atol=1e-4, rtol=1e-4)
+    assert int(scorer.calibration.n_normal) == 10
+    assert float(scorer.calibration.target_fpr) == pytest.approx(0.2)
+    quantiles = scorer.calibration.quantiles
+    assert len(quantiles) == N_QUANTILES
+    torch.testing.assert_close(quantiles[[0, -1]], ordered[[0, -1]], atol=1e-4, rtol=1e-4)
+    assert (quantiles.diff() >= 0).all()
 
 
 def test_the_result_does_not_depend_on_the_batches(
@@ -149,7 +155,7 @@ def test_the_pixel_threshold_lets_about_the_asked_share_through(
 ) -> None:
     scorer, images = make_scorer(), make_images(10)
     Calibrator(scorer, slice_loader(make_slices(images), 4), "cpu", 0.2, pixel_fpr).run()
-    share = (all_pixels(scorer, images) > scorer.pixel_threshold).float().mean().item()
+    share = (all_pixels(scorer, images) > scorer.calibration.pixel_threshold).float().mean().item()
     assert 0.8 * pixel_fpr < share <= pixel_fpr
 
 
@@ -159,30 +165,67 @@ def test_the_levels_of_the_map_are_those_of_the_normal_pixels(
     scorer, images = make_scorer(), make_images(10)
     Calibrator(scorer, slice_loader(make_slices(images), 4), "cpu", 0.2, 0.02).run()
     pixels = all_pixels(scorer, images)
-    assert float(scorer.pixel_fpr) == pytest.approx(0.02)
-    assert level_at(scorer.pixel_levels, 98.0) == pytest.approx(
-        float(scorer.pixel_threshold), abs=0.02
-    )
-    assert level_at(scorer.pixel_levels, 0.0) == pytest.approx(float(pixels.min()), abs=1e-4)
+    calibration, levels = scorer.calibration, scorer.calibration.pixel_levels
+    assert float(calibration.pixel_fpr) == pytest.approx(0.02)
+    assert level_at(levels, 98.0) == pytest.approx(float(calibration.pixel_threshold), abs=0.02)
+    assert level_at(levels, 0.0) == pytest.approx(float(pixels.min()), abs=1e-4)
     for percentile in (20.0, 50.0, 90.0, 99.0, 99.7):
-        share = 100 * float((pixels > level_at(scorer.pixel_levels, percentile)).float().mean())
+        share = 100 * float((pixels > level_at(levels, percentile)).float().mean())
         assert share == pytest.approx(100 - percentile, rel=0.2), percentile
-    assert (scorer.pixel_levels.diff() >= 0).all()
+    assert (levels.diff() >= 0).all()
 
 
 def test_large_images_give_evenly_spaced_pixels_alone(
-    make_scorer: MakeScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    make_slices: MakeSlices,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("pipelines.scoring.calibration.PIXELS_PER_IMAGE", 50)
     scorer, image = make_scorer(), make_images(2)
-    body = (image > 0).any(dim=1, keepdim=True)
-    calibrator = Calibrator(scorer, None, "cpu")  # type: ignore[arg-type]
-    _, pixels = calibrator._part_scores(scorer.parts(image), body)
+    calibrator = Calibrator(scorer, slice_loader(make_slices(image), 4), "cpu")
+    with torch.no_grad():
+        _, pixels = calibrator._pool(scorer.evidence(image), (image > 0).any(dim=1, keepdim=True))
     assert 100 <= len(pixels) < 130
 
 
-def test_an_absent_head_scores_zero_and_divides_by_nothing(
+def test_an_absent_head_has_no_place_in_the_calibration(
     make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
 ) -> None:
-    scorer = calibrate(make_scorer(), make_images(6))
-    assert scorer.part_mean[2] == 0 and scorer.part_scale[2] == 1
+    calibration = calibrate(make_scorer(), make_images(6)).calibration
+    assert calibration.parts.names == ("flow", "recon") and calibration.parts.mean.shape == (2,)
+
+
+def test_what_does_not_vary_is_only_shifted(make_scorer: MakeScorer) -> None:
+    calibration = make_scorer().calibration
+    parts = {"flow": torch.full((9,), 4.0), "recon": torch.linspace(0, 1, 9)}
+    calibration.fit_parts(parts)
+    assert calibration.parts.mean[0] == 4 and calibration.parts.scale[0] == 1
+    assert (calibration.parts("flow", parts["flow"]) == 0).all()
+    found = calibration.fit_scores(torch.full((9,), 4.0), 8, 0.2)
+    assert (found == 0).all() and calibration.score_scale == 1
+
+
+def test_pixels_of_the_body_alone_set_the_pixel_threshold(
+    make_scorer: MakeScorer, make_images: MakeImages
+) -> None:
+    scorer, images = make_scorer(), make_images(10)
+    body = torch.zeros(10, 1, 32, 32, dtype=torch.bool)
+    body[..., 12:16, :9] = True  # beside and inside what is above 0
+
+    class Told(torch.utils.data.Dataset[dict[str, Tensor]]):
+        def __len__(self) -> int:
+            return len(images)
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            return {"image": images[index], "body": body[index]}
+
+    Calibrator(scorer, torch.utils.data.DataLoader(Told(), 4), "cpu", 0.2, 0.1).run()
+    with torch.no_grad():
+        pixels = scorer(images)[body]
+    assert (images == 0).all(dim=1, keepdim=True)[body].any()
+    torch.testing.assert_close(
+        scorer.calibration.pixel_levels[0], pixels.min(), atol=1e-4, rtol=1e-4
+    )
+    share = float((pixels > scorer.calibration.pixel_threshold).float().mean())
+    assert 0.08 < share <= 0.1

@@ -16,10 +16,10 @@ from networks import AnomalyScorer
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
 from pipelines.scoring.cases import (
-    SCORE_COLUMNS,
     CaseEvaluator,
     ScoredCase,
     score_cases,
+    score_columns,
     score_slices,
 )
 from pipelines.scoring.volume import CaseReference, score_volume
@@ -62,13 +62,14 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
         whole = score_slices(scorer, images, 8, "cpu")
         parts = score_slices(scorer, images, 2, "cpu")
     assert set(whole) == {
-        *(name for name in SCORE_COLUMNS if name != "head_score"),
+        *score_columns(scorer),
         "flagged",
         "anomaly_map",
         "map_flow8",
         "map_recon",
         "reconstruction",
     }
+    assert score_columns(scorer) == ("score", "flow_score", "recon_score", "percentile")
     for name, value in whole.items():
         assert len(value) == 5, name
         torch.testing.assert_close(value, parts[name], atol=1e-4, rtol=1e-4)
@@ -83,7 +84,10 @@ def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: li
         with torch.no_grad():
             alone = scorer.score_image(sample.images)
         np.testing.assert_allclose(one.scores["score"], alone.score, atol=1e-4, rtol=1e-4)
-        np.testing.assert_array_equal(one.flagged, alone.score > scorer.threshold)
+        assert set(one.scores) == {"score", "percentile"} and set(one.parts) == {"flow", "recon"}
+        for name, values in one.parts.items():
+            np.testing.assert_allclose(values, alone.parts[name], atol=1e-4, rtol=1e-4)
+        np.testing.assert_array_equal(one.flagged, alone.score > scorer.calibration.threshold)
         assert one.anomaly_map.shape == (len(sample.images), 24, 24)  # the file's own resolution
         native = to_native(alone.anomaly_map[:, 0], sample.geometry)
         np.testing.assert_allclose(one.anomaly_map, native, atol=1e-3, rtol=1e-3)
@@ -94,7 +98,7 @@ def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: li
 def test_a_volume_is_judged_by_held_out_volumes(scorer: AnomalyScorer, cases: list[Case]) -> None:
     reference = CaseReference((-1e6, 1e6), 0.5)
     (volume,) = evaluated(scorer, cases[:1], reference=reference)["cases"]
-    assert volume.case_score == score_volume(volume.scores, reference)
+    assert volume.case_score == score_volume(volume.scores["score"], volume.parts, reference)
     assert volume.case_score.percentile == 50.0 and volume.case_score.n_normal == 2
     (bare,) = evaluated(scorer, cases[:1])["cases"]
     assert bare.case_score.flagged is None and bare.case_score.percentile is None
@@ -105,16 +109,17 @@ def test_a_picture_s_score_is_its_own(scorer: AnomalyScorer, cases: list[Case]) 
     whole = picture.case_score
     assert whole.score == picture.scores["score"][0]
     assert whole.percentile == picture.scores["percentile"][0]
+    assert whole.parts == {name: values[0] for name, values in picture.parts.items()}
     assert whole.flagged is bool(picture.flagged[0])
-    assert whole.threshold == pytest.approx(float(scorer.threshold))
+    assert whole.threshold == pytest.approx(float(scorer.calibration.threshold))
     assert whole.target_fpr == pytest.approx(0.2) and whole.n_normal == 6
 
 
 def test_a_head_adds_its_part(make_scorer: MakeScorer, cases: list[Case]) -> None:
     scored = evaluated(make_scorer(with_head=True), cases)["cases"]
     for one in scored:
-        assert "head_score" in one.scores and one.case_score.head_score is not None
-        assert math.isfinite(one.case_score.head_score)
+        assert "head" in one.parts and "head" in one.case_score.parts
+        assert math.isfinite(one.case_score.parts["head"])
 
 
 def test_what_cannot_be_read_is_handed_on(scorer: AnomalyScorer, cases: list[Case]) -> None:

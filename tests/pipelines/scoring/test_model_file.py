@@ -22,7 +22,8 @@ FACTS: dict[str, Any] = {"modalities": ["flair"], "notes": [], "preprocessing": 
 
 @pytest.fixture
 def scorer(make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate) -> AnomalyScorer:
-    settings: dict[str, Any] = {"beta": 0.7, "flow_pool": 0.5, "smoothing": 1.0}
+    settings: dict[str, Any] = {"flow_pool": 0.4, "smoothing": 1.0}
+    settings["weights"] = settings["map_weights"] = {"flow": 0.7, "recon": 0.3}
     return calibrate(make_scorer(strides=(8, 16), **settings), make_images(6))
 
 
@@ -35,19 +36,33 @@ def test_a_model_scores_as_before(
     expected = scorer.score_image(image)
     for where in (path, path.parent, str(path)):
         loaded = load_scorer(read_model(where))
-        assert not loaded.training and loaded.settings == scorer.settings
+        assert not loaded.training and loaded.detector.config == scorer.detector.config
+        assert loaded.fusion.config == scorer.fusion.config
         found = loaded.score_image(image)
         for name in ("score", "percentile", "flagged", "anomaly_map", "reconstruction"):
             assert torch.equal(getattr(found, name), getattr(expected, name)), name
 
 
+def test_a_paper_s_score_comes_back(
+    tmp_path: Path, make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+) -> None:
+    scorer, image = make_scorer(score="paper", beta=0.7), make_images(3, seed=1)
+    save_model(tmp_path / MODEL_NAME, calibrate(scorer, make_images(6)), FACTS)
+    loaded = load_scorer(read_model(tmp_path))
+    assert loaded.fusion.config == scorer.fusion.config and loaded.fusion.config["beta"] == 0.7
+    assert torch.equal(loaded.score_image(image).score, scorer.score_image(image).score)
+
+
 def test_the_file_holds_plain_values_only(tmp_path: Path, scorer: AnomalyScorer) -> None:
     save_model(tmp_path / MODEL_NAME, scorer, FACTS)
     content = torch.load(tmp_path / MODEL_NAME, weights_only=True)
-    assert set(content) == {"model", "format", "architecture", "scorer", *FACTS}
+    assert set(content) == {"model", "format", "detector", "config", "fusion", *FACTS}
+    assert content["detector"] == "aeflow" and content["config"]["flow_strides"] == (8, 16)
     assert content["modalities"] == ["flair"]
     assert all(isinstance(value, Tensor) for value in content["model"].values())
-    assert {"threshold", "quantiles", "n_normal", "target_fpr"} <= set(content["model"])
+    assert {
+        f"calibration.{name}" for name in ("threshold", "quantiles", "n_normal", "target_fpr")
+    } <= set(content["model"])
 
 
 def test_a_failing_write_keeps_the_old_model(
@@ -118,5 +133,12 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path, write: Callable[[Path
 )
 def test_another_format_is_told(tmp_path: Path, content: Any, found: str) -> None:
     torch.save(content, tmp_path / MODEL_NAME)
-    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 2 .{found}"):
+    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 3 .{found}"):
         read_model(tmp_path)
+
+
+def test_a_detector_of_another_installation_is_told(tmp_path: Path, scorer: AnomalyScorer) -> None:
+    save_model(tmp_path / MODEL_NAME, scorer, FACTS)
+    content = read_model(tmp_path) | {"detector": "aeflo"}
+    with pytest.raises(InputError, match="detector 'aeflo' is not known here.*'aeflow'"):
+        load_scorer(content)

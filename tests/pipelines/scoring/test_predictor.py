@@ -13,6 +13,7 @@ from PIL import Image
 from pipelines.batch.case_run import CaseRun
 from pipelines.data.cases import Case
 from pipelines.data.slices import CaseDataset, case_loader, model_loader
+from pipelines.metrics.rows import ScoreRow
 from pipelines.outputs.maps import PNG_PER_SD
 from pipelines.scoring.cases import CaseEvaluator
 from pipelines.scoring.model_file import load_scorer, read_model
@@ -23,7 +24,7 @@ WriteVolume = Callable[..., Path]
 WriteModel = Callable[..., dict[str, Any]]
 
 
-def evaluated(cases: list[Case], model: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+def evaluated(cases: list[Case], model: dict[str, Any], folder: Path) -> list[ScoreRow]:
     """Rows of a batch evaluation into ``out``."""
     dataset = CaseDataset(cases, model_loader(model), baselines=True)
     loader = case_loader(dataset)
@@ -49,13 +50,16 @@ def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
     predictor = Predictor(tmp_path / "models")
     for case in cases:
         found = predictor(case)
-        slices = [row for row in rows if row["case"] == case.name and row["level"] == "slice"]
-        (whole,) = [row for row in rows if row["case"] == case.name and row["level"] == "volume"]
-        assert found.case_score.score == whole["score"]
-        assert found.case_score.percentile == whole["percentile"]
-        assert int(found.case_score.flagged or 0) == whole["flagged"]
+        slices = [row for row in rows if row.case == case.name and row.level == "slice"]
+        (whole,) = [row for row in rows if row.case == case.name and row.level == "volume"]
+        assert found.case_score.score == whole.score
+        assert found.case_score.percentile == whole.percentile
+        assert found.case_score.flagged is whole.flagged is not None
         for name, values in found.scores.items():
-            assert values.tolist() == [row[name] for row in slices], name
+            assert values.tolist() == [getattr(row, name) for row in slices], name
+        assert set(found.parts) == {"flow", "recon"}
+        for name, values in found.parts.items():
+            assert values.tolist() == [row.parts[name] for row in slices], name
         written: Any = nib.load(tmp_path / "out" / "maps" / f"{case.name}_anomaly.nii.gz")
         grid = found.grid_map
         assert (grid.as_tensor().numpy() == np.asarray(written.dataobj)).all()
@@ -70,7 +74,7 @@ def test_a_picture_gets_it_too(write_model: WriteModel, tmp_path: Path) -> None:
     case = Case("a", "a", (tmp_path / "a.png",))
     (row,) = evaluated([case], model, tmp_path)
     found = Predictor(tmp_path / "models" / "model.pt")(case)
-    assert found.case_score.score == row["score"] and row["level"] == "image"
+    assert found.case_score.score == row.score and row.level == "image"
     written = np.asarray(Image.open(tmp_path / "out" / "maps" / "a_anomaly.png"))
     expected = np.clip(np.rint(found.grid_map.as_tensor().numpy() * PNG_PER_SD), 0, 65_535)
     assert (written == expected).all()

@@ -14,15 +14,10 @@ from transforms.errors import InputError
 SCORES = st.lists(st.floats(-20, 50, width=32), min_size=1, max_size=60)
 
 
-def columns(scores: list[float], **more: list[float]) -> dict[str, np.ndarray]:
-    base = {
-        "score": scores,
-        "flow_score": [value + 1 for value in scores],
-        "recon_score": [-value for value in scores],
-        "percentile": [0.0] * len(scores),
-        **more,
-    }
-    return {name: np.array(values, dtype=np.float64) for name, values in base.items()}
+def scored(scores: list[float], reference: CaseReference, **more: list[float]) -> CaseScore:
+    score = np.array(scores, dtype=np.float64)
+    parts = {"flow": score + 1, "recon": -score}
+    return score_volume(score, parts | {n: np.array(v) for n, v in more.items()}, reference)
 
 
 @pytest.mark.parametrize(
@@ -39,10 +34,10 @@ def test_the_most_anomalous_tenth_makes_the_score(count: int, taken: int) -> Non
 def test_the_parts_are_of_the_same_slices() -> None:
     scores = [float(value) for value in range(20)]
     head = [100.0] * 18 + [3.0, 5.0]
-    found = score_volume(columns(scores, head_score=head), CaseReference((), 0.05))
-    assert (found.score, found.flow_score, found.recon_score) == (18.5, 19.5, -18.5)
-    assert found.head_score == 4.0
-    assert score_volume(columns(scores), CaseReference((), 0.05)).head_score is None
+    found = scored(scores, CaseReference((), 0.05), head=head)
+    assert found.score == 18.5
+    assert found.parts == {"flow": 19.5, "recon": -18.5, "head": 4.0}
+    assert set(scored(scores, CaseReference((), 0.05)).parts) == {"flow", "recon"}
 
 
 @given(scores=SCORES, where=st.integers(0, 59), more=st.floats(0, 100, width=32))
@@ -72,7 +67,7 @@ def test_few_cases_hold_a_looser_rate_only(count: int) -> None:
 
 def test_what_exceeds_the_threshold_is_flagged() -> None:
     reference = CaseReference((0.0, 1.0, 2.0), 0.05)
-    at, above = (score_volume(columns([value]), reference) for value in (2.0, 2.5))
+    at, above = (scored([value], reference) for value in (2.0, 2.5))
     assert (at.flagged, above.flagged) == (False, True)
     assert at.threshold == 2.0 and at.target_fpr == 0.25 and at.n_normal == 3
 
@@ -84,7 +79,7 @@ def test_percentiles_count_the_cases_at_or_below() -> None:
 
 
 def test_without_reference_nothing_is_decided() -> None:
-    found = score_volume(columns([1.0, 2.0]), CaseReference((), 0.05))
+    found = scored([1.0, 2.0], CaseReference((), 0.05))
     nothing = (found.percentile, found.flagged, found.threshold, found.target_fpr)
     assert nothing == (None,) * 4 and found.n_normal == 0
     assert math.isfinite(found.score)
@@ -103,7 +98,9 @@ def test_a_rate_that_is_none_is_refused() -> None:
         _ = CaseReference((1.0, 2.0), 1.5).threshold
 
 
-def test_an_absent_head_is_left_out_of_the_values() -> None:
-    found = CaseScore(1.0, 2.0, 3.0, None, 50.0, True, 0.5, 0.05, 20)
-    assert "head_score" not in found.as_dict() and found.as_dict()["flagged"] is True
-    assert CaseScore(1.0, 2.0, 3.0, 4.0, 5.0, True, 0.5, 0.05, 20).as_dict()["head_score"] == 4.0
+def test_the_values_hold_the_parts_that_there_are_under_their_columns() -> None:
+    found = CaseScore(1.0, {"flow": 2.0, "recon": 3.0}, 50.0, True, 0.5, 0.05, 20).as_dict()
+    assert list(found)[:4] == ["score", "flow_score", "recon_score", "percentile"]
+    assert (found["flow_score"], found["recon_score"]) == (2.0, 3.0)
+    assert "head_score" not in found and "parts" not in found and found["flagged"] is True
+    assert CaseScore(1.0, {"head": 4.0}, 5.0, True, 0.5, 0.05, 20).as_dict()["head_score"] == 4.0

@@ -10,14 +10,14 @@ import torch
 from ignite.engine import Events
 from mlflow import MlflowClient
 from monai.handlers import ValidationHandler
+from pipelines.training.engines import AEFlowTrainer, LikelihoodEvaluator
+from pipelines.training.pretraining import PretrainEvaluator, PretrainTrainer
 
 from networks import AEFlowLoss, AnomalyScorer
 from pipelines.common.progress import EpochLine
 from pipelines.data.slices import NormalSlices, slice_loader
 from pipelines.tracking.link import EXPERIMENT
 from pipelines.tracking.tracker import EpochTracker, Tracker
-from pipelines.training.engines import AEFlowTrainer, LikelihoodEvaluator
-from pipelines.training.pretraining import PretrainEvaluator, PretrainTrainer
 from transforms.synthetic import SyntheticAnomalies
 
 CPU = torch.device("cpu")

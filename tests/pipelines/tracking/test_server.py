@@ -21,6 +21,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from networks import part_column
 from pipelines.data.slices import CaseLoader
 from pipelines.export.registry import check_registry, register_scorer
 from pipelines.scoring.model_file import save_model
@@ -197,8 +198,11 @@ def test_a_registered_model_scores_as_the_scorer_does(
     found = model.predict(images.numpy())
     with torch.no_grad():
         scored = scorer.score_image(images)
-    for name in found.columns:
-        np.testing.assert_allclose(found[name], getattr(scored, name).numpy(), atol=1e-6)
+    told = {name: getattr(scored, name) for name in ("score", "percentile", "flagged")}
+    told |= {part_column(name): value for name, value in scored.parts.items()}
+    assert set(found.columns) == set(told)
+    for name, value in told.items():
+        np.testing.assert_allclose(found[name], value.numpy(), atol=1e-6)
     assert {"score", "head_score", "flagged"} <= set(found.columns)
 
 

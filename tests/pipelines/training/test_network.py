@@ -7,13 +7,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import AEFlow, Encoder
-from pipelines.training.network import make_network, read_encoder_weights
+from networks import Encoder
+from networks.detectors.aeflow import AEFlowDetector
+from pipelines.training.network import make_detector, read_encoder_weights
 from transforms.errors import InputError
 
 
-def build(seed: int = 0, encoder: str = "resnet18", weights: Path | None = None) -> AEFlow:
-    return make_network(
+def build(seed: int = 0, encoder: str = "resnet18", weights: Path | None = None) -> AEFlowDetector:
+    built = make_detector(
+        "aeflow",
         None if weights is None else str(weights),
         seed=seed,
         encoder=encoder,
@@ -22,9 +24,11 @@ def build(seed: int = 0, encoder: str = "resnet18", weights: Path | None = None)
         hidden=8,
         decoder_width=4,
     )
+    assert isinstance(built, AEFlowDetector)
+    return built
 
 
-def same(first: AEFlow, second: AEFlow) -> bool:
+def same(first: AEFlowDetector, second: AEFlowDetector) -> bool:
     pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
@@ -46,11 +50,12 @@ def test_the_seed_alone_decides_the_weights() -> None:
     assert torch.equal(torch.get_rng_state(), after)  # and the global generator is left alone
     other = build(seed=4)
     assert not same(first, other)
-    assert not torch.equal(first.encoder.backbone.conv1.weight, other.encoder.backbone.conv1.weight)
+    one, two = (built.network.encoder.backbone.conv1.weight for built in (first, other))
+    assert not torch.equal(one, two)
 
 
 def test_given_weights_reach_the_encoder_alone(weights: Path) -> None:
-    plain, loaded = build(), build(weights=weights)
+    plain, loaded = build().network, build(weights=weights).network
     state = read_encoder_weights(weights)
     found = loaded.encoder.backbone.state_dict()
     assert torch.equal(found["layer2.0.conv1.weight"], state["layer2.0.conv1.weight"])
@@ -69,7 +74,7 @@ def test_the_checksum_is_checked(weights: Path) -> None:
     right = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert read_encoder_weights(weights, right.upper())
     with pytest.raises(InputError, match=f"encoder_sha256: .* has SHA-256 {right}, expected abc"):
-        make_network(str(weights), "abc", flow_strides=[8], flow_steps=1)
+        make_detector("aeflow", str(weights), "abc", flow_strides=[8], flow_steps=1)
 
 
 def test_missing_weights_are_told(tmp_path: Path) -> None:
@@ -95,6 +100,17 @@ def test_anything_but_a_state_dict_is_told(tmp_path: Path, content: object) -> N
 def test_an_unknown_part_is_told() -> None:
     with pytest.raises(ValueError, match="Did you mean 'resnet18'"):
         build(encoder="resnet19")
+
+
+def test_an_unknown_method_is_told() -> None:
+    with pytest.raises(InputError, match="detector: expected one of .*aeflow.*Did you mean"):
+        make_detector("aeflo")
+
+
+def test_options_reach_the_method(weights: Path) -> None:
+    built = make_detector("aeflow", in_channels=2, flow_strides=[8], flow_steps=1, alpha=0.25)
+    assert built.in_channels == 2 and built.config["alpha"] == 0.25
+    assert built.config["flow_steps"] == 1
 
 
 def test_the_weights_need_no_gradient_graph(weights: Path) -> None:

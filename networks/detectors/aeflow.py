@@ -1,0 +1,194 @@
+"""AE-FLOW as a detector: likelihood of the features, reconstruction, and a detection head."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from monai.metrics.regression import compute_ssim_and_cs
+from monai.networks.layers import gaussian_1d, separable_filtering
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..aeflow import AEFlow, AEFlowOutput, build_aeflow
+from ..errors import ArgumentError
+from ..loss import AEFlowLoss, likelihoods
+from ..pooling import top_mean
+from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
+
+INITIAL_IMAGES = 64
+"""Images from which the flows' ActNorms are initialised."""
+
+
+class HeadOutput(NamedTuple):
+    """What pre-training needs of the network.
+
+    Attributes:
+        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`.
+    """
+
+    head: Tensor
+
+
+@register("aeflow")
+class AEFlowDetector(Detector):
+    """AE-FLOW (Zhao, Ding, Zhang, ICLR 2023), with a head that synthetic anomalies train.
+
+    Its stages are ``pretrain``, where encoder and head learn to find synthetic anomalies in normal
+    images (only with a head), and ``train``, where the encoder is frozen and flow and decoder
+    learn the normal images. Its parts are ``flow``, the negative log likelihood of the features;
+    ``recon``, whose map is the smoothed residual and whose value is the paper's S_recon = -SSIM;
+    and ``head``. Its value ``latent`` is the paper's S_flow, in logs and per dimension.
+
+    Args:
+        network: assembled by hand; None builds it from `architecture`.
+        alpha: weight of the likelihood in the loss of ``train``, in [0, 1].
+        flow_pool: share of the least likely positions whose mean is the flow's evidence, in
+            (0, 1]: small for focal disease, 1 for diffuse disease.
+        head_pool: likewise for the head.
+        smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
+        **architecture: see `networks.build_aeflow`.
+
+    Raises:
+        ArgumentError: for an unknown name or a number out of range.
+    """
+
+    blur_kernel: Tensor
+
+    def __init__(
+        self,
+        network: AEFlow | None = None,
+        alpha: float = 0.5,
+        flow_pool: float = 0.5,
+        head_pool: float = 0.1,
+        smoothing: float = 2.0,
+        **architecture: Any,
+    ) -> None:
+        for name, share in (("flow_pool", flow_pool), ("head_pool", head_pool)):
+            if not 0.0 < share <= 1.0:
+                raise ArgumentError(f"{name}: expected a share in (0, 1], got {share}.")
+        network = network or build_aeflow(**architecture)
+        built = {} if network.config is None else dataclasses.asdict(network.config)
+        super().__init__(
+            **{"in_channels": network.encoder.in_channels} | built,
+            alpha=float(alpha),
+            flow_pool=float(flow_pool),
+            head_pool=float(head_pool),
+            smoothing=float(smoothing),
+        )
+        self.network = network
+        self.criterion = AEFlowLoss(alpha)
+        # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
+        # host wait for the device and cannot be exported.
+        kernel = gaussian_1d(torch.tensor(float(smoothing)))
+        self.register_buffer("blur_kernel", kernel, persistent=False)
+
+    @property
+    def flow_maps(self) -> tuple[str, ...]:
+        """Names of the likelihood's maps, one per stride."""
+        return tuple(f"flow{stride}" for stride in self.network.flow_strides)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The likelihood, the reconstruction, and the head if there is one."""
+        unsupervised = (
+            Part("flow", self.flow_maps, self.config["flow_pool"]),
+            Part("recon", ("recon",)),
+        )
+        if self.network.head is None:
+            return unsupervised
+        return (*unsupervised, Part("head", ("head",), self.config["head_pool"]))
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Pre-training of encoder and head, if there is a head; training of flow and decoder."""
+        network = self.network
+        terms = ("loss", "flow_loss", "recon_loss")
+        train = Stage("train", {"loss": network.trainable_parameters()}, terms, cached=True)
+        if network.head is None:
+            return (train,)
+        found = [*network.encoder.parameters(), *network.head.parameters()]
+        return Stage("pretrain", {"loss": found}, ("loss",), synthetic=True), train
+
+    def load_encoder(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Loads the state dict of torchvision's network of the same name."""
+        self.network.encoder.load_torchvision_state_dict(state_dict)
+
+    def encode(self, inputs: Inputs) -> list[Tensor]:
+        """The encoder's features, one tensor per stride."""
+        return self.network.encode(self.normalize(inputs.image))
+
+    def forward(
+        self, inputs: Inputs, features: Any = None, stage: str | None = None
+    ) -> AEFlowOutput | HeadOutput:
+        """Runs the network; see `Detector.forward`."""
+        features = self.encode(inputs) if features is None else features
+        if stage == "pretrain":
+            return HeadOutput(self.network.detect(features))
+        return self.network.from_features(features)
+
+    def loss(
+        self,
+        output: AEFlowOutput | HeadOutput,
+        inputs: Inputs,
+        stage: str,
+        mask: Tensor | None = None,
+    ) -> dict[str, Tensor]:
+        """The loss of AE-FLOW; in pre-training the cross-entropy with the masks' cover."""
+        if isinstance(output, HeadOutput):
+            if mask is None:
+                raise ArgumentError(
+                    "mask: pre-training needs the masks of the synthetic anomalies."
+                )
+            cover = F.adaptive_avg_pool2d(mask, (output.head.shape[-2], output.head.shape[-1]))
+            return {"loss": F.binary_cross_entropy_with_logits(output.head.float(), cover)}
+        terms = self.criterion.terms(output, self.normalize(inputs.image))
+        return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
+
+    def prepare(self, batches: Batches, stage: str | None) -> None:
+        """Frees the encoder for pre-training, freezes it after; initialises the flows."""
+        super().prepare(batches, stage)
+        if stage == "pretrain":
+            self.network.encoder.unfreeze()
+        elif stage == "train":
+            self.network.encoder.freeze()
+            with torch.no_grad():
+                first = batches.spread(INITIAL_IMAGES)
+                self.network.initialize_flows(self.normalize(first.image))
+
+    def evidence(self, output: AEFlowOutput, inputs: Inputs) -> Evidence:
+        """Likelihood per position, smoothed residual, logits; S_flow and S_recon of the paper."""
+        prior, density = likelihoods(output)
+        maps = dict(zip(self.flow_maps, (-one.unsqueeze(1) for one in density), strict=True))
+        normalized = self.normalize(inputs.image).float()
+        reconstruction = output.reconstruction.float()
+        residual = (normalized - reconstruction).abs().mean(dim=1, keepdim=True)
+        maps["recon"] = separable_filtering(residual, [self.blur_kernel, self.blur_kernel])
+        if output.head is not None:
+            maps["head"] = output.head.float()
+        sizes = [z[0].numel() for z in output.latents]
+        means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
+        restored = self.restore(reconstruction)
+        values = {
+            "latent": -torch.stack(means).sum(dim=0),
+            "recon": -_ssim(restored, self.restore(normalized)),
+        }
+        return Evidence(maps, values, restored)
+
+    def detected(self, output: HeadOutput) -> Tensor:
+        """The pooled logits of the head."""
+        return top_mean(output.head.float(), self.config["head_pool"])
+
+
+def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:
+    ssim, _ = compute_ssim_and_cs(
+        y_pred=reconstruction.clamp(0.0, 1.0),
+        y=image,
+        spatial_dims=2,
+        kernel_size=(11, 11),
+        kernel_sigma=(1.5, 1.5),
+        data_range=1.0,
+    )
+    return ssim.flatten(1).mean(dim=1)

@@ -1,0 +1,53 @@
+"""The scores of one image beside its label: what an evaluation judges."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from networks import part_column
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One row of ``scores.csv``.
+
+    Attributes:
+        case: name of the case.
+        patient: whose it is; stays out of what is written.
+        level: a picture, a slice of a volume, or a volume as a whole.
+        slice: number of the slice; 0 for a picture, None for a volume.
+        label: 1 anomalous, 0 normal, None unknown.
+        score: in standard deviations above held-out normal images.
+        parts: likewise, per part of the detector.
+        percentile: rank of the score among held-out normals, in [0, 100]; None without any.
+        flagged: whether the score exceeds the threshold; None without one.
+        baselines: the trivial scores.
+    """
+
+    case: str
+    patient: str
+    level: Literal["image", "slice", "volume"]
+    slice: int | None
+    label: int | None
+    score: float
+    parts: Mapping[str, float] = field(default_factory=dict)
+    percentile: float | None = None
+    flagged: bool | None = None
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    def cells(self) -> dict[str, Any]:
+        """The row as it is written: parts under their columns, empty where nothing is known."""
+        known: dict[str, Any] = {
+            "case": self.case,
+            "level": self.level,
+            "slice": self.slice,
+            "label": self.label,
+            "score": self.score,
+            **{part_column(name): value for name, value in self.parts.items()},
+            "percentile": self.percentile,
+            "flagged": None if self.flagged is None else int(self.flagged),
+            **self.baselines,
+        }
+        return {name: "" if value is None else value for name, value in known.items()}

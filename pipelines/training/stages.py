@@ -1,0 +1,338 @@
+"""The phases of a detector's training, each on one Ignite engine."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from ignite.engine import Events
+from ignite.metrics import Average, Metric
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.handlers.roc_auc import ROCAUC
+from monai.handlers.validation_handler import ValidationHandler
+from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from networks import Detector
+from pipelines.common import generator
+from pipelines.training.batches import as_inputs
+from pipelines.training.cache import FeatureCache
+from transforms.synthetic import SyntheticAnomalies
+
+logger = logging.getLogger(__name__)
+
+WARM_UP = 100
+"""Iterations over which the learning rate of a cosine schedule rises."""
+
+AVERAGE_DECAY = 0.998
+"""Largest decay per iteration of the exponential average of the weights."""
+
+MOST_EPOCHS = 100_000
+"""Bound on the epochs of a stage that ends by the clock."""
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+
+class Step(NamedTuple):
+    """One batch through the detector.
+
+    Attributes:
+        output: of the detector.
+        terms: of the stage's loss.
+        mask: of the synthetic anomalies, ``(B, 1, H, W)``; None without any.
+    """
+
+    output: Any
+    terms: dict[str, Tensor]
+    mask: Tensor | None
+
+
+class Stepper:
+    """Runs batches of one stage through a detector, the same in training and validation.
+
+    Args:
+        detector: the method.
+        stage: name of its stage.
+        synthetic: makes the anomalies of a synthetic stage.
+        seed: the run's seed; anomalies are a function of it and of what the engine counts.
+        cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        stage: str,
+        synthetic: SyntheticAnomalies | None,
+        seed: int,
+        cache_gigabytes: float,
+    ) -> None:
+        self.detector = detector
+        self.stage = next((one for one in detector.stages if one.name == stage), None)
+        self.synthetic = synthetic
+        self.seed = seed
+        cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
+        self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
+
+    def metrics(self, prefix: str = "") -> dict[str, Metric]:
+        """Epoch means of the loss's terms, weighted by the batches' sizes."""
+        if self.stage is None:
+            return {}
+        return {
+            f"{prefix}{name}": Average(output_transform=partial(_term, name=name)).item()
+            for name in self.stage.terms
+        }
+
+    def __call__(self, engine: Any, batch: Mapping[str, Tensor], *draw: Any) -> Step:
+        """Runs a batch.
+
+        Args:
+            engine: whose device, precision and network are used.
+            batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, and the context.
+            draw: what the anomalies depend on beside the seed.
+        """
+        if self.stage is None:
+            raise RuntimeError("this detector has no such stage; run those that it has.")
+        device = engine.state.device
+        inputs = as_inputs(batch, self.detector.needs, device, engine.non_blocking)
+        mask = None
+        if self.stage.synthetic:
+            if self.synthetic is None:
+                raise RuntimeError(f"stage {self.stage.name}: give what makes the anomalies.")
+            source = generator(self.seed, *draw, device=device)
+            changed, mask = self.synthetic(inputs.image, source)
+            inputs = inputs._replace(image=changed)
+        enabled = engine.amp and device.type == "cuda"
+        if enabled:
+            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
+            inputs = inputs._replace(image=channels_last)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+            features = None
+            if self.cache is not None:
+                size = len(engine.data_loader.dataset)
+                features = self.cache.encode(inputs, batch["index"], size)
+            output = engine.network(inputs, features, self.stage.name)
+            terms = self.detector.loss(output, inputs, self.stage.name, mask)
+        return Step(output, terms, mask)
+
+
+class StageTrainer(SupervisedTrainer):
+    """Trains one stage of a detector on normal images.
+
+    Takes the arguments of MONAI's `SupervisedTrainer`, where ``amp`` means bfloat16 on a GPU. An
+    iteration's anomalies are a function of (seed, stage, epoch, iteration).
+
+    Args:
+        detector: the method.
+        stage: name of its stage; a detector without it leaves the trainer idle.
+        optimizer: makes the optimiser of a group of parameters.
+        synthetic: makes the anomalies of a synthetic stage.
+        seed: the run's seed.
+        minutes: bound on the duration, instead of ``max_epochs``; 0 for none. Only a run bounded
+            by epochs can be repeated exactly.
+        cosine: whether the learning rate rises and then follows a cosine to the end.
+        average: whether the stage ends with an exponential average of its weights.
+        cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
+        max_grad_norm: the norm of a group's gradients is clipped to it; 0 for no bound.
+        max_epochs: number of epochs.
+        val_data_loader: held-out normal images, on which the loss is told too, if any.
+        val_interval: epochs from one such validation to the next.
+        **kwargs: the arguments of `SupervisedTrainer`, but for ``network``, ``loss_function`` and
+            the metrics.
+
+    Attributes:
+        phase: name of the stage.
+        terms: names of its metrics.
+        validator: tells the loss on held-out images; None without any.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        stage: str,
+        optimizer: MakeOptimizer,
+        synthetic: SyntheticAnomalies | None = None,
+        seed: int = 0,
+        minutes: float = 0.0,
+        cosine: bool = False,
+        average: bool = False,
+        cache_gigabytes: float = 8.0,
+        max_grad_norm: float = 0.0,
+        max_epochs: int = 1,
+        val_data_loader: Any = None,
+        val_interval: int = 1,
+        **kwargs: Any,
+    ) -> None:
+        handlers = kwargs.pop("train_handlers", None)
+        self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes)
+        found = self.step.stage
+        self.groups = {} if found is None else {k: list(v) for k, v in found.groups.items()}
+        self.optimizers = {name: optimizer(group) for name, group in self.groups.items()}
+        self.peaks = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
+        self.phase = stage
+        self.terms = tuple(self.step.metrics())
+        self.minutes, self.cosine = float(minutes), bool(cosine)
+        self.max_grad_norm = float(max_grad_norm)
+        self.trained = nn.ParameterList(p for group in self.groups.values() for p in group)
+        self.averages = bool(average)
+        self.average: AveragedModel | None = None
+        self.began = 0.0
+        metrics = self.step.metrics()
+        key = next(iter(metrics), None)
+        super().__init__(
+            network=detector,
+            optimizer=next(iter(self.optimizers.values()), None),  # type: ignore[arg-type]
+            loss_function=None,  # type: ignore[arg-type]
+            decollate=False,
+            max_epochs=MOST_EPOCHS if self.minutes > 0 else int(max_epochs),
+            key_train_metric=None if key is None else {key: metrics.pop(key)},
+            additional_metrics=metrics,
+            metric_cmp_fn=lambda current, best: current < best,
+            **kwargs,
+        )
+        self.amp &= self.state.device.type == "cuda"
+        self.add_event_handler(Events.STARTED, self._start)
+        self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
+        self.add_event_handler(Events.COMPLETED, self._finish)
+        self.validator: StageEvaluator | None = None
+        if found is not None and val_data_loader is not None:
+            self.validator = StageEvaluator(
+                detector,
+                stage,
+                synthetic,
+                seed,
+                cache_gigabytes,
+                device=self.state.device,
+                val_data_loader=val_data_loader,
+                amp=self.amp,
+            )
+            ValidationHandler(val_interval, self.validator).attach(self)
+        if found is not None:
+            self._register_handlers(handlers or [])
+
+    def share_done(self) -> float:
+        """Share of the stage that is over, in [0, 1]."""
+        total = self.state.max_epochs * self.state.epoch_length
+        share = (self.state.iteration - 1) / total
+        if self.minutes > 0:
+            share = max(share, (time.monotonic() - self.began) / (60 * self.minutes))
+        return float(min(1.0, share))
+
+    @staticmethod
+    def _start(engine: Any) -> None:
+        engine.began = time.monotonic()
+        if engine.state.device.type == "cuda":
+            engine.network.to(memory_format=torch.channels_last)
+        if engine.averages:
+            engine.average = AveragedModel(engine.trained, multi_avg_fn=_update_average)
+
+    @staticmethod
+    def _schedule(engine: StageTrainer) -> None:
+        share = engine.share_done()
+        if engine.cosine:
+            total = engine.state.max_epochs * engine.state.epoch_length
+            warm = min(1.0, engine.state.iteration / min(WARM_UP, 0.1 * total))
+            factor = warm * 0.5 * (1 + math.cos(math.pi * share))
+            for name, optimizer in engine.optimizers.items():
+                for group, peak in zip(optimizer.param_groups, engine.peaks[name], strict=True):
+                    group["lr"] = peak * factor
+        if share >= 1.0 and engine.minutes > 0:
+            engine.terminate()
+
+    @staticmethod
+    def _finish(engine: StageTrainer) -> None:
+        if engine.average is not None:
+            engine.trained.load_state_dict(engine.average.module.state_dict())
+            engine.average = None
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
+        engine.network.train()
+        state = engine.state
+        name = "" if engine.step.stage is None else engine.step.stage.name
+        done = engine.step(engine, batchdata, name, state.epoch, state.iteration)
+        for optimizer in engine.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        last = len(engine.groups) - 1
+        for position, (term, group) in enumerate(engine.groups.items()):
+            done.terms[term].backward(inputs=group, retain_graph=position < last)
+            if engine.max_grad_norm > 0:
+                nn.utils.clip_grad_norm_(group, engine.max_grad_norm)
+        for optimizer in engine.optimizers.values():
+            optimizer.step()
+        if engine.average is not None:
+            engine.average.update_parameters(engine.trained)
+        return _told(done, batchdata)
+
+
+class StageEvaluator(SupervisedEvaluator):
+    """Computes a stage's loss on held-out normal images; nothing is selected by it.
+
+    Of a synthetic stage the anomalies are the same in every epoch, and the AUROC of
+    `Detector.detected` is told as ``val_synthetic_auroc``.
+
+    Args:
+        detector: the method.
+        stage: name of its stage.
+        synthetic: makes the anomalies of a synthetic stage.
+        seed: the run's seed.
+        cache_gigabytes: see `StageTrainer`.
+        **kwargs: the arguments of `SupervisedEvaluator`, but for ``network`` and the metrics.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        stage: str,
+        synthetic: SyntheticAnomalies | None = None,
+        seed: int = 0,
+        cache_gigabytes: float = 8.0,
+        **kwargs: Any,
+    ) -> None:
+        self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes)
+        metrics = self.step.metrics("val_")
+        if self.step.stage is not None and self.step.stage.synthetic:
+            metrics["val_synthetic_auroc"] = ROCAUC(
+                output_transform=lambda output: output["ranked"]
+            )
+        self.terms = tuple(metrics)
+        key = next(iter(metrics), None)
+        super().__init__(
+            network=detector,
+            decollate=False,
+            key_val_metric=None if key is None else {key: metrics.pop(key)},
+            additional_metrics=metrics,
+            metric_cmp_fn=lambda current, best: current < best,
+            **kwargs,
+        )
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
+        name = "" if engine.step.stage is None else engine.step.stage.name
+        with engine.mode(engine.network), torch.no_grad():
+            done = engine.step(engine, batchdata, f"{name}-val", engine.state.iteration)
+            told = _told(done, batchdata)
+            if done.mask is not None:
+                detected = engine.step.detector.detected(done.output)
+                told["ranked"] = (detected, done.mask.flatten(1).amax(dim=1))
+        return told
+
+
+def _told(done: Step, batch: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What an iteration hands to the metrics."""
+    count = len(batch[Keys.IMAGE])
+    return {"terms": {n: v.detach().float().expand(count, 1) for n, v in done.terms.items()}}
+
+
+def _term(output: Mapping[str, Any], name: str) -> Tensor:
+    value: Tensor = output["terms"][name]
+    return value
+
+
+def _update_average(averaged: Any, current: Any, count: Any) -> None:
+    """Forgets faster at first: else a short training would be averaged with its very start."""
+    decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
+    get_ema_multi_avg_fn(decay)(averaged, current, count)

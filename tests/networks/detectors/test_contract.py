@@ -1,0 +1,136 @@
+"""What every method owes: AE-FLOW, and toys that strain the contract."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from networks import DETECTORS, AnomalyScorer, Detector, Inputs, WeightedFusion
+from networks.detectors import register
+
+MakeImages = Callable[..., Tensor]
+TOYS = Path(__file__).parent / "toys"
+CONFIGS: dict[str, dict[str, Any]] = {
+    "aeflow": {
+        "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4, "with_head": True,
+    },
+    "mean_image": {"image_size": 32},
+    "bank": {},
+    "adversaries": {},
+    "search": {"image_size": 32},
+}  # fmt: skip
+
+
+class Images:
+    """Batches of given images."""
+
+    def __init__(self, images: Tensor) -> None:
+        self.images = images
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return (Inputs(batch) for batch in self.images.split(4))
+
+    def spread(self, count: int) -> Inputs:
+        return Inputs(self.images[:count])
+
+
+@pytest.fixture(params=CONFIGS)
+def name(request: pytest.FixtureRequest) -> Iterator[str]:
+    method: str = request.param
+    if (TOYS / f"{method}.py").is_file():
+        spec = importlib.util.spec_from_file_location(f"toys.{method}", TOYS / f"{method}.py")
+        assert spec is not None and spec.loader is not None
+        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    yield method
+    if method != "aeflow":
+        del DETECTORS[method]
+
+
+@pytest.fixture
+def fitted(name: str, make_images: MakeImages) -> Detector:
+    detector = DETECTORS[name](in_channels=1, **CONFIGS[name])
+    images = Images(make_images(12))
+    for stage in detector.stages:
+        detector.prepare(images, stage.name)
+    detector.prepare(images, None)
+    return detector.eval()
+
+
+def scorer_of(detector: Detector) -> AnomalyScorer:
+    maps = {part.name: 1.0 for part in detector.parts if part.maps}
+    return AnomalyScorer(detector, WeightedFusion({p.name: 1.0 for p in detector.parts}, maps))
+
+
+def test_evidence_covers_the_parts(fitted: Detector, make_images: MakeImages) -> None:
+    inputs = Inputs(make_images(3, seed=1))
+    with torch.no_grad():
+        found = fitted.evidence(fitted(inputs), inputs)
+    for part in fitted.parts:
+        for one in part.maps:
+            assert found.maps[one].shape[:2] == (3, 1), one
+        if part.pool is None:
+            assert found.values[part.name].shape == (3,)
+    if found.reconstruction is not None:
+        assert found.reconstruction.shape == inputs.image.shape
+
+
+def test_a_batch_scores_like_its_images(fitted: Detector, make_images: MakeImages) -> None:
+    scorer, image = scorer_of(fitted), make_images(3, seed=1)
+    with torch.no_grad():
+        together = scorer.score_image(image)
+        alone = [scorer.score_image(one[None]) for one in image]
+    expected = torch.cat([one.score for one in alone])
+    torch.testing.assert_close(together.score, expected, atol=1e-5, rtol=1e-5)
+    expected = torch.cat([one.anomaly_map for one in alone])
+    torch.testing.assert_close(together.anomaly_map, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_config_and_state_rebuild_it(fitted: Detector, make_images: MakeImages) -> None:
+    twin = DETECTORS[fitted.name](**fitted.config)
+    twin.load_state_dict(fitted.state_dict())
+    image = make_images(2, seed=1)
+    with torch.no_grad():
+        expected = scorer_of(fitted).score_image(image)
+        found = scorer_of(twin.eval()).score_image(image)
+    torch.testing.assert_close(found.score, expected.score)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map)
+
+
+def test_each_stage_lowers_what_its_groups_minimise(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    inputs, mask = Inputs(make_images(4)), torch.zeros(4, 1, 32, 32)
+    for stage in fitted.stages:
+        fitted.prepare(Images(make_images(12)), stage.name)
+        terms = fitted.loss(fitted(inputs, stage=stage.name), inputs, stage.name, mask)
+        assert tuple(terms) == stage.terms and set(stage.groups) <= set(terms)
+        for term, group in stage.groups.items():
+            gradients = torch.autograd.grad(
+                terms[term], list(group), retain_graph=True, allow_unused=True
+            )
+            assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), term
+
+
+def test_cached_features_change_nothing(fitted: Detector, make_images: MakeImages) -> None:
+    inputs = Inputs(make_images(2))
+    for stage in fitted.stages:
+        if stage.cached:
+            with torch.no_grad():
+                features = fitted.encode(inputs)
+                found = fitted.loss(fitted(inputs, features, stage.name), inputs, stage.name)
+                expected = fitted.loss(fitted(inputs, stage=stage.name), inputs, stage.name)
+            torch.testing.assert_close(found, expected)
+
+
+def test_a_name_that_is_taken_is_refused() -> None:
+    class Other(Detector):
+        pass
+
+    with pytest.raises(ValueError, match="name: 'aeflow' is taken by AEFlowDetector"):
+        register("aeflow")(Other)

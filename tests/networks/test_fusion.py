@@ -1,0 +1,58 @@
+"""How parts become one score and one map."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from networks import make_fusion
+
+WEIGHTS = {"a": 1.0, "b": 3.0}
+FOUND = {"a": torch.tensor([2.0]), "b": torch.tensor([4.0])}
+
+
+def test_weights_need_not_sum_to_one_and_those_of_absent_parts_go_to_the_others() -> None:
+    fusion = make_fusion("fused", WEIGHTS, {"b": 1.0, "c": 1.0})
+    assert fusion.score({}, FOUND).item() == 3.5
+    assert fusion.map(FOUND).item() == 4.0
+    assert fusion.score({}, {"a": FOUND["a"]}).item() == 2.0
+
+
+def test_a_part_alone() -> None:
+    assert make_fusion("a", WEIGHTS, WEIGHTS).score({}, FOUND).item() == 2.0
+
+
+def test_the_paper_s_score_takes_raw_values() -> None:
+    fusion = make_fusion("paper", None, WEIGHTS, beta=0.75)
+    values = {"latent": torch.tensor([8.0]), "recon": torch.tensor([-1.0])}
+    assert fusion.score(values, FOUND).item() == 5.75
+    assert fusion.map(FOUND).item() == 3.5
+
+
+@pytest.mark.parametrize("score", ["fused", "paper", "a"])
+def test_the_config_rebuilds_a_fusion(score: str) -> None:
+    fusion = make_fusion(score, WEIGHTS, WEIGHTS, beta=0.3)
+    twin = make_fusion(**fusion.config)
+    assert type(twin) is type(fusion) and twin.config == fusion.config
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"score": "best"}, "score: expected one of 'fused', 'paper', 'a', got 'best'"),
+        ({"score": "paper", "beta": 1.5}, "beta: expected a weight in"),
+        ({"weights": {"a": -1}}, "weights: expected numbers from 0 on"),
+        ({"weights": {"a": float("nan")}}, "weights: expected numbers from 0 on"),
+        ({"map_weights": {"a": -1}}, "map_weights: expected numbers from 0 on"),
+    ],
+)
+def test_settings_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_fusion(**given, parts=("a",))
+
+
+def test_a_fusion_that_weighs_no_part_of_the_detector_is_refused() -> None:
+    with pytest.raises(ValueError, match="^weights: expected a weight above 0 for one of c"):
+        make_fusion("fused", WEIGHTS, {"c": 1.0}).check(["c"], ["c"])
+    with pytest.raises(ValueError, match="^map_weights: .* for one of a, got"):
+        make_fusion("fused", WEIGHTS, {"c": 1.0}).check(["a"], ["a"])
