@@ -108,6 +108,7 @@ class PaperFusion(WeightedFusion):
         map_weights: of the parts in the map.
     """
 
+    PARTS = ("flow", "recon")
     VALUES = ("latent", "recon")
 
     def __init__(self, beta: float, map_weights: Mapping[str, float]) -> None:
@@ -121,10 +122,50 @@ class PaperFusion(WeightedFusion):
         """See `Fusion`."""
         return {"score": "paper", "beta": self.beta, "map_weights": self.map_weights}
 
+    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+        """See `Fusion`.
+
+        Raises:
+            ArgumentError: for a detector without likelihood and reconstruction.
+        """
+        if not set(self.PARTS) <= set(parts):
+            raise ArgumentError(
+                f"score: 'paper' combines {' and '.join(self.PARTS)}, but this detector has the "
+                f"parts {', '.join(parts)}; take 'fused' or one of them."
+            )
+        super().check(parts, maps)
+
     def score(self, values: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """See `Fusion`."""
         flow, recon = (values[name] for name in self.VALUES)
         return self.beta * flow + (1 - self.beta) * recon
+
+
+class PartFusion(WeightedFusion):
+    """One part alone is the score; the map is weighted as in `WeightedFusion`.
+
+    Args:
+        part: its name.
+        map_weights: of the parts in the map.
+    """
+
+    def __init__(self, part: str, map_weights: Mapping[str, float]) -> None:
+        super().__init__({part: 1.0}, map_weights)
+        self.part = part
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """See `Fusion`."""
+        return {"score": self.part, "map_weights": self.map_weights}
+
+    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+        """See `Fusion`.
+
+        Raises:
+            ArgumentError: for a part that the detector lacks.
+        """
+        choose("score", self.part, dict.fromkeys(("fused", "paper", *parts)))
+        super().check(parts, maps)
 
 
 def make_fusion(
@@ -132,7 +173,6 @@ def make_fusion(
     weights: Mapping[str, float] | None = None,
     map_weights: Mapping[str, float] | None = None,
     beta: float = 0.9,
-    parts: Sequence[str] = (),
 ) -> WeightedFusion:
     """A fusion by name.
 
@@ -141,17 +181,15 @@ def make_fusion(
         weights: of the parts in the fused score.
         map_weights: of the parts in the map.
         beta: of the paper's score.
-        parts: names that `score` may take; none to take any.
 
     Raises:
-        ArgumentError: for an unknown score, or weights out of range.
+        ArgumentError: for weights out of range.
     """
-    if parts:
-        choose("score", score, {name: name for name in ("fused", "paper", *parts)})
     if score == "paper":
         return PaperFusion(beta, map_weights or {})
-    single = score != "fused"
-    return WeightedFusion({score: 1.0} if single else weights or {}, map_weights or {})
+    if score == "fused":
+        return WeightedFusion(weights or {}, map_weights or {})
+    return PartFusion(score, map_weights or {})
 
 
 def _checked(argument: str, weights: Mapping[str, float]) -> dict[str, float]:

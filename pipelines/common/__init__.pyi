@@ -7,6 +7,7 @@ from .files import write_json as write_json
 from .options import bundle_root as bundle_root
 from .options import executed_config as executed_config
 from .options import guard_options as guard_options
+from .options import plain_options as plain_options
 from .progress import EngineProgress as EngineProgress
 from .progress import EpochLine as EpochLine
 from .progress import ProgressFile as ProgressFile

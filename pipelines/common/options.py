@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,7 @@ def guard_options() -> None:
             raise InputError(
                 f"--{option}: there is no such option. {_near_option(option, defined.get())}"
             )
-        if isinstance(defined.get(option), dict) and _is_scalar(value):
+        if not _is_plain(defined.get(option)) and _is_scalar(value):
             raise InputError(
                 f"--{option}: this is a part of the program, not an option that takes a value. "
                 f"{_near_option(option, defined.get())}"
@@ -101,10 +102,18 @@ def find_mistake(error: BaseException) -> str | None:
     return None
 
 
+def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options at the top of a config, without its objects and run lists."""
+    return {
+        key: value
+        for key, value in config.items()
+        if _is_plain(value) and not key.startswith("_") and key != "run"
+    }
+
+
 def _near_option(option: str, config: dict[str, Any]) -> str:
-    top = [key for key, value in config.items() if not key.startswith("_")]
-    plain = [key for key in top if _is_plain(config[key])] or top
-    return nearest(option, plain) or f"Known: {', '.join(sorted(plain))}."
+    known = list(plain_options(config) or config)
+    return nearest(option, known) or f"Known: {', '.join(sorted(known))}."
 
 
 def _is_scalar(value: Any) -> bool:
@@ -115,10 +124,15 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a config's entry is a value, or a list of numbers, rather than objects or calls."""
-    if isinstance(value, list):
-        return all(isinstance(entry, (int, float)) for entry in value)
-    return not isinstance(value, dict)
+    """Whether a config's entry is a value, or a group of them, rather than objects or calls."""
+    if isinstance(value, dict):
+        return bool(value) and "_target_" not in value and all(map(_is_inner, value.values()))
+    return all(map(_is_inner, value)) if isinstance(value, list) else True
+
+
+def _is_inner(value: Any) -> bool:
+    expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
+    return not expression and _is_plain(value)
 
 
 def _running_workflow() -> ConfigWorkflow | None:

@@ -7,4 +7,3 @@ from .registry import check_registry as check_registry
 from .registry import register_scorer as register_scorer
 from .serving import LabelBandsd as LabelBandsd
 from .serving import LoadSlicesd as LoadSlicesd
-from .serving import ScoreSlices as ScoreSlices

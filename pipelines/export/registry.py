@@ -32,7 +32,6 @@ from pipelines.scoring import (
     load_scorer,
     read_model,
     score_columns,
-    score_slices,
 )
 from pipelines.tracking import UNTRACKED, Tracker, describe, masked, mistake_of
 from transforms.errors import InputError
@@ -224,7 +223,9 @@ class ServedScorer:
         tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         self._check(tensor)
         with torch.no_grad():
-            scored = score_slices(self.predictor.scorer, tensor, BATCH_SIZE, self.predictor.device)
+            scored = self.predictor.inferer(
+                tensor, self.predictor.scorer, device=self.predictor.device
+            )
         return {name: scored[name].numpy() for name in self.columns}
 
     def _check(self, images: torch.Tensor) -> None:

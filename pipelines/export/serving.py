@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from monai.config.type_definitions import KeysCollection
 from monai.data.meta_tensor import MetaTensor
-from monai.inferers.inferer import Inferer
 from monai.transforms.transform import MapTransform
 from monai.utils.misc import ensure_tuple
 from torch import Tensor
@@ -28,7 +27,6 @@ from pipelines.scoring import (
     Bands,
     CaseReference,
     findings,
-    score_slices,
     scored_case,
 )
 from transforms.errors import InputError
@@ -64,36 +62,6 @@ class LoadSlicesd(MapTransform):
             sample = require_slices(self.loader(Case("image", "image", paths)))
             d[key], d[CASE] = sample.images, sample
         return d
-
-
-class ScoreSlices(Inferer):
-    """Scores slices a few at a time.
-
-    Args:
-        batch_size: slices that go through the network at once.
-    """
-
-    def __init__(self, batch_size: int = 32) -> None:
-        self.batch_size = int(batch_size)
-
-    def __call__(  # type: ignore[override]
-        self, inputs: Tensor, network: AnomalyScorer, *args: Any, **kwargs: Any
-    ) -> dict[str, Tensor]:
-        """Scores the slices of one case.
-
-        Args:
-            inputs: ``(1, K, C, H, W)`` in [0, 1], on the network's device.
-            network: the calibrated scorer.
-            *args: not used.
-            **kwargs: not used.
-
-        Returns:
-            What `score_slices` gives and the network's ``quantiles``, on the CPU, with a leading
-            axis of 1.
-        """
-        scored = score_slices(network, inputs[0], self.batch_size, inputs.device)
-        scored["quantiles"] = network.calibration.quantiles.cpu()
-        return {name: value[None] for name, value in scored.items()}
 
 
 class LabelBandsd(MapTransform):

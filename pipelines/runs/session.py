@@ -12,7 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun, Gathered, viewer_volumes
-from pipelines.common import duration, executed_config, writable_folder, write_csv
+from pipelines.common import (
+    duration,
+    executed_config,
+    plain_options,
+    writable_folder,
+    write_csv,
+)
 from pipelines.metrics import ScoreRow
 from pipelines.report import ReportContent, write_report
 from pipelines.scoring import CaseEvaluator
@@ -163,15 +169,3 @@ def framed(notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any]
     noted = [f"Note: {note}" for note in notes]
     found = [f"  {name:<10} {place}" for name, place in places.items()]
     return "\n".join(["", "=" * 72, *noted, *lines, "-" * 72, *found, "=" * 72])
-
-
-def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options at the top of a config, without its objects and run lists."""
-    return {
-        key: value
-        for key, value in config.items()
-        if not isinstance(value, dict) and not key.startswith("_") and key not in _RUN_IDS
-    }
-
-
-_RUN_IDS = ("initialize", "training", "run", "evaluating", "finalize", "handlers")

@@ -15,6 +15,7 @@ from pipelines.batch import CaseRun
 from pipelines.common import (
     executed_config,
     installed_version,
+    plain_options,
     replacing,
     writable_folder,
     write_json,
@@ -22,7 +23,6 @@ from pipelines.common import (
 from pipelines.data import CaseLoader, Data, seen_content
 from pipelines.export import check_registry, register_scorer
 from pipelines.runs.evaluation import Evaluation
-from pipelines.runs.session import plain_options
 from pipelines.scoring import Calibrator, CaseEvaluator, CaseReference, save_model
 from pipelines.tracking import Tracker, masked
 from pipelines.training import StageTrainer

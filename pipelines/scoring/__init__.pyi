@@ -6,8 +6,8 @@ from .bands import findings as findings
 from .calibration import Calibrator as Calibrator
 from .cases import CaseEvaluator as CaseEvaluator
 from .cases import ScoredCase as ScoredCase
+from .cases import ScoreSlices as ScoreSlices
 from .cases import score_columns as score_columns
-from .cases import score_slices as score_slices
 from .cases import scored_case as scored_case
 from .model_file import MODEL_NAME as MODEL_NAME
 from .model_file import load_scorer as load_scorer

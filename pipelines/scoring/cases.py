@@ -13,11 +13,12 @@ from ignite.engine import Events
 from monai.data.meta_tensor import MetaTensor
 from monai.data.thread_buffer import ThreadDataLoader
 from monai.engines import SupervisedEvaluator
+from monai.inferers.inferer import Inferer
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from networks import AnomalyScorer, part_column
+from networks import AnomalyScorer, ImageScores, part_column
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.slices import on_grid, to_native
@@ -72,7 +73,7 @@ class CaseEvaluator(SupervisedEvaluator):
 
     Args:
         scorer: the calibrated scorer.
-        batch_size: slices that go through the network at once.
+        inferer: runs it over slices; by default a `ScoreSlices`.
         reference: scores of held-out normal volumes; a model without has none.
         **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
     """
@@ -80,13 +81,13 @@ class CaseEvaluator(SupervisedEvaluator):
     def __init__(
         self,
         scorer: AnomalyScorer,
-        batch_size: int = 32,
+        inferer: ScoreSlices | None = None,
         reference: CaseReference | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(network=scorer, decollate=False, **kwargs)
+        inferer = inferer or ScoreSlices()
+        super().__init__(network=scorer, inferer=inferer, decollate=False, **kwargs)
         self.scorer = scorer
-        self.batch_size = int(batch_size)
         self.reference = reference
         self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
 
@@ -103,14 +104,14 @@ class CaseEvaluator(SupervisedEvaluator):
         failures = [one for one in batchdata if isinstance(one, FailedCase)]
         device = engine.state.device
         with engine.mode(engine.network), torch.no_grad():
-            cases = score_cases(engine.scorer, samples, engine.batch_size, device, engine.reference)
+            cases = score_cases(engine.scorer, samples, engine.inferer, device, engine.reference)
         return {"cases": cases, "failures": failures}
 
 
 def score_cases(
     scorer: AnomalyScorer,
     samples: Sequence[CaseSample],
-    batch_size: int,
+    inferer: ScoreSlices,
     device: torch.device | str,
     reference: CaseReference | None = None,
 ) -> list[ScoredCase]:
@@ -119,7 +120,7 @@ def score_cases(
     Args:
         scorer: the scorer, in evaluation mode, on the device.
         samples: the cases.
-        batch_size: slices at once.
+        inferer: runs the scorer over their slices.
         device: where to compute.
         reference: scores of held-out normal volumes.
     """
@@ -130,7 +131,7 @@ def score_cases(
         name: torch.cat([sample.context[name] for sample in samples])
         for name in scorer.detector.needs
     }
-    scored = score_slices(scorer, images, batch_size, device, context)
+    scored = inferer(images, scorer, context, device)
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     starts = [0, *ends[:-1]]
     return [
@@ -140,7 +141,10 @@ def score_cases(
 
 
 MAP = "map_"
-"""Before the names of the detector's maps in what `score_slices` gives."""
+"""Before the names of the detector's maps in what `ScoreSlices` gives."""
+
+SERVED_NDIM = 5
+"""Axes of a case's slices as servers of bundles give them."""
 
 
 def score_columns(scorer: AnomalyScorer) -> tuple[str, ...]:
@@ -148,41 +152,61 @@ def score_columns(scorer: AnomalyScorer) -> tuple[str, ...]:
     return "score", *(part_column(name) for name in scorer.parts), "percentile"
 
 
-def score_slices(
-    scorer: AnomalyScorer,
-    images: Tensor,
-    batch_size: int,
-    device: torch.device | str,
-    context: Mapping[str, Tensor] | None = None,
-) -> dict[str, Tensor]:
-    """Scores slices ``(N, C, H, W)``.
+class ScoreSlices(Inferer):
+    """Scores slices a few at a time.
 
     Args:
-        scorer: the scorer, on the device.
-        images: in [0, 1].
-        batch_size: slices at once.
-        device: where to compute.
-        context: what the detector needs beside the images, ``(N, ...)`` each.
-
-    Returns:
-        On the CPU: the `score_columns` and ``flagged`` ``(N,)``, ``anomaly_map`` and the detector's
-        maps ``(N, H, W)`` under ``map_<name>``, and ``reconstruction`` ``(N, C, H, W)`` if there is
-        one.
+        batch_size: slices that go through the network at once.
     """
-    gathered: dict[str, list[Tensor]] = {}
-    for start in range(0, len(images), batch_size):
-        where = slice(start, start + batch_size)
-        around = {name: value[where].to(device) for name, value in (context or {}).items()}
-        found = scorer.score_image(images[where].to(device), around)
-        values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
-        values |= {part_column(name): value for name, value in found.parts.items()}
-        values["anomaly_map"] = found.anomaly_map[:, 0]
-        values |= {f"{MAP}{name}": value[:, 0] for name, value in found.maps.items()}
-        if found.reconstruction is not None:
-            values["reconstruction"] = found.reconstruction
-        for name, value in values.items():
-            gathered.setdefault(name, []).append(value.cpu())
-    return {name: torch.cat(batches) for name, batches in gathered.items()}
+
+    def __init__(self, batch_size: int = 32) -> None:
+        self.batch_size = int(batch_size)
+
+    def __call__(  # type: ignore[override]
+        self,
+        inputs: Tensor,
+        network: AnomalyScorer,
+        context: Mapping[str, Tensor] | None = None,
+        device: torch.device | str | None = None,
+    ) -> dict[str, Tensor]:
+        """Scores slices ``(N, C, H, W)``.
+
+        Args:
+            inputs: in [0, 1]; or ``(1, N, C, H, W)``, as servers of bundles give a case.
+            network: the scorer, on the device.
+            context: what the detector needs beside the images, ``(N, ...)`` each.
+            device: where to compute; None for where the inputs are.
+
+        Returns:
+            On the CPU: the `score_columns` and ``flagged`` ``(N,)``, ``anomaly_map`` and the
+            detector's maps ``(N, H, W)`` under ``map_<name>``, and ``reconstruction``
+            ``(N, C, H, W)`` if there is one. A server gets its leading axis of 1 back, and the
+            network's ``quantiles``.
+        """
+        device = device or inputs.device
+        images = inputs[0] if inputs.ndim == SERVED_NDIM else inputs
+        gathered: dict[str, list[Tensor]] = {}
+        for start in range(0, len(images), self.batch_size):
+            where = slice(start, start + self.batch_size)
+            around = {name: value[where].to(device) for name, value in (context or {}).items()}
+            found = _columns(network.score_image(images[where].to(device), around))
+            for name, value in found.items():
+                gathered.setdefault(name, []).append(value.cpu())
+        scored = {name: torch.cat(batches) for name, batches in gathered.items()}
+        if inputs.ndim != SERVED_NDIM:
+            return scored
+        scored["quantiles"] = network.calibration.quantiles.cpu()
+        return {name: value[None] for name, value in scored.items()}
+
+
+def _columns(found: ImageScores) -> dict[str, Tensor]:
+    values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
+    values |= {part_column(name): value for name, value in found.parts.items()}
+    values["anomaly_map"] = found.anomaly_map[:, 0]
+    values |= {f"{MAP}{name}": value[:, 0] for name, value in found.maps.items()}
+    if found.reconstruction is not None:
+        values["reconstruction"] = found.reconstruction
+    return values
 
 
 def scored_case(
@@ -196,7 +220,7 @@ def scored_case(
 
     Args:
         sample: the case.
-        scored: what `score_slices` gave for the slices of all cases.
+        scored: what `ScoreSlices` gave for the slices of all cases.
         where: the slices of this one.
         scorer: the scorer, for its threshold.
         reference: scores of held-out normal volumes.

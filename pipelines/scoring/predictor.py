@@ -10,7 +10,7 @@ import torch
 
 from networks.scorer import AnomalyScorer
 from pipelines.data import Case, CaseLoader, require_slices
-from pipelines.scoring.cases import ScoredCase, score_cases
+from pipelines.scoring.cases import ScoredCase, ScoreSlices, score_cases
 from pipelines.scoring.model_file import load_scorer, read_model
 from pipelines.scoring.volume import CaseReference
 
@@ -38,7 +38,7 @@ class Predictor:
         self.model = {k: v for k, v in content.items() if k != "model"}
         self.scorer: AnomalyScorer = load_scorer(content, device)
         self.device = torch.device(device)
-        self.batch_size = int(batch_size)
+        self.inferer = ScoreSlices(batch_size)
         self.loader = CaseLoader(**self.model["preprocessing"])
         self.reference = case_reference(self.model)
 
@@ -51,11 +51,10 @@ class Predictor:
         Raises:
             InputError: when the case cannot be used.
         """
-        sample = require_slices(self.loader(case))
+        samples = [require_slices(self.loader(case))]
         with torch.no_grad():
-            return score_cases(self.scorer, [sample], self.batch_size, self.device, self.reference)[
-                0
-            ]
+            (scored,) = score_cases(self.scorer, samples, self.inferer, self.device, self.reference)
+        return scored
 
 
 def case_reference(model: Mapping[str, Any]) -> CaseReference:

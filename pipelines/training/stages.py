@@ -116,7 +116,7 @@ class Stepper:
             if self.cache is not None:
                 size = len(engine.data_loader.dataset)
                 features = self.cache.encode(inputs, batch["index"], size)
-            output = engine.network(inputs, features, self.stage.name)
+            output = engine.inferer(inputs, engine.network, features, self.stage.name)
             terms = self.detector.loss(output, inputs, self.stage.name, mask)
         return Step(output, terms, mask)
 
@@ -209,6 +209,7 @@ class StageTrainer(SupervisedTrainer):
                 cache_gigabytes,
                 device=self.state.device,
                 val_data_loader=val_data_loader,
+                inferer=self.inferer,
                 amp=self.amp,
             )
             ValidationHandler(val_interval, self.validator).attach(self)

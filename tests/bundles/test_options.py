@@ -13,32 +13,19 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
+from pipelines.common.options import plain_options
 from pipelines.common.schema import Options, check_values, takes
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
 CONFIGS = ("train", "evaluate", "inference")
 PRESETS = ("gpu", "paper")
-RUN_IDS = {"initialize", "training", "evaluating", "inferring", "run"}
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
 
 
 def load(name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((BUNDLE / f"{name}.json").read_text())
     return content
-
-
-def options_of(content: dict[str, Any]) -> dict[str, Any]:
-    """The plain values at the top of a config."""
-    return {
-        name: value
-        for name, value in content.items()
-        if name not in RUN_IDS and not isinstance(value, dict) and not _holds_objects(value)
-    }
-
-
-def _holds_objects(value: Any) -> bool:
-    return isinstance(value, list) and any(isinstance(one, dict) for one in value)
 
 
 def strings(value: Any) -> Iterator[str]:
@@ -54,11 +41,11 @@ def strings(value: Any) -> Iterator[str]:
 def unread(content: dict[str, Any]) -> set[str]:
     """The options that nothing in the config refers to."""
     read = {name for text in strings(content) for name in re.findall(r"@(\w+)", text)}
-    return set(options_of(content)) - read
+    return set(plain_options(content)) - read
 
 
 def table() -> str:
-    contents = {name: options_of(load(name)) for name in CONFIGS}
+    contents = {name: plain_options(load(name)) for name in CONFIGS}
     lines = ["| option | default | takes | meaning | of |", "|---|---|---|---|---|"]
     for name, field in Options.model_fields.items():
         places = [config for config in CONFIGS if name in contents[config]]
@@ -72,10 +59,10 @@ def table() -> str:
 
 
 def test_every_option_is_defined_once_and_used() -> None:
-    used = {name for config in CONFIGS for name in options_of(load(config))}
+    used = {name for config in CONFIGS for name in plain_options(load(config))}
     assert used == set(Options.model_fields)
     for preset in PRESETS:
-        assert set(load(preset)) <= set(options_of(load("train")))
+        assert set(load(preset)) <= set(plain_options(load("train")))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -113,11 +100,11 @@ def test_no_file_is_opened_to_define_a_network(tmp_path: Path) -> None:
     parser["dataset_dir"] = str(tmp_path / "nowhere")
     parser["modalities"] = "flair,t2"
     network: Any = parser.get_parsed_content("network_def")
-    assert network.network.encoder.in_channels == 2
+    assert network.detector.in_channels == 2
     parser["channels"] = 3
     parser.parse(reset=True)
     network = parser.get_parsed_content("network_def")
-    assert network.network.encoder.in_channels == 3
+    assert network.detector.in_channels == 3
 
 
 def test_the_series_to_score_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,9 +36,10 @@ def load(path: Path) -> Any:
 
 def test_model_file_loads_safely_and_says_what_it_is(trained: Path) -> None:
     content = torch.load(trained / "models" / "model.pt", weights_only=True)
-    assert set(content) >= {"model", "architecture", "modalities", "preprocessing", "split"}
+    assert set(content) >= {"model", "detector", "config", "fusion", "modalities", "split"}
+    assert content["detector"] == "aeflow" and content["fusion"]["score"] == "fused"
     assert content["modalities"] == ["flair"]
-    assert content["architecture"]["in_channels"] == 1
+    assert content["config"]["in_channels"] == 1
     assert content["preprocessing"]["image_size"] == [32, 32]
     assert not set(content["split"]["train"]) & set(content["split"]["test"])
     assert content["versions"]["torch"]
@@ -198,5 +199,5 @@ def test_both_run_ids_exist_and_are_short(config: str, name: str) -> None:
 def test_without_pretraining_there_is_no_head(phantoms: Path, tmp_path: Path, train: Train) -> None:
     train(phantoms, tmp_path, pretrain_epochs=0, max_epochs=1, tracking_uri="none", score="paper")
     content = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
-    assert content["architecture"]["with_head"] is False
-    assert content["scorer"]["score"] == "paper"
+    assert content["config"]["with_head"] is False
+    assert content["fusion"]["score"] == "paper"

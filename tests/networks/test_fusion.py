@@ -39,7 +39,8 @@ def test_the_config_rebuilds_a_fusion(score: str) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"score": "best"}, "score: expected one of 'fused', 'paper', 'a', got 'best'"),
+        ({"score": "best"}, "score: expected one of 'fused', 'paper', 'a', 'b', got 'best'"),
+        ({"score": "paper"}, "score: 'paper' combines flow and recon, but .* the parts a, b; take"),
         ({"score": "paper", "beta": 1.5}, "beta: expected a weight in"),
         ({"weights": {"a": -1}}, "weights: expected numbers from 0 on"),
         ({"weights": {"a": float("nan")}}, "weights: expected numbers from 0 on"),
@@ -48,7 +49,7 @@ def test_the_config_rebuilds_a_fusion(score: str) -> None:
 )
 def test_settings_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_fusion(**given, parts=("a",))
+        make_fusion(**({"weights": WEIGHTS, "map_weights": WEIGHTS} | given)).check("ab", "ab")
 
 
 def test_a_fusion_that_weighs_no_part_of_the_detector_is_refused() -> None:

@@ -26,7 +26,7 @@ from pipelines.data.cases import Case
 from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
 from pipelines.outputs.examples import Example
 from pipelines.scoring import cases as scoring
-from pipelines.scoring.cases import CaseEvaluator, ScoredCase
+from pipelines.scoring.cases import CaseEvaluator, ScoredCase, ScoreSlices
 from pipelines.scoring.model_file import MODEL_NAME, load_scorer, read_model
 
 WriteVolume = Callable[..., Path]
@@ -46,7 +46,7 @@ def make_run(write_model: WriteModel, tmp_path: Path) -> MakeRun:
         loader = case_loader(dataset, per_batch, workers)
         evaluator = CaseEvaluator(
             load_scorer(read_model(tmp_path / models)),
-            batch_size=4,
+            ScoreSlices(4),
             device=torch.device("cpu"),
             val_data_loader=loader,
         )

@@ -13,7 +13,7 @@ from torch import nn
 from networks import AffineCoupling, build_aeflow
 from networks.errors import ArgumentError
 from pipelines.common import options
-from pipelines.common.options import find_mistake, guard_options, tell_mistake
+from pipelines.common.options import find_mistake, guard_options, plain_options, tell_mistake
 from transforms.errors import InputError
 
 CONFIG = {
@@ -183,3 +183,23 @@ def test_other_errors_and_the_variable_give_a_traceback(
     assert written(raised(KeyError("bug"))) == "traceback"
     monkeypatch.setenv(options.TRACEBACK_VARIABLE, "1")
     assert written(raised(InputError("mistake"))) == "traceback"
+
+
+def test_options_are_the_plain_values_of_a_config() -> None:
+    config = {
+        "max_epochs": 3,
+        "flow_strides": [16],
+        "dataset_dir": None,
+        "_meta_": "x",
+        "weights": {"a": 1.0},
+        "train": {"dataset": {"_target_": "x"}, "preprocessing": "@preprocessing"},
+        "run": "%training",
+        "training": ["$1"],
+        "initialize": [{"_target_": "x"}],
+    }
+    assert plain_options(config) == {
+        "max_epochs": 3,
+        "flow_strides": [16],
+        "dataset_dir": None,
+        "weights": {"a": 1.0},
+    }

@@ -16,9 +16,9 @@ from monai.transforms import Compose
 from PIL import Image
 
 from pipelines.data.cases import Case
-from pipelines.export.serving import LabelBandsd, LoadSlicesd, ScoreSlices
+from pipelines.export.serving import LabelBandsd, LoadSlicesd
 from pipelines.scoring.bands import Bands
-from pipelines.scoring.cases import ScoredCase
+from pipelines.scoring.cases import ScoredCase, ScoreSlices
 from pipelines.scoring.predictor import Predictor
 from transforms.errors import InputError
 

@@ -24,7 +24,7 @@ def scored(files: tuple[str, ...], anomaly_map: np.ndarray) -> SimpleNamespace:
     return SimpleNamespace(sample=sample, grid_map=MetaTensor(torch.from_numpy(anomaly_map)))
 
 
-SCORER: Any = SimpleNamespace(pixel_threshold=0.5)
+SCORER: Any = SimpleNamespace(calibration=SimpleNamespace(pixel_threshold=0.5))
 MODEL = {"created": "2026-01-01T00:00:00+0000", "fingerprint": "0123abcd"}
 
 

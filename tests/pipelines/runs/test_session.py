@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.batch.case_run import Gathered
-from pipelines.runs.session import Session, framed, plain_options, write_scores
+from pipelines.runs.session import Session, framed, write_scores
 from transforms.errors import InputError
 
 
@@ -137,17 +137,3 @@ def test_the_last_words_tell_notes_findings_and_places() -> None:
     told = framed(["these are phantoms"], ["found"], {"model": "models/model.pt"}).splitlines()
     assert told[2:4] == ["Note: these are phantoms", "found"]
     assert told[-2].split() == ["model", "models/model.pt"]
-
-
-def test_options_are_the_plain_values_of_a_config() -> None:
-    config = {
-        "max_epochs": 3,
-        "flow_strides": [16],
-        "dataset_dir": None,
-        "_meta_": "x",
-        "train": {"a": 1},
-        "run": "%training",
-        "training": ["$1"],
-        "initialize": [{}],
-    }
-    assert plain_options(config) == {"max_epochs": 3, "flow_strides": [16], "dataset_dir": None}

@@ -18,9 +18,9 @@ from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
 from pipelines.scoring.cases import (
     CaseEvaluator,
     ScoredCase,
+    ScoreSlices,
     score_cases,
     score_columns,
-    score_slices,
 )
 from pipelines.scoring.volume import CaseReference, score_volume
 from transforms.slices import to_native
@@ -59,8 +59,8 @@ def evaluated(scorer: AnomalyScorer, cases: list[Case], **kwargs: Any) -> dict[s
 def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: MakeImages) -> None:
     images = make_images(5, seed=1)
     with torch.no_grad():
-        whole = score_slices(scorer, images, 8, "cpu")
-        parts = score_slices(scorer, images, 2, "cpu")
+        whole = ScoreSlices(8)(images, scorer)
+        parts = ScoreSlices(2)(images, scorer)
     assert set(whole) == {
         *score_columns(scorer),
         "flagged",
@@ -77,7 +77,7 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
 
 
 def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: list[Case]) -> None:
-    scored = evaluated(scorer, cases, batch_size=4)["cases"]
+    scored = evaluated(scorer, cases, inferer=ScoreSlices(4))["cases"]
     assert [one.sample.case.name for one in scored] == ["a", "b"]
     for one in scored:
         sample = one.sample
@@ -129,7 +129,7 @@ def test_what_cannot_be_read_is_handed_on(scorer: AnomalyScorer, cases: list[Cas
     (failed,) = output["failures"]
     assert isinstance(failed, FailedCase) and failed.case == missing and "none" in failed.reason
     assert evaluated(scorer, [missing])["cases"] == []
-    assert score_cases(scorer, [], 4, "cpu") == []
+    assert score_cases(scorer, [], ScoreSlices(4), "cpu") == []
 
 
 def test_evaluation_mode_is_kept_to(scorer: AnomalyScorer, cases: list[Case]) -> None:

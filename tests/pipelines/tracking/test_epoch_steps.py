@@ -1,7 +1,7 @@
 """What MLflow is told of each epoch is what the log and the engines say of it."""
 
 import logging
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,61 +9,16 @@ import pytest
 import torch
 from ignite.engine import Events
 from mlflow import MlflowClient
-from monai.handlers import ValidationHandler
-from pipelines.training.engines import AEFlowTrainer, LikelihoodEvaluator
-from pipelines.training.pretraining import PretrainEvaluator, PretrainTrainer
 
-from networks import AEFlowLoss, AnomalyScorer
-from pipelines.common.progress import EpochLine
-from pipelines.data.slices import NormalSlices, slice_loader
+from pipelines.data.slices import slice_loader
+from pipelines.tracking.epochs import EpochReport
 from pipelines.tracking.link import EXPERIMENT
-from pipelines.tracking.tracker import EpochTracker, Tracker
+from pipelines.tracking.tracker import Tracker
+from pipelines.training.batches import NormalBatches
+from pipelines.training.stages import StageTrainer
 from transforms.synthetic import SyntheticAnomalies
 
-CPU = torch.device("cpu")
-Engines = tuple[Any, Any]
 Histories = dict[str, list[tuple[int, float]]]
-
-
-def training(scorer: AnomalyScorer, data: NormalSlices, tracker: Tracker, epochs: int) -> Engines:
-    evaluator = LikelihoodEvaluator(
-        scorer,
-        AEFlowLoss(),
-        device=CPU,
-        val_data_loader=slice_loader(data, 4),
-        val_handlers=[EpochTracker(tracker, "")],
-    )
-    trainer = AEFlowTrainer(
-        scorer,
-        max_epochs=epochs,
-        device=CPU,
-        train_data_loader=slice_loader(data, 4),
-        optimizer=torch.optim.Adam(scorer.network.trainable_parameters(), lr=3e-3),
-        loss_function=AEFlowLoss(),
-    )
-    return trainer, evaluator
-
-
-def pretraining(
-    scorer: AnomalyScorer, data: NormalSlices, tracker: Tracker, epochs: int
-) -> Engines:
-    evaluator = PretrainEvaluator(
-        scorer,
-        SyntheticAnomalies(),
-        device=CPU,
-        val_data_loader=slice_loader(data, 4),
-        val_handlers=[EpochTracker(tracker, "")],
-    )
-    trainer = PretrainTrainer(
-        scorer,
-        SyntheticAnomalies(),
-        device=CPU,
-        max_epochs=epochs,
-        train_data_loader=slice_loader(data, 4),
-        learning_rate=1e-3,
-        weight_decay=0.01,
-    )
-    return trainer, evaluator
 
 
 @pytest.fixture(scope="module")
@@ -86,11 +41,17 @@ def tracked(tracker: Tracker) -> Histories:
 
 @pytest.mark.parametrize(("epochs", "interval"), [(1, 1), (3, 1), (5, 2)])
 @pytest.mark.parametrize(
-    ("engines", "held_out"), [(training, "val_flow_loss"), (pretraining, "val_loss")]
+    ("stage", "prefix", "title", "told_of"),
+    [
+        ("train", "", "Epoch", ["loss", "flow_loss", "recon_loss"]),
+        ("pretrain", "pretrain_", "Pre-training epoch", ["loss"]),
+    ],
 )
 def test_each_epochs_metrics_are_tracked_at_its_step(
-    engines: Callable[..., Engines],
-    held_out: str,
+    stage: str,
+    prefix: str,
+    title: str,
+    told_of: list[str],
     epochs: int,
     interval: int,
     make_scorer: Any,
@@ -101,20 +62,29 @@ def test_each_epochs_metrics_are_tracked_at_its_step(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     tracker = Tracker(str(tmp_path), database)
-    trainer, evaluator = engines(
-        make_scorer(with_head=True), make_slices(make_images(8)), tracker, epochs
+    detector, data = make_scorer(with_head=True).detector, make_slices(make_images(8))
+    detector.prepare(NormalBatches(data), stage)
+    trainer = StageTrainer(
+        detector,
+        stage,
+        partial(torch.optim.Adam, lr=3e-3),
+        SyntheticAnomalies(),
+        max_epochs=epochs,
+        device=torch.device("cpu"),
+        train_data_loader=slice_loader(data, 4, 0, stage),
+        val_data_loader=slice_loader(data, 4),
+        val_interval=interval,
+        train_handlers=[EpochReport(tracker)],
     )
-    ValidationHandler(interval, evaluator).attach(trainer)
-    EpochTracker(tracker, "train").attach(trainer)
-    EpochLine("Epoch", {"loss": "loss", held_out: "held-out"}, evaluator).attach(trainer)
     measured: Histories = {}
-    for engine, prefix in ((trainer, "train_"), (evaluator, "")):
+    for engine, before in ((trainer, f"{stage}_"), (trainer.validator, prefix)):
+        assert engine is not None
 
         @engine.on(Events.EPOCH_COMPLETED)
-        def note(running: Any, prefix: str = prefix) -> None:
+        def note(running: Any, before: str = before) -> None:
             for name, value in running.state.metrics.items():
                 pair = (running.state.epoch, pytest.approx(float(value), nan_ok=True))
-                measured.setdefault(f"{prefix}{name}", []).append(pair)
+                measured.setdefault(f"{before}{name}", []).append(pair)
 
     tracker.start({})
     with caplog.at_level(logging.INFO, logger="pipelines.common.progress"):
@@ -122,13 +92,23 @@ def test_each_epochs_metrics_are_tracked_at_its_step(
     tracker.finish()
     found = tracked(tracker)
     assert found == measured
-    assert [step for step, _ in found["train_loss"]] == list(range(1, epochs + 1))
-    assert [step for step, _ in found[held_out]] == list(range(interval, epochs + 1, interval))
-    losses, held = dict(found["train_loss"]), dict(found[held_out])
-    assert len(set(held.values())) == len(held)  # or a step could not be told from another
-    told = [one.message.rpartition(" (")[0] for one in caplog.records if "Epoch" in one.message]
+    validated = list(range(interval, epochs + 1, interval))
+    names = [(f"{stage}_{name}", name.replace("_", " ")) for name in told_of]
+    held = [(f"{prefix}val_{name}", f"held-out {name}".replace("_", " ")) for name in told_of]
+    if stage == "pretrain":
+        held.append(("pretrain_val_synthetic_auroc", "held-out synthetic auroc"))
+    assert all([s for s, _ in found[name]] == list(range(1, epochs + 1)) for name, _ in names)
+    assert all([step for step, _ in found[name]] == validated for name, _ in held)
+    losses = [value for _, value in found[held[0][0]]]
+    assert len(set(losses)) == len(losses)  # or a step could not be told from another
+    told = [one.message.rpartition(" (")[0] for one in caplog.records if "poch" in one.message]
+    values = {name: dict(history) for name, history in found.items()}
     assert told == [
-        f"Epoch {step}/{epochs}: loss {losses[step]:.4g}"
-        + (f", held-out {held[step]:.4g}" if step in held else "")
+        f"{title} {step}/{epochs}: "
+        + ", ".join(
+            f"{words} {values[name][step]:.4g}"
+            for name, words in names + held
+            if step in values[name]
+        )
         for step in range(1, epochs + 1)
     ]
