@@ -37,10 +37,12 @@ class ExportedScorer(AnomalyScorer):
             raise ArgumentError(
                 "scorer: expected a calibrated scorer; calibrate it before exporting."
             )
-        if not scorer.detector.exportable:
+        detector, needs = scorer.detector, ", ".join(scorer.detector.needs)
+        if needs or not detector.exportable:
+            does = f"needs {needs} beside the image" if needs else "searches at test time"
             raise ArgumentError(
-                f"scorer: detector {scorer.detector.name!r} searches at test time, which no export "
-                "can hold; serve the model file itself."
+                f"scorer: detector {detector.name!r} {does}, which no export can hold; serve the "
+                "model file itself."
             )
         if len(image_size) != 2:
             raise ArgumentError(

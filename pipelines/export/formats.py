@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from networks.choices import nearest
+from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from pipelines.common import replacing
@@ -337,7 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         done = export_model(options.ckpt_dir, options.format, options.output, options.device)
-    except (InputError, ParityError) as error:
+    except (InputError, ArgumentError, ParityError) as error:
         parser.exit(1, f"Error: {error}\n")
     print(done.summary())
 

@@ -26,7 +26,7 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
         facts: plain values beside the weights: preprocessing, modalities, split, versions.
 
     Raises:
-        ValueError: when the scorer has not been calibrated.
+        ValueError: when the scorer has not been calibrated, or the file could not be loaded again.
     """
     if not scorer.calibrated:
         raise ValueError("scorer: expected a calibrated scorer; calibrate it before saving.")
@@ -39,6 +39,15 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
         "fusion": dict(scorer.fusion.config),
         **facts,
     }
+    try:
+        with torch.random.fork_rng(devices=[]):
+            load_scorer(content)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"scorer: expected a detector that its config rebuilds, found {scorer.detector.name!r} "
+            f"with {scorer.detector.config}. Build it by name (`make_detector`), or record in its "
+            "config what it was assembled from."
+        ) from error
     with replacing(path) as temporary:
         torch.save(content, temporary)
 

@@ -1,0 +1,71 @@
+"""One file and one short config make a method that the whole bundle runs; the toys do it."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOYS = ROOT / "tests" / "networks" / "detectors" / "toys"
+COLUMNS = {
+    "mean_image": ["distance_score"],
+    "bank": ["patches_score", "farthest_score"],
+    "adversaries": ["residual_score", "critic_score"],
+    "search": ["unexplained_score"],
+}
+MOST_LINES = 40
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the toys among its methods and configs."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("networks", "transforms", "pipelines", "bundles/aeflow"):
+        ignored = shutil.ignore_patterns("__pycache__", "output", "models", "evaluation")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for toy in TOYS.glob("*.py"):
+        shutil.copy(toy, folder / "networks" / "detectors")
+    for config in TOYS.glob("*.json"):
+        shutil.copy(config, folder / "bundles" / "aeflow")
+    return folder
+
+
+@pytest.mark.parametrize("name", COLUMNS)
+def test_a_method_trains_evaluates_infers_exports_and_is_served(
+    name: str, checkout: Path, phantoms: Path, tmp_path: Path
+) -> None:
+    assert len((TOYS / f"{name}.json").read_text().splitlines()) <= MOST_LINES
+    command = [sys.executable, str(ROOT / "tests" / "bundles" / "walk.py"), name, str(phantoms)]
+    environment = {"PYTHONPATH": str(checkout), "PATH": "", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [*command, str(tmp_path)], cwd=checkout, env=environment, capture_output=True, text=True
+    )
+    if name == "search":
+        assert "'search' searches at test time" in done.stderr and done.returncode == 1, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert (tmp_path / "models" / "model.pt2").is_file(), done.stdout
+    scores = rows(tmp_path / "output" / "scores.csv")
+    wanted = ["case", "level", "slice", "label", "score", *COLUMNS[name], "percentile", "flagged"]
+    assert list(scores[0])[: len(wanted)] == wanted
+    for again, first in zip(rows(tmp_path / "evaluation" / "scores.csv"), scores, strict=True):
+        assert (again["case"], again["slice"]) == (first["case"], first["slice"])
+        assert float(again["score"]) == pytest.approx(float(first["score"]), abs=1e-4)
+    metrics = json.loads((tmp_path / "output" / "metrics.json").read_text())
+    parts = [column.removesuffix("_score") for column in COLUMNS[name]]
+    report = (tmp_path / "output" / "report.html").read_text()
+    assert all(part in report for part in parts) and metrics["image_auroc"]["value"] >= 0
+    assert list((tmp_path / "output" / "maps").glob("*_anomaly.nii.gz"))
+    (whole,) = (r for r in rows(tmp_path / "inference" / "scores.csv") if r["level"] == "volume")
+    answer = json.loads((tmp_path / "served.json").read_text())
+    for column in ("score", *COLUMNS[name]):
+        assert answer[column] == pytest.approx(float(whole[column]), abs=1e-4), column
