@@ -229,7 +229,12 @@ class ServedScorer:
         return {name: scored[name].numpy() for name in self.columns}
 
     def _check(self, images: torch.Tensor) -> None:
-        model = self.predictor.model
+        model, needs = self.predictor.model, self.predictor.scorer.detector.needs
+        if needs:
+            raise InputError(
+                f"model_input: this model needs {', '.join(needs)} beside the images; give files, in "
+                "a column 'path'."
+            )
         channels = model["config"]["in_channels"]
         wanted = (channels, *model["preprocessing"]["image_size"])
         if images.ndim != 4 or tuple(images.shape[1:]) != wanted or not len(images):

@@ -105,3 +105,11 @@ def test_only_a_calibrated_scorer_of_a_plane_is_exported(
         ExportedScorer(make_scorer(), (32, 32))
     with pytest.raises(ValueError, match="expected height and width"):
         ExportedScorer(scorer, (32, 32, 32))
+
+
+def test_a_detector_that_needs_more_than_the_image_is_not_exported(
+    scorer: AnomalyScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(scorer.detector), "needs", ("body",))
+    with pytest.raises(ValueError, match="detector 'aeflow' needs body beside the image"):
+        ExportedScorer(scorer, (32, 32))

@@ -88,6 +88,16 @@ def test_a_scorer_must_be_calibrated(tmp_path: Path, make_scorer: MakeScorer) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_network_that_its_config_does_not_rebuild_is_refused(
+    tmp_path: Path, scorer: AnomalyScorer
+) -> None:
+    scorer.detector.config = {"in_channels": 1}  # as of one assembled by hand
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="a detector that its config rebuilds, found 'aeflow'"):
+        save_model(tmp_path / MODEL_NAME, scorer, FACTS)
+    assert list(tmp_path.iterdir()) == [] and torch.equal(torch.random.get_rng_state(), state)
+
+
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"ckpt_dir: there is no model file .*{MODEL_NAME}"):
         read_model(tmp_path)

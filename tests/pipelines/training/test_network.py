@@ -9,7 +9,11 @@ from torch import Tensor
 
 from networks import Encoder
 from networks.detectors.aeflow import AEFlowDetector
-from pipelines.training.network import make_detector, read_encoder_weights
+from pipelines.training.network import (
+    make_detector,
+    pretraining_wanted,
+    read_encoder_weights,
+)
 from transforms.errors import InputError
 
 
@@ -116,3 +120,19 @@ def test_options_reach_the_method(weights: Path) -> None:
 def test_the_weights_need_no_gradient_graph(weights: Path) -> None:
     state: dict[str, Tensor] = read_encoder_weights(weights)
     assert all(not value.requires_grad for value in state.values())
+
+
+@pytest.mark.parametrize(
+    ("epochs", "minutes", "weights", "wanted"),
+    [
+        (2, 0.0, None, True),
+        (0, 0.5, None, True),
+        (0, 0.0, None, False),
+        (2, 0.0, "weights.pth", False),
+        (0, 0.5, "weights.pth", False),
+    ],
+)
+def test_given_weights_stand_in_for_the_pretraining(
+    epochs: int, minutes: float, weights: str | None, wanted: bool
+) -> None:
+    assert pretraining_wanted(epochs, minutes, weights) is wanted
