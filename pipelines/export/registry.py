@@ -232,7 +232,7 @@ class ServedScorer:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
         if needs:
             raise InputError(
-                f"model_input: this model needs {', '.join(needs)} beside the images; give files, in "
+                f"model_input: this model needs {', '.join(needs)} beside the images; give files in "
                 "a column 'path'."
             )
         channels = model["config"]["in_channels"]
