@@ -34,6 +34,7 @@ WriteVolume = Callable[..., Path]
 FakeScored = Callable[..., ScoredCase]
 WriteModel = Callable[..., dict[str, Any]]
 
+ROOT = Path(__file__).parents[1]
 WEIGHTS = {"flow": 0.45, "recon": 0.05, "head": 0.5}
 
 BROWSER = next(
@@ -263,3 +264,18 @@ def fake_scored() -> FakeScored:
         )
 
     return fake
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with the toys among its methods and configs."""
+    folder = tmp_path_factory.mktemp("checkout")
+    for name in ("networks", "transforms", "pipelines", "bundles/aeflow"):
+        ignored = shutil.ignore_patterns("__pycache__", "output", "models", "evaluation")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    toys = ROOT / "tests" / "networks" / "detectors" / "toys"
+    for toy in toys.glob("*.py"):
+        shutil.copy(toy, folder / "networks" / "detectors")
+    for config in toys.glob("*.json"):
+        shutil.copy(config, folder / "bundles" / "aeflow")
+    return folder

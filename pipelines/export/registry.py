@@ -232,8 +232,8 @@ class ServedScorer:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
         if needs:
             raise InputError(
-                f"model_input: this model needs {', '.join(needs)} beside the images; give files in "
-                "a column 'path'."
+                f"model_input: this model needs {', '.join(needs)} beside the images; give files, "
+                "in a column 'path'."
             )
         channels = model["config"]["in_channels"]
         wanted = (channels, *model["preprocessing"]["image_size"])

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,20 +22,6 @@ MOST_LINES = 40
 def rows(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as stream:
         return list(csv.DictReader(stream))
-
-
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project with the toys among its methods and configs."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("networks", "transforms", "pipelines", "bundles/aeflow"):
-        ignored = shutil.ignore_patterns("__pycache__", "output", "models", "evaluation")
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for toy in TOYS.glob("*.py"):
-        shutil.copy(toy, folder / "networks" / "detectors")
-    for config in TOYS.glob("*.json"):
-        shutil.copy(config, folder / "bundles" / "aeflow")
-    return folder
 
 
 @pytest.mark.parametrize("name", COLUMNS)
