@@ -26,8 +26,8 @@ class Fusion(Protocol):
         """See the class."""
         ...
 
-    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
-        """Refuses a detector whose parts it cannot combine.
+    def attach(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+        """Learns the parts of a detector; refuses one whose parts it cannot combine.
 
         Args:
             parts: the detector's parts.
@@ -70,24 +70,14 @@ class WeightedFusion:
         """See `Fusion`."""
         return {"score": "fused", "weights": self.weights, "map_weights": self.map_weights}
 
-    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+    def attach(self, parts: Sequence[str], maps: Sequence[str]) -> None:
         """See `Fusion`.
 
         Raises:
             ArgumentError: when no weight above 0 belongs to any of the parts.
         """
-        for argument, weights, known in (
-            ("weights", self.weights, parts),
-            ("map_weights", self.map_weights, maps),
-        ):
-            if not any(weights.get(name) for name in known):
-                raise ArgumentError(
-                    f"{argument}: expected a weight above 0 for one of {', '.join(known)}, "
-                    f"got {weights}; name the parts of this detector."
-                )
-            absent = [name for name in weights if name not in known]
-            if absent:
-                logger.info("%s: no part %s here; its weight goes to the others.", argument, absent)
+        self.weights = _present("weights", self.weights, parts)
+        self.map_weights = _present("map_weights", self.map_weights, maps)
 
     def score(self, values: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """See `Fusion`."""
@@ -122,7 +112,7 @@ class PaperFusion(WeightedFusion):
         """See `Fusion`."""
         return {"score": "paper", "beta": self.beta, "map_weights": self.map_weights}
 
-    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+    def attach(self, parts: Sequence[str], maps: Sequence[str]) -> None:
         """See `Fusion`.
 
         Raises:
@@ -133,7 +123,7 @@ class PaperFusion(WeightedFusion):
                 f"score: 'paper' combines {' and '.join(self.PARTS)}, but this detector has the "
                 f"parts {', '.join(parts)}; take 'fused' or one of them."
             )
-        super().check(parts, maps)
+        super().attach(parts, maps)
 
     def score(self, values: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """See `Fusion`."""
@@ -158,14 +148,14 @@ class PartFusion(WeightedFusion):
         """See `Fusion`."""
         return {"score": self.part, "map_weights": self.map_weights}
 
-    def check(self, parts: Sequence[str], maps: Sequence[str]) -> None:
+    def attach(self, parts: Sequence[str], maps: Sequence[str]) -> None:
         """See `Fusion`.
 
         Raises:
             ArgumentError: for a part that the detector lacks.
         """
         choose("score", self.part, dict.fromkeys(("fused", "paper", *parts)))
-        super().check(parts, maps)
+        super().attach(parts, maps)
 
 
 def make_fusion(
@@ -199,8 +189,20 @@ def _checked(argument: str, weights: Mapping[str, float]) -> dict[str, float]:
     return {name: float(weight) for name, weight in weights.items()}
 
 
+def _present(argument: str, weights: Mapping[str, float], known: Sequence[str]) -> dict[str, float]:
+    if not any(weights.get(name) for name in known):
+        raise ArgumentError(
+            f"{argument}: expected a weight above 0 for one of {', '.join(known)}, got {weights}; "
+            "name the parts of this detector."
+        )
+    for name in weights:
+        if name not in known:
+            logger.info("%s: no part %r here; its weight goes to the others.", argument, name)
+    return {name: weight for name, weight in weights.items() if name in known}
+
+
 def _weighted(weights: Mapping[str, float], found: Mapping[str, Tensor]) -> Tensor:
-    used = {name: weights[name] for name in found if weights.get(name)}
+    used = {name: weight for name, weight in weights.items() if weight and name in found}
     total = sum(used.values())
     terms = [found[name] * (weight / total) for name, weight in used.items()]
     return sum(terms[1:], start=terms[0])

@@ -62,7 +62,7 @@ class AnomalyScorer(nn.Module):
         super().__init__()
         self.parts = {part.name: part for part in detector.parts}
         self.map_names = tuple(dict.fromkeys(name for p in detector.parts for name in p.maps))
-        fusion.check(list(self.parts), [p.name for p in detector.parts if p.maps])
+        fusion.attach(list(self.parts), [p.name for p in detector.parts if p.maps])
         self.detector = detector
         self.fusion = fusion
         self.calibration = Calibration(self.map_names, list(self.parts))

@@ -86,11 +86,11 @@ def liven(model: Path) -> None:
     """Makes the maps of a model without training reach both bands."""
     content = torch.load(model, weights_only=True)
     state = content["model"]
-    state["map_scale"] *= 0.1
-    state["map_mean"] -= 16 * state["map_scale"]
-    state["pixel_threshold"].fill_(0.5)
-    state["pixel_fpr"].fill_(0.01)
-    state["pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
+    state["calibration.maps.scale"] *= 0.1
+    state["calibration.maps.mean"] -= 16 * state["calibration.maps.scale"]
+    state["calibration.pixel_threshold"].fill_(0.5)
+    state["calibration.pixel_fpr"].fill_(0.01)
+    state["calibration.pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
     torch.save(content, model)
 
 

@@ -18,6 +18,12 @@ def test_weights_need_not_sum_to_one_and_those_of_absent_parts_go_to_the_others(
     assert fusion.score({}, {"a": FOUND["a"]}).item() == 2.0
 
 
+def test_only_the_weights_of_parts_that_are_there_are_kept() -> None:
+    fusion = make_fusion("fused", WEIGHTS, WEIGHTS)
+    fusion.attach(["a", "b"], ["b"])
+    assert fusion.config == {"score": "fused", "weights": WEIGHTS, "map_weights": {"b": 3.0}}
+
+
 def test_a_part_alone() -> None:
     assert make_fusion("a", WEIGHTS, WEIGHTS).score({}, FOUND).item() == 2.0
 
@@ -49,11 +55,11 @@ def test_the_config_rebuilds_a_fusion(score: str) -> None:
 )
 def test_settings_out_of_range_are_refused(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_fusion(**({"weights": WEIGHTS, "map_weights": WEIGHTS} | given)).check("ab", "ab")
+        make_fusion(**({"weights": WEIGHTS, "map_weights": WEIGHTS} | given)).attach("ab", "ab")
 
 
 def test_a_fusion_that_weighs_no_part_of_the_detector_is_refused() -> None:
     with pytest.raises(ValueError, match="^weights: expected a weight above 0 for one of c"):
-        make_fusion("fused", WEIGHTS, {"c": 1.0}).check(["c"], ["c"])
+        make_fusion("fused", WEIGHTS, {"c": 1.0}).attach(["c"], ["c"])
     with pytest.raises(ValueError, match="^map_weights: .* for one of a, got"):
-        make_fusion("fused", WEIGHTS, {"c": 1.0}).check(["a"], ["a"])
+        make_fusion("fused", WEIGHTS, {"c": 1.0}).attach(["a"], ["a"])
