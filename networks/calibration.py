@@ -15,6 +15,15 @@ N_QUANTILES = 1001
 
 LEAST_SCALE = 1e-6
 
+KNOTS = (-2.0, -1.0, 0.0, 1.0, 1.5, 2.0, 2.5, 3.0)
+"""Normal deviates whose levels among normal pixels are kept, per map."""
+
+STEEPER = 4.0
+"""Times that deviates may rise more steeply from one level to the next: few pixels end early."""
+
+LEAST_STEP = 1e-4
+"""Least distance of two levels, as a share of that of the first and the last."""
+
 
 class Moments(nn.Module):
     """Mean and scale of held-out normal images, per name.
@@ -43,6 +52,52 @@ class Moments(nn.Module):
         return compress((value - self.mean[index]) / self.scale[index])
 
 
+class Deviates(nn.Module):
+    """Ranks among the pixels of held-out normal images as normal deviates, per name.
+
+    A value that a share of the normal pixels exceeds becomes the number that this share of a
+    standard normal distribution exceeds. Maps of unlike tails then weigh alike in a mean, as in
+    Stouffer's method; divided by their standard deviations, the heaviest tail would decide.
+
+    Args:
+        names: what is standardised.
+    """
+
+    levels: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.register_buffer("levels", torch.tensor(KNOTS).repeat(len(self.names), 1))
+
+    def fit(self, name: str, values: Tensor) -> None:
+        """Takes values ``(N,)`` of normal pixels; without any spread they are only shifted."""
+        knots = torch.tensor(KNOTS, dtype=torch.float64, device=values.device)
+        ordered = values.double().sort().values
+        levels = ordered[ranks(torch.special.ndtr(-knots), len(ordered))]
+        spread = levels[-1] - levels[0]
+        slopes = (levels.diff().clamp_min(LEAST_STEP * spread) / knots.diff()).tolist()
+        for index in range(1, len(slopes)):
+            slopes[index] = max(slopes[index], slopes[index - 1] / STEEPER)
+        steps = (knots.diff() * knots.new_tensor(slopes)).cumsum(dim=0)
+        increasing = torch.cat([levels[:1], levels[0] + steps])
+        shifted = levels.median() + knots
+        self.levels[self.names.index(name)] = torch.where(
+            spread > LEAST_SCALE, increasing, shifted
+        ).to(self.levels)
+
+    def forward(self, name: str, value: Tensor) -> Tensor:
+        """A value of any shape in standard deviations, large ones compressed, see `compress`."""
+        levels = self.levels[self.names.index(name)]
+        knots = levels.new_tensor(KNOTS)
+        slopes = knots.diff() / levels.diff().clamp_min(LEAST_SCALE**2)
+        deviation = knots[-2] + slopes[-1] * (value - levels[-2])
+        for index in reversed(range(len(KNOTS) - 2)):  # ONNX has no search in sorted values
+            below = knots[index] + slopes[index] * (value - levels[index])
+            deviation = torch.where(value < levels[index + 1], below, deviation)
+        return compress(deviation)
+
+
 class Calibration(nn.Module):
     """Standardisation of maps, parts and score, and the thresholds, from held-out normal images.
 
@@ -63,7 +118,7 @@ class Calibration(nn.Module):
 
     def __init__(self, maps: Sequence[str], parts: Sequence[str]) -> None:
         super().__init__()
-        self.maps = Moments(maps)
+        self.maps = Deviates(maps)
         self.parts = Moments(parts)
         self.register_buffer("score_mean", torch.zeros(()))
         self.register_buffer("score_scale", torch.ones(()))

@@ -37,12 +37,10 @@ class ExportedScorer(AnomalyScorer):
             raise ArgumentError(
                 "scorer: expected a calibrated scorer; calibrate it before exporting."
             )
-        detector, needs = scorer.detector, ", ".join(scorer.detector.needs)
-        if needs or not detector.exportable:
-            does = f"needs {needs} beside the image" if needs else "searches at test time"
+        if not scorer.detector.exportable:
             raise ArgumentError(
-                f"scorer: detector {detector.name!r} {does}, which no export can hold; serve the "
-                "model file itself."
+                f"scorer: detector {scorer.detector.name!r} searches at test time, which no export "
+                "can hold; serve the model file itself."
             )
         if len(image_size) != 2:
             raise ArgumentError(
@@ -54,11 +52,17 @@ class ExportedScorer(AnomalyScorer):
         _keep_out_of_state(self)
         self.requires_grad_(False).eval().to(scorer.calibration.threshold.device)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what `forward` takes: the image, and what the detector needs beside it."""
+        return ("image", *self.detector.needs)
+
+    def forward(self, image: Tensor, *context: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         """Scores a batch.
 
         Args:
             image: float32 ``(B, C, H, W)`` in [0, 1], with ``(H, W) = image_size``.
+            *context: what the detector needs, in the order of `inputs`.
 
         Returns:
             The `OUTPUTS`: the map ``(B, 1, H, W)`` and the score ``(B,)``, both in standard
@@ -68,7 +72,9 @@ class ExportedScorer(AnomalyScorer):
         Raises:
             ArgumentError: when the image has another size.
         """
-        scores = self.score_image(_of_size(image, self.image_size[0], self.image_size[1]))
+        image = _of_size(image, self.image_size[0], self.image_size[1])
+        needed = dict(zip(self.detector.needs, context, strict=True))
+        scores = self.score_image(image, needed)
         return scores.anomaly_map, scores.score, scores.percentile, scores.flagged
 
     def percentile(self, score: Tensor) -> Tensor:

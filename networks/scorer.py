@@ -60,11 +60,20 @@ class AnomalyScorer(nn.Module):
 
     def __init__(self, detector: Detector, fusion: Fusion) -> None:
         super().__init__()
-        self.parts = {part.name: part for part in detector.parts}
-        self.map_names = tuple(dict.fromkeys(name for p in detector.parts for name in p.maps))
-        fusion.attach(list(self.parts), [p.name for p in detector.parts if p.maps])
         self.detector = detector
         self.fusion = fusion
+        self.reset()
+
+    def reset(self) -> None:
+        """Takes the detector's parts as they are now, which its training may have decided.
+
+        Raises:
+            ArgumentError: when the fusion cannot combine them.
+        """
+        parts = self.detector.parts
+        self.parts = {part.name: part for part in parts}
+        self.map_names = tuple(dict.fromkeys(name for p in parts for name in p.maps))
+        self.fusion.attach(parts)
         self.calibration = Calibration(self.map_names, list(self.parts))
 
     @property
@@ -123,7 +132,9 @@ class AnomalyScorer(nn.Module):
         return {
             name: evidence.values[name]
             if part.pool is None
-            else top_mean(self.part_map(name, maps), part.pool)
+            else top_mean(
+                self.part_map(name, maps) if part.maps else self.fuse_maps(maps), part.pool
+            )
             for name, part in self.parts.items()
         }
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
 from pipelines.data.cases import Case
-from pipelines.data.slices import CaseLoader, CaseSample, NormalSlices, slice_loader
+from pipelines.data.datasets import NormalSlices, slice_loader
+from pipelines.data.slices import CaseLoader, CaseSample
 from pipelines.scoring.calibration import Calibrator
 from pipelines.scoring.cases import ScoredCase
 from pipelines.scoring.model_file import MODEL_NAME, save_model
@@ -28,7 +29,7 @@ from pipelines.training.batches import NormalBatches
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]
-MakeSlices = Callable[[Tensor], NormalSlices]
+MakeSlices = Callable[..., NormalSlices]
 Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 WriteVolume = Callable[..., Path]
 FakeScored = Callable[..., ScoredCase]
@@ -36,6 +37,8 @@ WriteModel = Callable[..., dict[str, Any]]
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = {"flow": 0.45, "recon": 0.05, "head": 0.5}
+PLACED = {"flow": 0.4, "recon": 0.1, "bright": 0.3, "dark": 0.2}
+"""Weights for a detector with a normative map."""
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -138,6 +141,9 @@ def make_scorer() -> MakeScorer:
     ) -> AnomalyScorer:
         network = copy.deepcopy(_network(channels, with_head, strides))
         detector = AEFlowDetector(network, **settings)
+        if detector.normative is not None:
+            detector.normative.mean.uniform_(0.2, 0.8)
+            detector.normative.std.uniform_(0.1, 0.3)
         fusion = make_fusion(score, weights, map_weights, beta)
         return AnomalyScorer(detector, fusion).eval()
 
@@ -146,15 +152,19 @@ def make_scorer() -> MakeScorer:
 
 @pytest.fixture
 def make_slices() -> MakeSlices:
-    """A data set of given slices `(N, C, H, W)`, one case each."""
+    """A data set of given slices `(N, C, H, W)`, one case each, perhaps with places in a body."""
 
-    def make(images: Tensor) -> NormalSlices:
+    def make(images: Tensor, placed: bool = False) -> NormalSlices:
         cases = [Case(f"case{i:03d}", f"patient{i}", ()) for i in range(len(images))]
+        everything = {"body": (images > 0).any(dim=1, keepdim=True)}
+        if placed:
+            everything["place"] = torch.rand(len(images), 1 + sum(images.shape[-2:]))
 
         def cut(case: Case) -> Any:
-            one = images[int(case.name.removeprefix("case"))]
-            body = (one > 0).any(dim=0)[None, None]
-            return SimpleNamespace(images=one[None], labels=torch.zeros(1), context={"body": body})
+            one = int(case.name.removeprefix("case"))
+            context = {name: value[one : one + 1] for name, value in everything.items()}
+            image = images[one : one + 1]
+            return SimpleNamespace(images=image, labels=torch.zeros(1), context=context)
 
         return NormalSlices(cases, cut)  # type: ignore[arg-type]
 
@@ -166,7 +176,7 @@ def calibrate(make_slices: MakeSlices) -> Calibrate:
     """Calibrates a scorer on images at a false-positive rate of 0.2."""
 
     def run(scorer: AnomalyScorer, images: Tensor) -> AnomalyScorer:
-        dataset = make_slices(images)
+        dataset = make_slices(images, "place" in scorer.detector.needs)
         Detector.prepare(scorer.detector, NormalBatches(dataset), None)
         Calibrator(scorer, slice_loader(dataset, 4), "cpu", target_fpr=0.2).run()
         return scorer
@@ -203,8 +213,12 @@ def write_model(
 ) -> WriteModel:
     """Writes a calibrated model and gives the content of its file, but for the weights."""
 
-    def write(folder: str = "models", channels: int = 1, **facts: Any) -> dict[str, Any]:
-        scorer = calibrate(make_scorer(channels), make_images(6, channels))
+    def write(
+        folder: str = "models", channels: int = 1, normative: bool | None = None, **facts: Any
+    ) -> dict[str, Any]:
+        how = {"weights": PLACED, "map_weights": PLACED} if normative else {}
+        scorer = make_scorer(channels, normative=normative, **how)
+        calibrate(scorer, make_images(6, channels))
         volumetric = facts.get("volumetric", True)
         loader = CaseLoader(32, channels=channels, volumetric=volumetric)
         content: dict[str, Any] = {

@@ -33,12 +33,13 @@ from transforms.errors import InputError
 
 SliceAxis = Literal["axial", "coronal", "sagittal"]
 
-# Direction of travel of: the slices (either sense), the rows (down), the columns (to the right).
-_DISPLAY: dict[SliceAxis, tuple[str, str, str]] = {
+DISPLAY: dict[SliceAxis, tuple[str, str, str]] = {
     "axial": ("IS", "P", "L"),
     "coronal": ("PA", "I", "L"),
     "sagittal": ("LR", "I", "P"),
 }
+"""Direction of travel of the slices (either sense), the rows (down), the columns (to the right)."""
+
 _OPPOSITE = dict(zip("LRPAIS", "RLAPSI", strict=True))
 
 
@@ -182,7 +183,7 @@ def _stored_axes(
     codes = nib.orientations.aff2axcodes(affine)
     if None in codes:
         raise InputError(f"affine: expected an invertible matrix, found {affine.tolist()}.")
-    through, down, across = _DISPLAY[axis]
+    through, down, across = DISPLAY[axis]
     slices = next(i for i, code in enumerate(codes) if code in through)
     rows = next(i for i, code in enumerate(codes) if code in (down, _OPPOSITE[down]))
     columns = next(i for i, code in enumerate(codes) if code in (across, _OPPOSITE[across]))

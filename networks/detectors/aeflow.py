@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,14 +14,34 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..aeflow import AEFlow, AEFlowOutput, build_aeflow
+from ..aeflow import AEFlow, AEFlowOutput, build_aeflow, pool_features
+from ..contrast import gaussian_blur
+from ..density import GaussianDensity
 from ..errors import ArgumentError
 from ..loss import AEFlowLoss, likelihoods
+from ..normative import NormativeMap, smoothed
 from ..pooling import top_mean
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
+logger = logging.getLogger(__name__)
+
+LEAST_AGREEMENT = 0.75
+"""Dice score of the bodies' outlines from which the same place means the same tissue."""
+
+LITTLE = 0.02
+"""Weight of a part that another one contains: enough not to be hidden, see `WeightedFusion`."""
+
+NORMATIVE_POOL = 0.01
+"""Share of the brightest, or darkest, positions that score an image."""
+
 INITIAL_IMAGES = 64
 """Images from which the flows' ActNorms are initialised."""
+
+BLURS = (0.4, 3.0)
+"""Range of the blur that is not to matter to the density, in pixels of a side of 224."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Its multiples, modulo 1, spread evenly however many there are."""
 
 
 class HeadOutput(NamedTuple):
@@ -40,7 +62,9 @@ class AEFlowDetector(Detector):
     images (only with a head), and ``train``, where the encoder is frozen and flow and decoder
     learn the normal images. Its parts are ``flow``, the negative log likelihood of the features;
     ``recon``, whose map is the smoothed residual and whose value is the paper's S_recon = -SSIM;
-    and ``head``. Its value ``latent`` is the paper's S_flow, in logs and per dimension.
+    ``head``; and ``density``, the distance of the pooled features of all strides from those of
+    normal images, in which sharpness counts little. Its value ``latent`` is the paper's S_flow, in
+    logs and per dimension.
 
     Args:
         network: assembled by hand; None builds it from `architecture`.
@@ -48,7 +72,12 @@ class AEFlowDetector(Detector):
         flow_pool: share of the least likely positions whose mean is the flow's evidence, in
             (0, 1]: small for focal disease, 1 for diffuse disease.
         head_pool: likewise for the head.
+        map_pool: likewise for the fused map, whose pooled value is the part ``local`` of volumes.
+        normative_share: of the normative map in a volume's fused map, in [0, 1]; flow and head have
+            the rest. High for a network that was trained briefly.
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
+        contrast: see `Detector`.
+        normative: whether it has the parts ``bright`` and ``dark``; None lets `prepare` decide.
         **architecture: see `networks.build_aeflow`.
 
     Raises:
@@ -63,10 +92,15 @@ class AEFlowDetector(Detector):
         alpha: float = 0.5,
         flow_pool: float = 0.5,
         head_pool: float = 0.1,
+        map_pool: float = 0.01,
+        normative_share: float = 1 / 3,
         smoothing: float = 2.0,
+        contrast: str = "none",
+        normative: bool | None = None,
         **architecture: Any,
     ) -> None:
-        for name, share in (("flow_pool", flow_pool), ("head_pool", head_pool)):
+        pools = {"flow_pool": flow_pool, "head_pool": head_pool, "map_pool": map_pool}
+        for name, share in pools.items():
             if not 0.0 < share <= 1.0:
                 raise ArgumentError(f"{name}: expected a share in (0, 1], got {share}.")
         network = network or build_aeflow(**architecture)
@@ -76,9 +110,15 @@ class AEFlowDetector(Detector):
             alpha=float(alpha),
             flow_pool=float(flow_pool),
             head_pool=float(head_pool),
+            map_pool=float(map_pool),
+            normative_share=float(normative_share),
             smoothing=float(smoothing),
+            contrast=contrast,
+            normative=normative,
         )
+        self.normative = NormativeMap(self.in_channels) if normative else None
         self.network = network
+        self.density = GaussianDensity(sum(network.encoder.channels))
         self.criterion = AEFlowLoss(alpha)
         # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
         # host wait for the device and cannot be exported.
@@ -92,14 +132,39 @@ class AEFlowDetector(Detector):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The likelihood, the reconstruction, and the head if there is one."""
-        unsupervised = (
-            Part("flow", self.flow_maps, self.config["flow_pool"]),
-            Part("recon", ("recon",)),
+        """What it has of them; PROTOCOL.md tells how the weights were found."""
+        flow = Part("flow", self.flow_maps, self.config["flow_pool"])
+        recon, density = Part("recon", ("recon",)), Part("density")
+        head = Part("head", ("head",), self.config["head_pool"])
+        if self.normative is not None:
+            share = self.config["normative_share"]
+            rest = 1.0 - share
+            found = self._weighed(
+                (flow, LITTLE, rest / 2), (recon, LITTLE, 0.0), (head, LITTLE, rest / 2),
+                (Part("bright", ("bright",), NORMATIVE_POOL, "normative"), LITTLE, share),
+                (Part("dark", ("dark",), NORMATIVE_POOL), 0.0, rest / 20),
+                (density, 1.5 * rest, 0.0),
+            )  # fmt: skip
+            return (*found, Part("local", pool=self.config["map_pool"]))
+        if self.network.head is not None:
+            return (
+                *self._weighed((flow, 0.0, 0.18), (recon, 0.0, 0.02), (head, 1.0, 0.8)),
+                density,
+            )
+        return (*self._weighed((flow, 0.9, 0.9), (recon, 0.1, 0.1)), density)
+
+    def _weighed(self, *parts: tuple[Part, float, float]) -> tuple[Part, ...]:
+        """Those of the parts that are there, with their weights in score and map."""
+        return tuple(
+            part._replace(weight=weight, map_weight=map_weight)
+            for part, weight, map_weight in parts
+            if part.name != "head" or self.network.head is not None
         )
-        if self.network.head is None:
-            return unsupervised
-        return (*unsupervised, Part("head", ("head",), self.config["head_pool"]))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The body and the place in it, for the normative map."""
+        return ("body", "place") if self.normative is not None else ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -148,15 +213,48 @@ class AEFlowDetector(Detector):
         return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
 
     def prepare(self, batches: Batches, stage: str | None) -> None:
-        """Frees the encoder for pre-training, freezes it after; initialises the flows."""
+        """Frees the encoder for pre-training, freezes it after; fits flows and density."""
         super().prepare(batches, stage)
         if stage == "pretrain":
             self.network.encoder.unfreeze()
-        elif stage == "train":
-            self.network.encoder.freeze()
-            with torch.no_grad():
+            return
+        self.network.encoder.freeze()
+        with torch.no_grad():
+            if stage == "train":
                 first = batches.spread(INITIAL_IMAGES)
                 self.network.initialize_flows(self.normalize(first.image))
+            else:
+                self._fit_density(batches)
+                self._fit_normative(batches)
+
+    def _fit_normative(self, batches: Batches) -> None:
+        if self.config["normative"] is False:
+            return
+        fitted = NormativeMap(self.in_channels).to(self.input_mean.device)
+        agreement = fitted.fit(_by_case(batches)) if "place" in batches.spread(1).context else 0.0
+        if self.config["normative"] is None:
+            self.config["normative"] = agreement >= LEAST_AGREEMENT
+        self.normative = fitted if self.config["normative"] else None
+        if agreement:
+            logger.info(
+                "Normative map: the bodies' outlines agree by a Dice score of %.2f; it is %s.",
+                agreement,
+                "used" if self.normative else "left out",
+            )
+
+    def _fit_density(self, batches: Batches) -> None:
+        plain: list[Tensor] = []
+        blurred: list[Tensor] = []
+        seen = 0
+        for inputs in batches:
+            count = len(inputs.image)
+            sigma = _spread_sigmas(range(seen, seen + count), inputs.image)
+            soft = inputs._replace(image=gaussian_blur(inputs.image, sigma))
+            plain.append(pool_features(self.encode(inputs)))
+            blurred.append(pool_features(self.encode(soft)))
+            seen += count
+        features = torch.cat(plain)
+        self.density.fit(features, torch.cat(blurred) - features)
 
     def evidence(self, output: AEFlowOutput, inputs: Inputs) -> Evidence:
         """Likelihood per position, smoothed residual, logits; S_flow and S_recon of the paper."""
@@ -168,18 +266,65 @@ class AEFlowDetector(Detector):
         maps["recon"] = separable_filtering(residual, [self.blur_kernel, self.blur_kernel])
         if output.head is not None:
             maps["head"] = output.head.float()
+        maps |= {side: smoothed(value) for side, value in self._deviation(inputs).items()}
         sizes = [z[0].numel() for z in output.latents]
         means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
-        restored = self.restore(reconstruction)
+        restored = self.restore(reconstruction, inputs.image)
         values = {
             "latent": -torch.stack(means).sum(dim=0),
-            "recon": -_ssim(restored, self.restore(normalized)),
+            "recon": -_ssim(restored, inputs.image),
+            "density": self.density(output.pooled),
         }
         return Evidence(maps, values, restored)
+
+    def _deviation(self, inputs: Inputs) -> dict[str, Tensor]:
+        """How far each pixel lies from what is usual; 0 where its place is not told."""
+        if self.normative is None:
+            return {}
+        if "place" in inputs.context:
+            found = self.normative(inputs.image, inputs.context["body"], inputs.context["place"])
+        else:
+            found = torch.zeros_like(inputs.image[:, :1])
+        return {"bright": found, "dark": -found}
 
     def detected(self, output: HeadOutput) -> Tensor:
         """The pooled logits of the head."""
         return top_mean(output.head.float(), self.config["head_pool"])
+
+
+def _by_case(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Image, body and place of one patient after the other."""
+    gathered: list[tuple[Tensor, Tensor, Tensor]] = []
+    last = None
+    for image, context in batches:
+        for case, rows in _runs(context["case"]):
+            if case != last and gathered:
+                yield _joined(gathered)
+                gathered = []
+            gathered.append((image[rows], context["body"][rows], context["place"][rows]))
+            last = case
+    if gathered:
+        yield _joined(gathered)
+
+
+def _runs(cases: Tensor) -> list[tuple[int, slice]]:
+    """The case and the rows of each stretch of equal numbers ``(B,)``."""
+    numbers, counts = torch.unique_consecutive(cases, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    return [(int(n), slice(a, b)) for n, a, b in zip(numbers, starts, ends, strict=True)]
+
+
+def _joined(gathered: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    image, body, place = (torch.cat(one) for one in zip(*gathered, strict=True))
+    return image, body, place
+
+
+def _spread_sigmas(indices: range, image: Tensor) -> Tensor:
+    """One blur for each image of the data set: spread over `BLURS` evenly in their logarithm."""
+    low, high = (math.log(sigma * min(image.shape[-2:]) / 224) for sigma in BLURS)
+    shares = torch.tensor([index * GOLDEN % 1.0 for index in indices])
+    return torch.exp(low + (high - low) * shares).to(image)
 
 
 def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -31,14 +32,14 @@ class Gathered:
     Attributes:
         rows: rows of ``scores.csv`` in the order of the cases.
         pixels: pixels of the anomaly maps.
-        baseline_pixels: pixels of the intensity maps.
+        baseline_pixels: pixels of the maps of the trivial scores, by name.
         examples: the most telling slices.
         failures: the cases that could not be used.
     """
 
     rows: list[ScoreRow]
     pixels: PixelHistogram
-    baseline_pixels: PixelHistogram
+    baseline_pixels: dict[str, PixelHistogram]
     examples: list[Example]
     failures: list[FailedCase]
 
@@ -168,7 +169,8 @@ class CaseRun:
         self, cases: Sequence[Case], store: CaseStore, failures: list[FailedCase]
     ) -> Gathered:
         pixels = PixelHistogram(default_edges(threshold=self._pixel_threshold))
-        baseline_pixels, keeper = PixelHistogram(), ExampleKeeper()
+        baseline_pixels: dict[str, PixelHistogram] = defaultdict(PixelHistogram)
+        keeper = ExampleKeeper()
         rows: list[ScoreRow] = []
         failed = {one.case.name for one in failures}
         for case in cases:
@@ -177,10 +179,11 @@ class CaseRun:
             result = load_result(store.path(case))
             rows.extend(result.rows)
             pixels.merge(result.pixels)
-            baseline_pixels.merge(result.baseline_pixels)
+            for name, trivial in result.baseline_pixels.items():
+                baseline_pixels[name].merge(trivial)
             for example in result.examples:
                 keeper.offer(example)
-        return Gathered(rows, pixels, baseline_pixels, keeper.examples(), failures)
+        return Gathered(rows, pixels, dict(baseline_pixels), keeper.examples(), failures)
 
     def _write_failures(self, failures: Sequence[FailedCase]) -> None:
         path = self.output_dir / "failures.csv"

@@ -17,6 +17,9 @@ from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example
 from pipelines.scoring import ScoredCase, case_score
 
+BASELINE = "baseline "
+"""Before the name of a trivial score, in a stored result."""
+
 
 @dataclass
 class CaseResult:
@@ -25,21 +28,24 @@ class CaseResult:
     Attributes:
         rows: rows of ``scores.csv``: one per slice and, for a volume, one for the whole of it.
         pixels: histogram of the anomaly map; of no patient where no mask is known.
-        baseline_pixels: likewise of the intensity map.
+        baseline_pixels: likewise of the maps of the trivial scores, by name.
         examples: slices that may be shown.
     """
 
     rows: list[ScoreRow]
     pixels: PixelHistogram
-    baseline_pixels: PixelHistogram
+    baseline_pixels: dict[str, PixelHistogram]
     examples: list[Example] = field(default_factory=list)
 
 
 def case_result(scored: ScoredCase, pixel_threshold: float) -> CaseResult:
     """Sums up a scored case; its examples are for the caller to choose."""
     pixels = PixelHistogram(default_edges(threshold=pixel_threshold))
-    trivial = PixelHistogram()
-    _add_pixels(scored, pixels, trivial)
+    _add_pixels(pixels, scored, scored.anomaly_map)
+    trivial: dict[str, PixelHistogram] = {}
+    for name, maps in baseline_maps(scored).items():
+        trivial[name] = PixelHistogram()
+        _add_pixels(trivial[name], scored, maps)
     return CaseResult(list(case_rows(scored)), pixels, trivial)
 
 
@@ -47,7 +53,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
     """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
     sample, case = scored.sample, scored.sample.case
     volumetric = sample.geometry.slice_axis is not None
-    trivial = {} if sample.baselines is None else sample.baselines.scores
+    trivial = baseline_scores(scored)
     for position, (index, label) in enumerate(zip(sample.indices, sample.labels, strict=True)):
         yield ScoreRow(
             case=case.name,
@@ -77,6 +83,23 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
         )
 
 
+def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
+    """The trivial scores of the slices, ``(K,)`` each; none outside evaluations."""
+    if scored.sample.baselines is None:
+        return {}
+    own = {name: scored.parts[part.name] for name, part in scored.baselines.items()}
+    return {**scored.sample.baselines.scores, **own}
+
+
+def baseline_maps(scored: ScoredCase) -> dict[str, NDArray[np.float32]]:
+    """The maps of those trivial scores that have one, ``(K, h, w)`` each."""
+    trivial = scored.sample.baselines
+    if trivial is None or trivial.intensity_map is None:
+        return {}
+    own = {name: scored.part_map(part) for name, part in scored.baselines.items() if part.maps}
+    return {"intensity": trivial.intensity_map, **own}
+
+
 def volume_label(sample: CaseSample) -> int | None:
     """1 for a volume with an anomalous slice, 0 for one known to be normal, else None."""
     if sample.case.label is not None:
@@ -88,19 +111,15 @@ def volume_label(sample: CaseSample) -> int | None:
     return None if bool(sample.masks.any()) else 0
 
 
-def _add_pixels(scored: ScoredCase, pixels: PixelHistogram, trivial: PixelHistogram) -> None:
+def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.float32]) -> None:
     sample = scored.sample
     judged = (sample.labels >= 0).numpy()
     masks = _known_masks(sample)
     if masks is None or not judged.any():
         return
     body = sample.body.numpy()
-    intensity = None if sample.baselines is None else sample.baselines.intensity_map
-    for histogram, maps in ((pixels, scored.anomaly_map), (trivial, intensity)):
-        if maps is None:
-            continue
-        for index in np.flatnonzero(judged):
-            histogram.add(sample.case.patient, maps[index], masks[index], body[index])
+    for index in np.flatnonzero(judged):
+        histogram.add(sample.case.patient, maps[index], masks[index], body[index])
 
 
 def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
@@ -124,7 +143,8 @@ def save_result(path: Path, result: CaseResult, stamp: str) -> None:
         "stamp": np.array(stamp),
         "rows": np.array(json.dumps([vars(row) for row in result.rows])),
     }
-    for name, histogram in (("pixels", result.pixels), ("baseline", result.baseline_pixels)):
+    trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
+    for name, histogram in {"pixels": result.pixels, **trivial}.items():
         arrays |= {f"{name}/{key}": value for key, value in histogram.state_dict().items()}
     arrays["examples"] = np.array(json.dumps([_facts(one) for one in result.examples]))
     for number, example in enumerate(result.examples):
@@ -146,10 +166,15 @@ def load_result(path: Path) -> CaseResult:
     """Reads what `save_result` wrote."""
     with np.load(path) as stored:
         facts = json.loads(str(stored["examples"]))
+        groups = dict.fromkeys(key.split("/", 1)[0] for key in stored)
+        trivial = [name for name in groups if name.startswith(BASELINE)]
         return CaseResult(
             rows=[ScoreRow(**row) for row in json.loads(str(stored["rows"]))],
             pixels=PixelHistogram.from_state(_group(stored, "pixels")),
-            baseline_pixels=PixelHistogram.from_state(_group(stored, "baseline")),
+            baseline_pixels={
+                name.removeprefix(BASELINE): PixelHistogram.from_state(_group(stored, name))
+                for name in trivial
+            },
             examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
         )
 

@@ -18,10 +18,12 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from networks.choices import nearest
+from networks.contrast import CONTRASTS
 from networks.encoder import ENCODERS
 from networks.scales import SCALES
 from networks.subnets import SUBNETS
 from transforms.errors import InputError
+from transforms.fillings import FILLINGS
 from transforms.geometry import SliceAxis
 
 STRIDE = 16
@@ -64,6 +66,13 @@ def _ordered(limits: tuple[int, int]) -> tuple[int, int]:
     if limits[0] > limits[1]:
         raise ValueError
     return limits
+
+
+def _known_fillings(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in FILLINGS:
+            raise ValueError(nearest(name, FILLINGS) or f"There are {', '.join(FILLINGS)}.")
+    return names
 
 
 def _present(name: str) -> str:
@@ -151,6 +160,23 @@ class Options(BaseModel):
     normal_margin: FromZero = Field(
         description="slices between a normal slice and the nearest lesion"
     )
+    region: Text = Field(
+        description="where synthetic anomalies may lie: `body`, `lungs` of chest radiographs, or a "
+        "folder of masks called like the images; `auto`: what the layout knows"
+    )
+    fillings: Annotated[list[str], Field(min_length=1), Takes("names", _known_fillings)] = Field(
+        description="what is inside them; by default what suits the region"
+    )
+    withheld: Annotated[str, _one_of(FILLINGS)] = Field(
+        description="the one that no training sees, on which the weights are fitted"
+    )
+    fit_weights: Flag = Field(
+        description="fit the weights of score and map, if 20 held-out patients can be spared for it"
+    )
+    contrast: Annotated[str, _one_of(("auto", *CONTRASTS))] = Field(
+        description="how the network sees contrast: `local` against the surroundings, which `auto` "
+        "takes for chest radiographs; else `none`"
+    )
     encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
     encoder_weights: Text = Field(
         description="a local torchvision state dict; skips the pre-training"
@@ -184,8 +210,19 @@ class Options(BaseModel):
     val_interval: FromOne = Field(description="epochs from one validation to the next")
     cache_gigabytes: Amount = Field(description="largest cache of the frozen encoder's features")
     score: Text = Field(description="what judges an image: `fused`, `paper`, or one part alone")
-    weights: Weights = Field(description="of the parts in the fused score, `{'flow': 1}`")
-    map_weights: Weights = Field(description="of the parts in the fused map")
+    weights: Weights = Field(
+        description="of the parts in the fused score, `{'flow': 1}`; by default what suits the data"
+    )
+    map_weights: Weights = Field(description="likewise in the fused map")
+    map_pool: PoolShare = Field(
+        description="share of the fused map's positions whose mean is the part `local`"
+    )
+    normative_share: Share = Field(
+        description="of the normative map in a volume's map and score; the network has the rest"
+    )
+    margin: Amount = Field(
+        description="what the largest part may exceed the fused score by, so that none is hidden"
+    )
     beta: Share = Field(description="weight of the flow in the paper's score")
     flow_pool: PoolShare = Field(description="share of the flow's positions that score an image")
     head_pool: PoolShare = Field(description="share of the head's positions that score an image")

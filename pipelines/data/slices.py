@@ -2,42 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
-from monai.data import Dataset as MonaiDataset
-from monai.data import MetaTensor, ThreadDataLoader
-from monai.utils.enums import CommonKeys as Keys
+from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, track
 from pipelines.data.baselines import SliceBaselines, slice_baselines
-from pipelines.data.cases import Case, FailedCase
+from pipelines.data.cases import Case
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod, body_mask
+from transforms.place import body_place
 from transforms.readers import read_case, read_mask
 from transforms.slices import Slicer, select_slices, slice_labels, to_canvas
 
-logger = logging.getLogger(__name__)
-
 KEPT_HEADER = (
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "bit_depth",
-    "modality",
-    "series_uid",
-    "dicom_files",
-    "dicom_frames",
-)
+    "xyzt_units", "qform_code", "sform_code", "bit_depth", "modality", "series_uid",
+    "dicom_files", "dicom_frames",
+)  # fmt: skip
 """What stays of a file's header: units and codes of the grid, and the files of a DICOM series."""
 
 
@@ -56,7 +41,8 @@ class CaseSample:
         body: where the file shows the body, ``(K, h, w)`` bool; the whole of a picture. Decided
             here alone, for training, calibration, metrics and baselines alike.
         context: what a detector may need beside the images, on their canvas: ``body``
-            ``(K, 1, H, W)`` bool.
+            ``(K, 1, H, W)`` bool; of a volume the ``place`` in it, see
+            `transforms.place.body_place`; and where the case has one, its ``region``.
         baselines: trivial scores of the slices, for evaluation only.
         header: what a writer needs of the file's header; plain values.
     """
@@ -156,6 +142,10 @@ class CaseLoader:
             indices = select_slices(body, None, self.min_body_fraction, self.slice_range)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
+        context = {"body": body[indices, None]}
+        if case.region is not None:
+            context["region"] = self.slicer.native(read_mask(case.region, raw))[indices].bool()
+        place = {"place": body_place(body, stack.geometry)[indices]} if raw.ndim == 4 else {}
         return CaseSample(
             case=case,
             images=stack.images,
@@ -165,7 +155,8 @@ class CaseLoader:
             masks=None if masks is None else masks[indices],
             geometry=stack.geometry,
             body=body[indices],
-            context={"body": to_canvas(body[indices, None], stack.geometry, "nearest")},
+            context={n: to_canvas(v, stack.geometry, "nearest") for n, v in context.items()}
+            | place,
             baselines=(
                 slice_baselines(native, body if raw.ndim == 4 else None, indices)
                 if self.with_baselines
@@ -208,130 +199,6 @@ class CaseLoader:
         return torch.full((count,), -1 if label is None else label, dtype=torch.int8)
 
 
-class NormalSlices(Dataset[dict[str, Tensor]]):
-    """The normal slices of cases, read once and kept in memory.
-
-    Args:
-        data: the cases.
-        transform: cuts a case into slices.
-        num_threads: threads that read; None takes one per processor, up to eight.
-
-    Attributes:
-        images: the slices, ``(N, C, H, W)``.
-        case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
-
-    Raises:
-        InputError: when no normal slice is found.
-    """
-
-    def __init__(
-        self,
-        data: Iterable[Case],
-        transform: CaseLoader,
-        num_threads: int | None = None,
-    ) -> None:
-        self.data = tuple(data)
-        self.transform = transform
-        with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
-            found = list(
-                track(pool.map(self._normals, self.data), "Reading", len(self.data), "cases")
-            )
-        counts = [len(one[Keys.IMAGE]) for one in found]
-        if not any(counts):
-            raise InputError(
-                f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
-                f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
-                f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
-            )
-        self.images = torch.cat([one[Keys.IMAGE] for one in found])
-        self.context = {
-            n: torch.cat([one[n] for one in found]) for n in found[0] if n != Keys.IMAGE
-        }
-        self.case_numbers = np.repeat(np.arange(len(counts)), counts)
-
-    def _normals(self, case: Case) -> dict[str, Tensor]:
-        sample = self.transform(case)
-        everything = {Keys.IMAGE.value: sample.images, **sample.context}
-        return {name: value[sample.labels == 0] for name, value in everything.items()}
-
-    def __len__(self) -> int:
-        """Number of slices."""
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """One slice: ``image`` ``(C, H, W)``, its ``index`` and its context."""
-        found = self.__getitems__([index])
-        return {name: value[0] for name, value in found.items()}
-
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A batch at once: ``image`` ``(B, C, H, W)``, ``index`` ``(B,)`` and the context."""
-        index = torch.as_tensor(indices)
-        context = {name: value[index] for name, value in self.context.items()}
-        return {Keys.IMAGE: self.images[index], "index": index, **context}
-
-
-def slice_loader(
-    dataset: NormalSlices,
-    batch_size: int,
-    seed: int = 0,
-    phase: str | None = None,
-    min_samples: int = 0,
-    num_workers: int = 0,
-) -> DataLoader[dict[str, Tensor]]:
-    """Batches of slices, in their order or shuffled by (seed, phase, epoch).
-
-    Args:
-        dataset: the slices.
-        batch_size: slices per batch.
-        seed: the run's seed.
-        phase: name of the phase that shuffles them anew for each epoch; None keeps the order.
-        min_samples: least length of an epoch; a smaller data set is gone through several times.
-        num_workers: worker processes; the result does not depend on it.
-    """
-    sampler = EpochSampler(dataset, seed, phase, int(min_samples)) if phase else None
-    return DataLoader(
-        dataset,
-        batch_size=int(batch_size),
-        sampler=sampler,
-        num_workers=num_workers,
-        collate_fn=_as_is,
-        pin_memory=torch.cuda.is_available(),
-    )
-
-
-class CaseDataset(MonaiDataset):
-    """Cases, read and cut when asked for; one that cannot be used does not stop the others.
-
-    Args:
-        data: the cases.
-        transform: cuts a case into slices.
-        baselines: whether to compute the trivial scores too, of a `CaseLoader`'s slices.
-    """
-
-    def __init__(
-        self,
-        data: Iterable[Case],
-        transform: Callable[[Case], CaseSample],
-        baselines: bool = False,
-    ) -> None:
-        super().__init__(tuple(data))
-        if baselines and isinstance(transform, CaseLoader):
-            transform = CaseLoader(**transform.parameters, with_baselines=True)
-        self.read = transform  # MONAI's own attribute would hide what is wrong with a case
-
-    def _transform(self, index: int) -> CaseSample | FailedCase:
-        """Reads one case, or says why it cannot be used."""
-        case = self.data[index]
-        try:
-            return require_slices(self.read(case))
-        except InputError as error:
-            return FailedCase(case, str(error))
-        except Exception as error:  # one odd file must not end an unattended run
-            logger.debug("%s", case.name, exc_info=True)
-            found = f"{type(error).__name__}: {error}"
-            return FailedCase(case, f"{case.images[0]}: reading failed unexpectedly ({found}).")
-
-
 def require_slices(sample: CaseSample) -> CaseSample:
     """The sample itself, if it has anything to score.
 
@@ -347,26 +214,6 @@ def require_slices(sample: CaseSample) -> CaseSample:
     return sample
 
 
-def case_loader(
-    dataset: CaseDataset, batch_size: int = 1, num_workers: int = 0
-) -> ThreadDataLoader:
-    """Lists of cases in their order; the next ones are read while these are scored.
-
-    Args:
-        dataset: the cases.
-        batch_size: pictures in a list; volumes, which have slices enough, come one by one.
-        num_workers: worker processes; the result does not depend on it.
-    """
-    volumetric = getattr(dataset.read, "volumetric", False)
-    return ThreadDataLoader(
-        dataset,
-        buffer_size=1,
-        batch_size=1 if volumetric else int(batch_size),
-        num_workers=num_workers,
-        collate_fn=_as_is,
-    )
-
-
 def model_loader(model: Mapping[str, Any]) -> CaseLoader:
     """The loader that a model was trained with."""
     return CaseLoader(**model["preprocessing"])
@@ -377,10 +224,6 @@ def _scale(intensity: str, n4: bool) -> ScaleBody:
         return ScaleBody(intensity, n4=n4)
     except InputError as error:  # the transform calls it by another name than the option
         raise InputError(str(error).replace("method:", "intensity:", 1)) from error
-
-
-def _as_is(batch: Any) -> Any:
-    return batch
 
 
 def _checked_range(slice_range: Sequence[int] | None) -> tuple[int, int] | None:

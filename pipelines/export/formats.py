@@ -31,7 +31,14 @@ from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from pipelines.common import replacing
-from pipelines.export.parity import Outputs, Parity, compare, differing, probe_images
+from pipelines.export.parity import (
+    Outputs,
+    Parity,
+    compare,
+    differing,
+    probe_context,
+    probe_images,
+)
 from pipelines.scoring import load_scorer, read_model
 from transforms.errors import InputError
 
@@ -42,7 +49,7 @@ ONNX_OPSET = 20
 EXPORT_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 Metadata = dict[str, Any]
-Runner = Callable[[Tensor], Outputs]
+Runner = Callable[..., Outputs]
 
 
 class ExportFormat(NamedTuple):
@@ -118,11 +125,12 @@ def check_parity(scorer: AnomalyScorer, run: Runner, image_size: Sequence[int]) 
         run: scores a batch by the exported file.
         image_size: (H, W).
     """
-    channels = scorer.detector.in_channels
-    found = [
-        compare(scorer, batch, run(batch.to(scorer.calibration.threshold.device)))
-        for batch in probe_images(channels, (int(image_size[0]), int(image_size[1])))
-    ]
+    detector, device = scorer.detector, scorer.calibration.threshold.device
+    found = []
+    for image in probe_images(detector.in_channels, (int(image_size[0]), int(image_size[1]))):
+        context = probe_context(detector.needs, image)
+        outputs = run(image.to(device), *(value.to(device) for value in context.values()))
+        found.append(compare(scorer, image, outputs, context))
     return differing(found)
 
 
@@ -141,6 +149,7 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         "outputs": list(OUTPUTS),
         "units": "standard deviations above held-out normal images; percentile in [0, 100]",
         "input": "float32 (B, C, H, W) in [0, 1], after the model's preprocessing",
+        "inputs": ["image", *scorer.detector.needs],
         **{key: content[key] for key in ("modalities", "preprocessing", "versions", "created")},
     }
 
@@ -167,9 +176,11 @@ def traced_scorer(ckpt_dir: str | Path | None, device: str = "cpu") -> torch.jit
     return _trace(ExportedScorer(scorer, content["preprocessing"]["image_size"]))
 
 
-def _example(scorer: ExportedScorer) -> Tensor:
-    channels = scorer.detector.in_channels
-    return torch.rand(2, channels, *scorer.image_size, device=scorer.calibration.threshold.device)
+def _example(scorer: ExportedScorer) -> tuple[Tensor, ...]:
+    """What `ExportedScorer.forward` takes, for two images."""
+    device = scorer.calibration.threshold.device
+    image = torch.rand(2, scorer.detector.in_channels, *scorer.image_size, device=device)
+    return (image, *probe_context(scorer.detector.needs, image).values())
 
 
 def _trace(scorer: ExportedScorer) -> torch.jit.ScriptModule:
@@ -194,14 +205,16 @@ def load_torchscript(path: Path, device: str = "cpu") -> tuple[Runner, Metadata]
 
 
 def _batches(scorer: ExportedScorer) -> dict[str, Any]:
-    return {"dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
+    batch = {0: torch.export.Dim("batch", min=1)}
+    further = tuple(batch for _ in scorer.detector.needs)
+    return {"dynamic_shapes": (batch, further) if further else (batch,)}
 
 
 def _write_torch_export(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
     # Exported on the CPU and then moved: on a GPU the export would fix the batch size.
     device = scorer.calibration.threshold.device
     on_cpu = copy.deepcopy(scorer).cpu()
-    program = torch.export.export(on_cpu, (_example(on_cpu),), **_batches(on_cpu))
+    program = torch.export.export(on_cpu, _example(on_cpu), **_batches(on_cpu))
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
     torch.export.save(program, path, extra_files={METADATA_KEY: json.dumps(metadata)})
@@ -221,9 +234,9 @@ def _write_onnx(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scorer,
-            (_example(scorer),),
+            _example(scorer),
             path,
-            input_names=["image"],
+            input_names=list(scorer.inputs),
             output_names=list(OUTPUTS),
             opset_version=ONNX_OPSET,
             dynamo=True,
@@ -255,8 +268,11 @@ def load_onnx(path: Path, device: str = "cpu", threads: int = 0) -> tuple[Runner
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(image: Tensor) -> Outputs:
-        found = session.run(list(OUTPUTS), {"image": image.cpu().numpy()})
+    names = [one.name for one in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Outputs:
+        given = {name: one.cpu().numpy() for name, one in zip(names, inputs, strict=True)}
+        found = session.run(list(OUTPUTS), given)
         return tuple(torch.from_numpy(value) for value in found)
 
     return run, json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])

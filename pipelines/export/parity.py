@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -78,8 +78,28 @@ def _extremes(channels: int, size: tuple[int, int]) -> list[Tensor]:
     return [checkered.float().expand(channels, *size), black, black + 1.0, point, slope]
 
 
+def probe_context(needs: Sequence[str], image: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """A context for images ``(B, C, H, W)``: their bright half as body, at any place in it.
+
+    Raises:
+        KeyError: for a context that is not known here.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    count, (height, width) = len(image), image.shape[-2:]
+    known = {
+        "body": image.mean(dim=1, keepdim=True) > 0.5,
+        "place": torch.rand(count, 1 + height + width, generator=generator).to(image),
+    }
+    return {name: known[name] for name in needs}
+
+
 @torch.no_grad()
-def compare(scorer: AnomalyScorer, image: Tensor, found: Outputs) -> Parity:
+def compare(
+    scorer: AnomalyScorer,
+    image: Tensor,
+    found: Outputs,
+    context: Mapping[str, Tensor] | None = None,
+) -> Parity:
     """Compares what an export says of a batch with what the scorer says of it.
 
     Where the score of an image lies within `TOLERANCE` of the threshold or of a quantile, either
@@ -89,8 +109,11 @@ def compare(scorer: AnomalyScorer, image: Tensor, found: Outputs) -> Parity:
         scorer: the scorer that was exported.
         image: ``(B, C, H, W)`` in [0, 1].
         found: the export's outputs.
+        context: what the detector needs beside the image.
     """
-    expected = scorer.score_image(image.to(scorer.calibration.threshold.device))
+    device = scorer.calibration.threshold.device
+    moved = {name: value.to(device) for name, value in (context or {}).items()}
+    expected = scorer.score_image(image.to(device), moved)
     anomaly_map, score, percentile, flagged = (value.to(expected.score.device) for value in found)
     shapes = [(anomaly_map, expected.anomaly_map), (score, expected.score)]
     shapes += [(percentile, expected.percentile), (flagged, expected.flagged)]

@@ -27,6 +27,7 @@ from pipelines.scoring import (
     Bands,
     CaseReference,
     findings,
+    packed,
     scored_case,
 )
 from transforms.errors import InputError
@@ -39,16 +40,21 @@ RESULT = "result"
 
 
 class LoadSlicesd(MapTransform):
-    """Replaces a file by its slices ``(K, C, H, W)`` in [0, 1], and adds the case under `CASE`.
+    """Replaces a file by its slices ``(K, C', H, W)``, and adds the case under `CASE`.
+
+    What the detector needs beside the images in [0, 1] is packed with them: nothing else reaches
+    the inferer of a server.
 
     Args:
         keys: of a file, a folder of one DICOM series, or a list of files, one per modality.
         loader: reads, scales and cuts, as in training.
+        scorer: whose detector says what goes with the slices.
     """
 
-    def __init__(self, keys: KeysCollection, loader: CaseLoader) -> None:
+    def __init__(self, keys: KeysCollection, loader: CaseLoader, scorer: AnomalyScorer) -> None:
         super().__init__(keys)
         self.loader = loader
+        self.scorer = scorer
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
         """Reads the file.
@@ -60,7 +66,8 @@ class LoadSlicesd(MapTransform):
         for key in self.key_iterator(d):
             paths = tuple(Path(one) for one in ensure_tuple(d[key]))
             sample = require_slices(self.loader(Case("image", "image", paths)))
-            d[key], d[CASE] = sample.images, sample
+            d[key] = packed(sample.images, sample.context, self.scorer.detector)
+            d[CASE] = sample
         return d
 
 

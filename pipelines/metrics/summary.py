@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from networks import part_column
-from pipelines.data import BASELINES
 from pipelines.metrics.bootstrap import Figure
 from pipelines.metrics.image import image_metrics, paired_difference
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
@@ -23,7 +22,7 @@ PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "di
 def summarize(
     rows: Sequence[ScoreRow],
     pixels: PixelHistogram,
-    baseline_pixels: PixelHistogram,
+    baseline_pixels: Mapping[str, PixelHistogram],
     *,
     threshold: float,
     pixel_threshold: float,
@@ -34,7 +33,7 @@ def summarize(
     Args:
         rows: the rows of ``scores.csv``; those without a label do not count.
         pixels: pixels of our map.
-        baseline_pixels: pixels of the intensity map.
+        baseline_pixels: pixels of the maps of the trivial scores, by name.
         threshold: of the image score, fixed on normal images.
         pixel_threshold: of the map, fixed on normal images.
         volumetric: whether the rows are slices of volumes, to be matched by level; pictures are
@@ -64,12 +63,12 @@ def summarize(
     result["matched_auroc"] = table.matched("score") | {"matched_by": table.key_name}
     parts = [part_column(name) for name in table.rows[0].parts]
     result["parts"] = {name: table.ranking(name) for name in parts}
-    baselines = [name for name in BASELINES if name in table.rows[0].baselines]
-    result["baselines"] = {name: table.ranking(name) | table.versus(name) for name in baselines}
-    if "intensity" in baselines and volumetric:
-        trivial = pixel_metrics(baseline_pixels, float("inf"))
-        oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
-        result["baselines"]["intensity"] |= {name: trivial[name].as_dict() for name in oracle}
+    baselines = {n: table.ranking(n) | table.versus(n) for n in table.rows[0].baselines}
+    oracle = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_oracle")
+    for name in baseline_pixels.keys() & baselines if volumetric else ():
+        trivial = pixel_metrics(baseline_pixels[name], float("inf"))
+        baselines[name] |= {figure: trivial[figure].as_dict() for figure in oracle}
+    result["baselines"] = baselines
     if volumetric:
         result["volumes"] = _volume_figures([row for row in known if row.level == "volume"])
     result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))

@@ -166,9 +166,9 @@ def _pixel_table(metrics: Mapping[str, Any]) -> Table | None:
     if not _known(metrics, PIXELS):
         return None
     rows = [("AE-Flow (map)", [tell(metrics.get(name)) for name in PIXELS])]
-    trivial = (metrics.get("baselines") or {}).get("intensity") or {}
-    if _known(trivial, PIXELS):
-        rows.append(("baseline intensity", [tell(trivial.get(name)) for name in PIXELS]))
+    for baseline, trivial in (metrics.get("baselines") or {}).items():
+        if _known(trivial, PIXELS):
+            rows.append((f"baseline {baseline}", [tell(trivial.get(name)) for name in PIXELS]))
     heads = ["map", *(COLUMN_NAMES[name] for name in PIXELS)]
     return Table("Where the lesion is: maps against lesion masks", heads, rows)
 

@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ignite.engine import Events
+from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun
 from pipelines.common import (
@@ -28,6 +30,9 @@ from pipelines.tracking import Tracker, masked
 from pipelines.training import StageTrainer
 
 logger = logging.getLogger(__name__)
+
+SHOWN_REGIONS = 24
+"""Training images that are shown with their regions."""
 
 PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 
@@ -48,13 +53,14 @@ class Training(Evaluation):
         data: the data set.
         preprocessing: how cases become slices; recorded in the model.
         calibrator: fits the trained scorer.
-        trainer: the engine whose loss curves are drawn, with those of its validator.
+        trainer: the engine whose loss curves are drawn, with those of its validator, and some of
+            whose images with their regions.
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
     """
 
     title = "Training"
-    tracked = (*Evaluation.tracked, "config.json", "curves.png")
+    tracked = (*Evaluation.tracked, "config.json", "curves.png", "regions.png")
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Training(Evaluation):
         self.seed = seed
         self.register_model = register_model
         self.config: dict[str, Any] = {}
+        self.trainer = trainer
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
 
     def _remember(self, engine: Any) -> None:
@@ -124,7 +131,7 @@ class Training(Evaluation):
         if not self.volumetric:
             return CaseReference((), calibrator.target_fpr)
         return CaseReference.of_slices(
-            calibrator.slice_scores, calibrator.dataset.case_numbers, calibrator.target_fpr
+            calibrator.slice_scores, calibrator.case_numbers, calibrator.target_fpr
         )
 
     def facts(self, reference: CaseReference) -> dict[str, Any]:
@@ -166,7 +173,24 @@ class Training(Evaluation):
             "test cases": len(split.test),
             "data fingerprint": self.data.fingerprint,
             "seed": self.seed,
+            "weights": self._weights(),
         }
+
+    def _weights(self) -> str:
+        fitted, config = self.calibrator.fitted_on, self.evaluator.scorer.fusion.config
+        told = [
+            f"{name} {weight:.2f}" for name, weight in config.get("weights", {}).items() if weight
+        ]
+        how = f"fitted on {fitted} patients" if fitted else "as given"
+        return f"{', '.join(told) or config['score']} ({how})"
+
+    def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
+        chosen = range(0, len(dataset.images), max(1, len(dataset.images) // SHOWN_REGIONS))
+        return [
+            (dataset.images[i, 0].numpy(), dataset.context["region"][i, 0].numpy())
+            for i in chosen[:SHOWN_REGIONS]
+        ]
 
     def _origin(self) -> dict[str, Any]:
         return {f"version of {name}": value for name, value in installed_versions().items()}

@@ -14,8 +14,10 @@ from .model_file import load_scorer as load_scorer
 from .model_file import model_version as model_version
 from .model_file import read_model as read_model
 from .model_file import save_model as save_model
+from .packing import packed as packed
 from .predictor import Predictor as Predictor
 from .predictor import case_reference as case_reference
 from .volume import CaseReference as CaseReference
 from .volume import CaseScore as CaseScore
 from .volume import case_score as case_score
+from .weights import WeightFitter as WeightFitter

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
 from pipelines.common import EngineProgress
+from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -66,9 +69,13 @@ class Calibrator:
         device: where to compute.
         target_fpr: share of normal images that may be flagged.
         pixel_fpr: share of body pixels of normal images that the pixel threshold lets through.
+        weights: fits the weights of the fusion on a part of the patients, who then set no
+            threshold; None to keep the weights.
 
     Attributes:
-        slice_scores: once run, the score of each image in the order of the data set, ``(N,)``.
+        slice_scores: once run, the score of each image that set the threshold, ``(N,)``.
+        case_numbers: the positions in the data of their cases, ``(N,)``.
+        fitted_on: number of patients on whom the weights were fitted.
     """
 
     def __init__(
@@ -78,18 +85,21 @@ class Calibrator:
         device: torch.device | str,
         target_fpr: float = 0.05,
         pixel_fpr: float = 0.01,
+        weights: WeightFitter | None = None,
     ) -> None:
         self.scorer = scorer
-        self.loader = loader
         self.device = torch.device(device)
         self.target_fpr = float(target_fpr)
         self.pixel_fpr = float(pixel_fpr)
         self.slice_scores = np.empty(0)
-
-    @property
-    def dataset(self) -> Any:
-        """The held-out normal images."""
-        return self.loader.dataset
+        dataset: Any = loader.dataset
+        patients = [dataset.data[number].patient for number in dataset.case_numbers]
+        fitting = weights.chosen(patients) if weights else np.zeros(len(patients), dtype=bool)
+        self.weights = weights
+        self.fitted_on = len({one for one, taken in zip(patients, fitting, strict=True) if taken})
+        self.case_numbers = dataset.case_numbers[~fitting]
+        self.loader = _only(loader, ~fitting)
+        self.fitting_loader = _only(loader, fitting)
 
     def check(self) -> None:
         """Refuses too few images; called before the training, so that no work is lost.
@@ -97,17 +107,20 @@ class Calibrator:
         Raises:
             InputError: when the rate cannot be reached with the images at hand.
         """
-        conformal_rank(len(self.dataset), self.target_fpr)
+        conformal_rank(len(self.case_numbers), self.target_fpr)
         if not 0.0 < self.pixel_fpr < 1.0:
             raise InputError(f"pixel_fpr: expected a rate between 0 and 1, found {self.pixel_fpr}.")
 
     def run(self) -> None:
         """Fits all buffers."""
         self.check()
+        self.scorer.reset()
         scorer = self.scorer.to(self.device).eval()
         calibration = scorer.calibration
         gathered = self._gather()
-        self._fit_maps([evidence for evidence, _ in gathered])
+        self._fit_maps(gathered)
+        if self.weights and self.fitted_on:
+            self.weights.fit_map(scorer, self.fitting_loader, self.device)
         pooled = [self._pool(evidence, body) for evidence, body in gathered]
         raw = {name: torch.cat([one[name] for one, _ in pooled]) for name in scorer.parts}
         values = {
@@ -115,6 +128,8 @@ class Calibrator:
             for name in gathered[0][0].values
         }
         calibration.fit_parts(raw)
+        if self.weights and self.fitted_on:
+            self.weights.fit_score(scorer, self.fitting_loader, self.device)
         fused = scorer.fusion.score(values, scorer.standardized_parts(raw))
         rank = conformal_rank(len(fused), self.target_fpr)
         scores = calibration.fit_scores(fused, rank, self.target_fpr)
@@ -151,15 +166,10 @@ class Calibrator:
         ).run()
         return gathered
 
-    def _fit_maps(self, evidence: list[Evidence]) -> None:
-        moments = torch.zeros(2, len(self.scorer.map_names), dtype=torch.float64)
-        for index, name in enumerate(self.scorer.map_names):
-            values = [one.maps[name].double() for one in evidence]
-            count = sum(v.numel() for v in values)
-            mean = torch.stack([v.sum() for v in values]).sum() / count
-            squares = torch.stack([v.square().sum() for v in values]).sum() / count
-            moments[:, index] = torch.stack([mean, (squares - mean.square()).clamp_min(0).sqrt()])
-        self.scorer.calibration.maps.fit(moments[0], moments[1])
+    def _fit_maps(self, gathered: list[tuple[Evidence, Tensor]]) -> None:
+        for name in self.scorer.map_names:
+            inside = [_inside(found.maps[name], body) for found, body in gathered]
+            self.scorer.calibration.maps.fit(name, torch.cat(inside).to(self.device))
 
     def _pool(self, evidence: Evidence, body: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The raw parts of a batch, and the fused map's values at pixels of the body."""
@@ -170,6 +180,21 @@ class Calibrator:
             parts = self.scorer.raw_parts(moved, maps)
         inside = body.to(self.device)
         return parts, torch.cat([_spread(m[b]) for m, b in zip(fused, inside, strict=True)])
+
+
+def _only(loader: DataLoader[dict[str, Tensor]], chosen: NDArray[np.bool_]) -> Any:
+    """A loader of some of the images; the loader itself, if these are all."""
+    if chosen.all():
+        return loader
+    subset = Subset(loader.dataset, np.flatnonzero(chosen).tolist())
+    return DataLoader(subset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+
+
+def _inside(maps: Tensor, body: Tensor) -> Tensor:
+    """Values of maps ``(B, 1, h, w)`` at positions that show the body, not a mere corner of it."""
+    cover = F.adaptive_avg_pool2d(body.float(), (maps.shape[-2], maps.shape[-1]))
+    shown = cover >= 0.5 * cover.amax(dim=(1, 2, 3), keepdim=True)
+    return torch.cat([_spread(m[b]) for m, b in zip(maps, shown, strict=True)])
 
 
 def _spread(values: Tensor) -> Tensor:

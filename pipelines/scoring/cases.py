@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from networks import AnomalyScorer, ImageScores, part_column
+from networks import AnomalyScorer, ImageScores, Part, part_column
 from pipelines.data import CaseSample, FailedCase
+from pipelines.scoring.packing import unpacked
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.slices import on_grid, to_native
 
@@ -37,6 +38,7 @@ class ScoredCase:
         canvas_maps: the fused map and the detector's on its canvas, ``(K, H, W)`` each.
         reconstruction: on the canvas, ``(K, C, H, W)``; None without one.
         case_score: score of the whole case.
+        baselines: the detector's parts that are trivial scores, by the baseline's name.
     """
 
     sample: CaseSample
@@ -47,6 +49,12 @@ class ScoredCase:
     canvas_maps: dict[str, Tensor]
     reconstruction: Tensor | None
     case_score: CaseScore
+    baselines: Mapping[str, Part] = field(default_factory=dict)
+
+    def part_map(self, part: Part) -> NDArray[np.float32]:
+        """The map of a part at the file's resolution, ``(K, h, w)``."""
+        own = torch.stack([self.canvas_maps[f"{MAP}{name}"] for name in part.maps])
+        return to_native(own.mean(dim=0), self.sample.geometry).numpy()
 
     @cached_property
     def grid_map(self) -> MetaTensor:
@@ -172,7 +180,8 @@ class ScoreSlices(Inferer):
         """Scores slices ``(N, C, H, W)``.
 
         Args:
-            inputs: in [0, 1]; or ``(1, N, C, H, W)``, as servers of bundles give a case.
+            inputs: in [0, 1]; or ``(1, N, C', H, W)``, as servers of bundles give a case, with its
+                context `packed`.
             network: the scorer, on the device.
             context: what the detector needs beside the images, ``(N, ...)`` each.
             device: where to compute; None for where the inputs are.
@@ -184,7 +193,9 @@ class ScoreSlices(Inferer):
             network's ``quantiles``.
         """
         device = device or inputs.device
-        images = inputs[0] if inputs.ndim == SERVED_NDIM else inputs
+        images = inputs
+        if inputs.ndim == SERVED_NDIM:
+            images, context = unpacked(inputs[0], network.detector)
         gathered: dict[str, list[Tensor]] = {}
         for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
@@ -253,4 +264,5 @@ def scored_case(
         canvas_maps=maps,
         reconstruction=own.get("reconstruction"),
         case_score=whole,
+        baselines={part.baseline: part for part in scorer.parts.values() if part.baseline},
     )

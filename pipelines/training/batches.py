@@ -51,7 +51,6 @@ class NormalBatches:
 
     Args:
         dataset: gives batches of ``image`` and context by their indices.
-        needs: the context that is wanted.
         device: where the detector is.
         batch_size: images at once.
     """
@@ -59,12 +58,10 @@ class NormalBatches:
     def __init__(
         self,
         dataset: Images,
-        needs: Sequence[str] = (),
         device: torch.device | str = "cpu",
         batch_size: int = 64,
     ) -> None:
         self.dataset = dataset
-        self.needs = tuple(needs)
         self.device = torch.device(device)
         self.batch_size = batch_size
 
@@ -80,4 +77,4 @@ class NormalBatches:
 
     def _inputs(self, indices: Iterable[int]) -> Inputs:
         batch = self.dataset.__getitems__(list(indices))
-        return as_inputs(batch, self.needs, self.device)
+        return as_inputs(batch, [name for name in batch if name != Keys.IMAGE], self.device)

@@ -46,7 +46,7 @@ class StagedTraining:
     def run(self) -> None:
         """Trains."""
         detector = self.detector.to(self.device)
-        batches = NormalBatches(self.dataset, detector.needs, self.device)
+        batches = NormalBatches(self.dataset, self.device)
         for trainer in self.trainers:
             stage: Stage = trainer.step.stage  # type: ignore[assignment]
             detector.prepare(batches, stage.name)

@@ -107,9 +107,23 @@ def test_only_a_calibrated_scorer_of_a_plane_is_exported(
         ExportedScorer(scorer, (32, 32, 32))
 
 
-def test_a_detector_that_needs_more_than_the_image_is_not_exported(
-    scorer: AnomalyScorer, monkeypatch: pytest.MonkeyPatch
+def test_a_detector_that_needs_more_than_the_image_gets_it(
+    make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
 ) -> None:
-    monkeypatch.setattr(type(scorer.detector), "needs", ("body",))
-    with pytest.raises(ValueError, match="detector 'aeflow' needs body beside the image"):
-        ExportedScorer(scorer, (32, 32))
+    weights = {"flow": 0.5, "bright": 0.5}
+    scorer = make_scorer(normative=True, weights=weights, map_weights=weights)
+    exported = ExportedScorer(calibrate(scorer, make_images(8)), (32, 32))
+    assert exported.inputs == ("image", "body", "place")
+    example = make_images(2), make_images(2) > 0.3, torch.rand(2, 65)
+    with pytest.warns(torch.jit.TracerWarning), torch.no_grad():
+        traced = torch.jit.trace(exported, example)
+    image, body, place = make_images(5, seed=1), make_images(5, seed=2) > 0.3, torch.rand(5, 65)
+    with torch.no_grad():
+        expected = scorer.score_image(image, {"body": body, "place": place})
+        elsewhere = scorer.score_image(image, {"body": body, "place": place.flip(0)})
+    assert not torch.allclose(expected.score, elsewhere.score, atol=1e-2)
+    for module in (exported, traced):
+        for name, value in zip(OUTPUTS, module(image, body, place), strict=True):
+            torch.testing.assert_close(value, getattr(expected, name), atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="zip"):
+        exported(image, body)

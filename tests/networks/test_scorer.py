@@ -1,13 +1,16 @@
 """From an image to an anomaly map and a calibrated score."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from networks import AnomalyScorer
-from networks.calibration import N_QUANTILES
+from networks import AnomalyScorer, make_fusion
+from networks.calibration import KNOTS, N_QUANTILES
+from networks.errors import ArgumentError
+from networks.normative import NormativeMap
 from networks.pooling import compress, top_mean
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -38,7 +41,7 @@ def test_forward_returns_one_map_of_the_images_size(
     assert set(scores.maps) == {"flow8", "flow16", "recon", "head"} == set(scorer.map_names)
     assert all(part.shape == (2, 1, *size) for part in scores.maps.values())
     assert scores.reconstruction.shape == image.shape
-    assert list(scores.parts) == ["flow", "recon", "head"]
+    assert list(scores.parts) == ["flow", "recon", "head", "density"]
     for value in (scores.score, *scores.parts.values(), scores.percentile, scores.flagged):
         assert value.shape == (2,)
     assert scores.flagged.dtype == torch.bool
@@ -116,7 +119,45 @@ def test_fused_is_the_weighted_mean_of_its_parts(
     torch.testing.assert_close(found.anomaly_map, fused)
 
 
-@pytest.mark.parametrize("score", ["flow", "recon", "head"])
+def test_parts_that_training_decided_are_taken_anew(
+    make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+) -> None:
+    weights = {"flow": 3.0, "bright": 1.0}
+    scorer = make_scorer(weights=weights, map_weights=weights)
+    before = ["flow", "recon", "density"]
+    assert list(scorer.parts) == before and scorer.fusion.config["weights"] == {"flow": 3.0}
+    scorer.detector.normative = NormativeMap(1)
+    scorer.detector.normative.std.fill_(0.5)
+    assert list(scorer.parts) == before
+    scorer.reset()
+    parts = ("flow", "recon", "bright", "dark", "density", "local")
+    assert tuple(scorer.parts) == parts == scorer.calibration.parts.names
+    assert scorer.map_names == ("flow8", "recon", "bright", "dark") == scorer.calibration.maps.names
+    assert scorer.fusion.config["weights"] == weights == scorer.fusion.config["map_weights"]
+    image = make_images(3)
+    context = {"body": image > 0, "place": torch.rand(3, 65)}
+    with torch.no_grad():
+        found = scorer.score_image(image, context)
+    torch.testing.assert_close(
+        found.score, 0.75 * found.parts["flow"] + 0.25 * found.parts["bright"]
+    )
+    fused = 0.75 * found.maps["flow8"] + 0.25 * found.maps["bright"]
+    torch.testing.assert_close(found.anomaly_map, fused)
+
+
+def test_what_is_taken_anew_is_not_calibrated(
+    make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+) -> None:
+    scorer = calibrate(make_scorer(), make_images(6))
+    assert scorer.calibrated
+    scorer.reset()
+    assert not scorer.calibrated
+    scorer.fusion = make_fusion("bright", map_weights={"flow": 1.0})
+    with pytest.raises(ArgumentError, match="score: expected one of .*'density'"):
+        scorer.reset()
+
+
+@pytest.mark.parametrize("score", ["flow", "recon", "head", "density"])
 def test_a_single_part_can_be_the_score(
     make_scorer: MakeScorer, make_images: MakeImages, score: str
 ) -> None:
@@ -136,7 +177,8 @@ def test_maps_are_standardised_and_compressed(
     make_scorer: MakeScorer, make_images: MakeImages
 ) -> None:
     scorer, image = make_scorer(), make_images(2)
-    scorer.calibration.maps.fit(torch.tensor([1.0, 0.5]), torch.tensor([0.1, 2.0]))
+    knots = torch.tensor(KNOTS)
+    scorer.calibration.maps.levels.copy_(torch.stack([1 + 0.1 * knots, 0.5 + 2 * knots]))
     with torch.no_grad():
         raw, found = scorer.evidence(image).maps, scorer.score_image(image).maps
     torch.testing.assert_close(found["recon"], compress((raw["recon"] - 0.5) / 2))
@@ -144,6 +186,19 @@ def test_maps_are_standardised_and_compressed(
         compress((raw["flow8"] - 1) / 0.1), size=(32, 32), mode="bilinear"
     )
     torch.testing.assert_close(found["flow8"], flow)
+
+
+def test_a_part_without_a_map_of_its_own_may_pool_the_fused_one(
+    make_scorer: MakeScorer, make_images: MakeImages
+) -> None:
+    weights: dict[str, Any] = {"weights": {"local": 1.0}, "map_weights": {"recon": 1.0}}
+    scorer = make_scorer(**weights, map_pool=0.25, normative=True)
+    with torch.no_grad():
+        found = scorer.score_image(make_images(2))
+    assert set(found.parts) > {"local", "flow"}
+    torch.testing.assert_close(found.parts["local"], compress(top_mean(found.anomaly_map, 0.25)))
+    torch.testing.assert_close(found.score, found.parts["local"])
+    assert "local" not in make_scorer().parts
 
 
 def test_compression_keeps_ordinary_values_and_all_orders() -> None:

@@ -22,8 +22,13 @@ from networks import (
     NormalizingFlow,
     WeightedFusion,
 )
-from networks.detectors.aeflow import AEFlowDetector, HeadOutput
+from networks.aeflow import pool_features
+from networks.contrast import LIMIT, gaussian_blur, local_contrast
+from networks.density import GaussianDensity
+from networks.detectors.aeflow import BLURS, AEFlowDetector, HeadOutput, _by_case, _spread_sigmas
+from networks.errors import ArgumentError
 from networks.loss import AEFlowLoss
+from networks.pooling import top_mean
 
 MakeScorer = Callable[..., AnomalyScorer]
 MakeImages = Callable[..., Tensor]
@@ -31,16 +36,36 @@ SMALL: dict[str, Any] = {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "de
 
 
 class Images:
-    """Batches of given images."""
+    """Batches of given images, with what goes with them."""
 
-    def __init__(self, images: Tensor) -> None:
+    def __init__(self, images: Tensor, size: int = 3, **context: Tensor) -> None:
         self.images = images
+        self.size = size
+        self.context = context
 
     def __iter__(self) -> Any:
-        return (Inputs(batch) for batch in self.images.split(3))
+        starts = range(0, len(self.images), self.size)
+        return (self._from(slice(start, start + self.size)) for start in starts)
 
     def spread(self, count: int) -> Inputs:
-        return Inputs(self.images[:count])
+        return self._from(slice(count))
+
+    def _from(self, rows: slice) -> Inputs:
+        context = {name: value[rows] for name, value in self.context.items()}
+        return Inputs(self.images[rows], context)
+
+
+def volumes(patients: int = 4, shift: float = 0.0, size: int = 3) -> Images:
+    """Batches of patients of five slices each, the bodies of whom lie apart by a shift."""
+    line, along = torch.linspace(-1, 1, 32), torch.linspace(0.3, 0.7, 5)
+    within = ((line + 1) / 2).repeat(2).expand(5, -1)
+    place = torch.cat([along[:, None], within], dim=1).repeat(patients, 1)
+    lie = [shift * (one - (patients - 1) / 2) for one in range(patients)]
+    body = torch.stack([(line[:, None] - a).square() + line.square() < 0.3 for a in lie])
+    body = body.repeat_interleave(5, dim=0)[:, None]
+    case = torch.arange(patients).repeat_interleave(5)
+    images = (0.3 + 0.05 * torch.rand(body.shape)) * body
+    return Images(images, size, place=place, body=body, case=case)
 
 
 def test_the_residual_is_smoothed(make_scorer: MakeScorer, make_images: MakeImages) -> None:
@@ -93,7 +118,7 @@ def test_input_statistics_standardise_the_images(make_images: MakeImages) -> Non
     found = detector.normalize(images)
     torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std((0, 2, 3)), torch.ones(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(detector.restore(found), images)
+    torch.testing.assert_close(detector.restore(found, images), images)
     Detector.prepare(detector, Images(torch.zeros(2, 2, 32, 32)), None)  # a constant channel
     assert torch.isfinite(detector.normalize(images)).all()
 
@@ -184,3 +209,116 @@ def test_a_network_assembled_by_hand_is_scored(make_images: MakeImages) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AEFlowDetector(**SMALL, **settings)
+
+
+def test_a_reconstruction_comes_back_with_the_local_contrast_of_its_image(
+    make_images: MakeImages,
+) -> None:
+    images = make_images(6)
+    detector = AEFlowDetector(contrast="local", **SMALL)
+    assert DETECTORS["aeflow"](**detector.config).contrast == "local"
+    Detector.prepare(detector, Images(images), None)
+    seen = detector.normalize(images)
+    torch.testing.assert_close(seen.std(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert not torch.allclose(seen, detector.normalize(0.5 * images), atol=0.5)
+    inside = local_contrast(images).abs() < LIMIT
+    torch.testing.assert_close(detector.restore(seen, images)[inside], images[inside])
+    with pytest.raises(ArgumentError, match="contrast: expected one of 'none', 'local'"):
+        AEFlowDetector(contrast="loca", **SMALL)
+
+
+def test_the_density_is_of_the_pooled_features_and_hardly_sees_blur(
+    make_images: MakeImages,
+) -> None:
+    images = make_images(40) + 0.05 * torch.randn(40, 1, 32, 32)
+    detector = AEFlowDetector(**SMALL).eval()
+    detector.prepare(Images(images), "train")
+    detector.prepare(Images(images), None)
+    with torch.no_grad():
+        pooled = pool_features(detector.encode(Inputs(images)))
+        inputs = Inputs(images)
+        found = detector.evidence(detector(inputs), inputs).values["density"]
+        torch.testing.assert_close(found, detector.density(pooled))
+        torch.testing.assert_close(detector.density.mean, pooled.mean(dim=0))
+        blurred = Inputs(gaussian_blur(images, 0.2))
+        moved = pool_features(detector.encode(blurred)) - pooled
+        plain = GaussianDensity(pooled.shape[1])
+        plain.fit(pooled, torch.zeros_like(moved))
+        rise = (detector.density(pooled + moved) - detector.density(pooled)).mean()
+        assert rise < 0.5 * (plain(pooled + moved) - plain(pooled)).mean()
+
+
+def test_blurs_are_spread_over_their_range() -> None:
+    found = _spread_sigmas(range(100), torch.zeros(1, 1, 112, 224)).log()
+    low, high = (math.log(0.5 * sigma) for sigma in BLURS)
+    shares = ((found - low) / (high - low)).sort().values
+    torch.testing.assert_close(shares, torch.linspace(0, 1, 100), atol=0.03, rtol=0)
+
+
+def test_volumes_get_a_normative_map_and_its_parts() -> None:
+    detector, batches = AEFlowDetector(**SMALL).eval(), volumes()
+    assert [part.name for part in detector.parts] == ["flow", "recon", "density"]
+    for stage in ("train", None):
+        assert detector.needs == () and detector.config["normative"] is None
+        detector.prepare(batches, stage)
+    assert detector.config["normative"] is True and detector.needs == ("body", "place")
+    names = ["flow", "recon", "bright", "dark", "density", "local"]
+    assert [part.name for part in detector.parts] == names
+    twin = DETECTORS["aeflow"](**detector.config).eval()
+    twin.load_state_dict(detector.state_dict())
+    inputs = batches.spread(5)
+    spot = torch.zeros(32, 32, dtype=torch.bool)
+    spot[14:18, 14:18] = True
+    inputs = inputs._replace(image=torch.where(spot, 0.9, inputs.image))
+    with torch.no_grad():
+        found, again = (one.evidence(one(inputs), inputs) for one in (detector, twin))
+        bare = detector.evidence(detector(Inputs(inputs.image)), Inputs(inputs.image))
+    torch.testing.assert_close(found.maps, again.maps)
+    torch.testing.assert_close(found.maps["dark"], -found.maps["bright"])
+    assert found.maps["bright"][..., spot].min() > 3
+    assert found.maps["bright"][..., ~spot].mean().abs() < 0.5
+    assert (top_mean(found.maps["bright"], 0.01) > 3).all()
+    assert (top_mean(found.maps["dark"], 0.01) < 3).all()
+    assert (bare.maps["bright"] == 0).all() and (bare.maps["dark"] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("normative", "shift", "placed", "decided"),
+    [
+        (None, 0.0, True, True),
+        (None, 0.5, True, False),
+        (None, 0.0, False, False),
+        (False, 0.0, True, False),
+        (True, 0.5, True, True),
+    ],
+    ids=["volumes", "unlike outlines", "pictures", "not wanted", "wanted"],
+)
+def test_who_gets_a_normative_map(
+    normative: bool | None, shift: float, placed: bool, decided: bool
+) -> None:
+    detector, batches = AEFlowDetector(normative=normative, **SMALL).eval(), volumes(shift=shift)
+    if not placed:
+        del batches.context["place"]
+    for stage in ("train", None):
+        detector.prepare(batches, stage)
+    assert detector.config["normative"] is decided
+    assert (detector.normative is not None) == decided == ("bright" in str(detector.parts))
+    assert detector.needs == (("body", "place") if decided else ())
+    if detector.normative is not None:
+        assert float(detector.normative.mean.max()) > 0.2  # fitted
+
+
+def test_patients_are_told_apart_across_batches() -> None:
+    found = []
+    for size in (1, 3, 5, 64):
+        batches = volumes(size=size)
+        batches.images = torch.linspace(0, 1, 20)[:, None, None, None] * batches.context["body"]
+        cases = list(_by_case(batches))
+        assert [len(image) for image, _, _ in cases] == [5] * 4
+        found.append([torch.cat(one) for one in zip(*cases, strict=True)])
+        assert torch.equal(found[-1][0], batches.images)
+        assert torch.equal(found[-1][2], batches.context["place"])
+    # The first case of a data set whose first patients have no normal slice is no other.
+    batches = volumes(1)
+    batches.context["case"] += 7
+    assert len(list(_by_case(batches))) == 1

@@ -23,7 +23,8 @@ from pipelines.batch import writer as case_writer
 from pipelines.batch.case_run import CaseRun, CaseStore, Gathered
 from pipelines.batch.writer import AHEAD
 from pipelines.data.cases import Case
-from pipelines.data.slices import CaseDataset, CaseLoader, case_loader
+from pipelines.data.datasets import CaseDataset, case_loader
+from pipelines.data.slices import CaseLoader
 from pipelines.outputs.examples import Example
 from pipelines.scoring import cases as scoring
 from pipelines.scoring.cases import CaseEvaluator, ScoredCase, ScoreSlices
@@ -91,9 +92,11 @@ def facts(example: Example) -> tuple[Any, ...]:
 
 def assert_equal(found: Gathered, expected: Gathered) -> None:
     assert found.rows == expected.rows
-    for name in ("pixels", "baseline_pixels"):
-        one, other = getattr(found, name).state_dict(), getattr(expected, name).state_dict()
-        assert all(np.array_equal(one[key], other[key]) for key in other), name
+    assert found.baseline_pixels.keys() == expected.baseline_pixels.keys()
+    pairs = [(found.pixels, expected.pixels)]
+    pairs += [(one, expected.baseline_pixels[n]) for n, one in found.baseline_pixels.items()]
+    for one, other in ((a.state_dict(), b.state_dict()) for a, b in pairs):
+        assert all(np.array_equal(one[key], other[key]) for key in other)
     assert [facts(one) for one in found.examples] == [facts(one) for one in expected.examples]
     assert found.failures == expected.failures
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from networks import Part
 from pipelines.batch.results import (
     CaseResult,
     case_result,
@@ -117,7 +118,7 @@ def test_pixels_of_judged_slices_count_inside_the_body(
     values = np.random.default_rng(0).normal(size=(5, 24, 24)).astype(np.float32)
     result = case_result(fake_scored(sample, anomaly_map=values), 0.77)
     assert result.examples == [] and len(result.rows) == 6
-    assert result.pixels.patients == result.baseline_pixels.patients == ("pa",)
+    assert result.pixels.patients == result.baseline_pixels["intensity"].patients == ("pa",)
     pixels, regions = result.pixels.arrays()
     body = int((sample.raw[0] > 0).sum())
     lesion = 2 * 36
@@ -130,7 +131,7 @@ def test_pixels_of_judged_slices_count_inside_the_body(
     assert pixels[0][:, first:].sum() == above
     whole = case_result(fake_scored(LOADER(picture)), 1.0)
     assert whole.pixels.arrays()[0][0].sum(axis=1).tolist() == [24 * 24, 0]
-    assert whole.baseline_pixels.patients == ()
+    assert whole.baseline_pixels == {}
 
 
 @pytest.mark.parametrize("kind", ["ct", "mr"])
@@ -147,9 +148,22 @@ def test_pixels_of_the_body_count_whatever_their_value(
     case = Case("a", "pa", (write_volume("a", values),), mask=write_volume("mask", mask))
     scored = fake_scored(LOADER(case), anomaly_map=np.zeros((4, 24, 24), np.float32))
     result = case_result(scored, 1.0)
-    for histogram in (result.pixels, result.baseline_pixels):
+    for histogram in (result.pixels, result.baseline_pixels["intensity"]):
         counted = histogram.arrays()[0][0].sum(axis=1).tolist()
         assert counted == [4 * 16 * 16 - 2 * 36, 2 * 36]
+
+
+def test_a_part_that_is_a_trivial_score_is_a_baseline(
+    volume: Case, fake_scored: FakeScored
+) -> None:
+    part = Part("recon", ("recon",), baseline="usual")
+    scored = replace(fake_scored(LOADER(volume)), baselines={"usual": part})
+    result = case_result(scored, 1.0)
+    assert [row.baselines["usual"] for row in result.rows[:5]] == [-1.0, 0.0, 1.0, 2.0, 3.0]
+    counted = result.baseline_pixels["usual"].arrays()[0][0].sum()
+    assert counted == result.pixels.arrays()[0][0].sum() > 0
+    unseen = replace(scored, sample=replace(scored.sample, baselines=None))
+    assert "usual" not in case_result(unseen, 1.0).rows[0].baselines
 
 
 def test_without_a_mask_no_pixels_count(picture: Case, fake_scored: FakeScored) -> None:
@@ -173,9 +187,13 @@ def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
     assert stored_stamp(path) == "stamp"
     again = load_result(path)
     assert again.rows == result.rows
-    for name in ("pixels", "baseline_pixels"):
-        before, after = getattr(result, name).state_dict(), getattr(again, name).state_dict()
-        assert all(np.array_equal(before[key], after[key]) for key in before), name
+    assert again.baseline_pixels.keys() == result.baseline_pixels.keys() == {"intensity"}
+    for old_pixels, new_pixels in (
+        (result.pixels, again.pixels),
+        (result.baseline_pixels["intensity"], again.baseline_pixels["intensity"]),
+    ):
+        before, after = old_pixels.state_dict(), new_pixels.state_dict()
+        assert all(np.array_equal(before[key], after[key]) for key in before)
     assert [one.kind for one in again.examples] == ["detected", "missed"]
     for old, new in zip(result.examples, again.examples, strict=True):
         facts = [(one.kind, one.case, one.index, one.score) for one in (old, new)]

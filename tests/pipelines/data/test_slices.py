@@ -10,36 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipelines.data.cases import Case, FailedCase
-from pipelines.data.slices import (
-    CaseDataset,
-    CaseLoader,
-    NormalSlices,
-    case_loader,
-    model_loader,
-    slice_loader,
-)
+from pipelines.data.cases import Case
+from pipelines.data.datasets import NormalSlices
+from pipelines.data.slices import CaseLoader, model_loader
 from transforms.errors import InputError
 
 WriteVolume = Callable[..., Path]
 LESION = (1, 3, 4)
-
-
-@pytest.fixture
-def volume(write_volume: WriteVolume) -> Case:
-    """Six slices: 1 shows 19 lesion pixels, 3 shows 20, 4 shows 30, the others none."""
-    mask = np.zeros((24, 24, 6), dtype=np.uint8)
-    mask[5:24, 8, 1] = 1
-    mask[4:9, 4:8, 3] = 2
-    mask[4:9, 4:10, 4] = 1
-    return Case("a", "pa", (write_volume("image"),), mask=write_volume("mask", mask))
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Case:
-    levels = np.random.default_rng(0).integers(0, 256, (40, 20), dtype=np.uint8)
-    Image.fromarray(levels).save(tmp_path / "xray.png")
-    return Case("x", "px", (tmp_path / "xray.png",), label=1)
 
 
 def test_a_volume_becomes_slices(volume: Case) -> None:
@@ -173,24 +150,6 @@ def test_the_body_means_the_same_in_loader_context_and_baselines(
     assert dataset[3]["body"].shape == (1, 24, 24)
 
 
-def test_a_case_that_cannot_be_used_says_why(volume: Case, picture: Case) -> None:
-    def odd(case: Case) -> Any:
-        raise ZeroDivisionError("odd")
-
-    loader = CaseLoader(32, volumetric=True, min_body_fraction=0.0)
-    missing = replace(volume, images=(volume.images[0].with_name("gone.nii.gz"),))
-    dataset = CaseDataset([missing, volume, picture], loader)
-    gone, found, flat = (dataset[index] for index in range(3))
-    assert isinstance(gone, FailedCase) and gone.case is missing and "gone" in gone.reason
-    assert found.case is volume and "expected a volume" in flat.reason
-    broken = CaseDataset([volume], odd)[0]
-    assert "failed unexpectedly (ZeroDivisionError: odd)" in broken.reason
-    assert str(volume.images[0]) in broken.reason
-    empty = CaseDataset([volume], CaseLoader(32, min_body_fraction=1.0))[0]
-    assert isinstance(empty, FailedCase)
-    assert "image.nii.gz: no slice shows enough of the body" in empty.reason
-
-
 def test_a_mask_decides_where_a_single_slice_has_no_label(write_volume: WriteVolume) -> None:
     mask = np.zeros((24, 24, 1), dtype=np.uint8)
     image = write_volume("one", shape=(24, 24, 1))
@@ -239,65 +198,3 @@ def test_parameters_rebuild_the_loader(volume: Case) -> None:
     assert again(volume).baselines is None and again.volumetric is True
     plain = model_loader({"preprocessing": loader.parameters})
     assert plain.parameters == loader.parameters and plain(volume).baselines is None
-
-
-def test_a_data_set_computes_baselines_when_asked(volume: Case) -> None:
-    loader = CaseLoader(32, slice_range=(1, 4))
-    assert CaseDataset([volume], loader)[0].baselines is None
-    dataset: Any = CaseDataset([volume], loader, baselines=True)
-    assert dataset.read.parameters == loader.parameters
-    assert len(dataset[0].baselines.scores["intensity"]) == len(dataset[0].indices) == 4
-
-
-def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -> None:
-    normal = Case("b", "pb", (write_volume("other", seed=1),), label=0)
-    loader = CaseLoader(32)
-    dataset = NormalSlices([volume, normal], loader)
-    assert len(dataset) == 3 + 6
-    expected = torch.cat([loader(volume).images[[0, 2, 5]], loader(normal).images])
-    assert torch.equal(dataset.images, expected)
-    batch = dataset.__getitems__([8, 0])
-    assert torch.equal(batch["image"], expected[[8, 0]]) and batch["index"].tolist() == [8, 0]
-    assert torch.equal(dataset[8]["image"], expected[8]) and int(dataset[8]["index"]) == 8
-    lesion = np.ones((24, 24, 6), dtype=np.uint8)
-    sick = replace(volume, mask=write_volume("all", lesion))
-    assert dataset.case_numbers.tolist() == [0] * 3 + [1] * 6
-    assert NormalSlices([sick, normal], loader).case_numbers.tolist() == [1] * 6
-
-
-def test_no_normal_slice_is_told(picture: Case) -> None:
-    with pytest.raises(InputError, match="no normal slice in 1 case"):
-        NormalSlices([picture], CaseLoader(32))
-
-
-def orders(loader: Any, epochs: tuple[int, ...]) -> list[list[int]]:
-    found = []
-    for epoch in epochs:
-        if hasattr(loader.sampler, "set_epoch"):
-            loader.sampler.set_epoch(epoch)
-        found.append([int(i) for batch in loader for i in batch["index"]])
-    return found
-
-
-def test_the_order_is_shuffled_by_epoch_or_not_at_all(make_slices: Any, make_images: Any) -> None:
-    dataset = make_slices(make_images(9))
-    first = orders(slice_loader(dataset, 4, 1, phase="train"), (1, 2))
-    assert orders(slice_loader(dataset, 4, 1, phase="train", num_workers=2), (2, 1)) == first[::-1]
-    assert first[0] != first[1] and sorted(first[0]) == list(range(9))
-    assert orders(slice_loader(dataset, 4), (1, 2)) == [list(range(9))] * 2
-    longer = slice_loader(dataset, 4, 1, phase="train", min_samples=20)
-    assert len(longer) == 7  # three rounds of nine
-    assert sorted(orders(longer, (1,))[0]) == sorted(list(range(9)) * 3)
-
-
-def test_volumes_come_one_by_one(volume: Case) -> None:
-    dataset = CaseDataset([volume, volume], CaseLoader(32, volumetric=True))
-    assert [len(batch) for batch in case_loader(dataset, 2)] == [1, 1]
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_cases_come_in_their_order(volume: Case, picture: Case, num_workers: int) -> None:
-    dataset = CaseDataset([volume, picture, volume], CaseLoader(32))
-    batches = list(case_loader(dataset, 2, num_workers))
-    assert [[sample.case.name for sample in batch] for batch in batches] == [["a", "x"], ["a"]]
-    assert len(dataset) == 3

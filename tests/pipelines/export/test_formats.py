@@ -15,7 +15,7 @@ from networks import AnomalyScorer
 from pipelines.common.options import find_mistake
 from pipelines.export import formats as export
 from pipelines.export.formats import FORMATS, ParityError, check_parity, export_model, main
-from pipelines.export.parity import compare, probe_images
+from pipelines.export.parity import compare, probe_context, probe_images
 from pipelines.scoring.model_file import load_scorer, read_model, save_model
 from transforms.errors import InputError
 
@@ -66,10 +66,49 @@ def test_a_file_scores_like_the_model_and_says_what_it_is(
         assert compare(scorer, image, run(image)).agrees
     assert metadata["threshold"] == pytest.approx(float(scorer.calibration.threshold))
     assert metadata["outputs"] == ["anomaly_map", "score", "percentile", "flagged"]
+    assert metadata["inputs"] == ["image"]
     assert metadata["preprocessing"]["image_size"] == [32, 32]
     assert "secret case" not in json.dumps(metadata)
     with pytest.raises(Exception, match="32"):
         run(make_images(1, 1, 64, 64))
+
+
+@pytest.mark.parametrize("weighted", ["bright", "flow"])
+@pytest.mark.parametrize("name", list(FORMATS))
+def test_a_file_takes_what_the_model_needs_beside_the_image(
+    name: str,
+    weighted: str,
+    tmp_path: Path,
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+) -> None:
+    need(name)
+    weights = {weighted: 0.75, "recon": 0.25}
+    scorer = make_scorer(normative=True, weights=weights, map_weights=weights)
+    save_model(tmp_path / "model.pt", calibrate(scorer, make_images(8)), FACTS)
+    done = export_model(tmp_path, name)
+    assert done.parity.agrees and done.parity.images == 24
+    run, metadata = FORMATS[name].load(done.path, "cpu")
+    assert metadata["inputs"] == ["image", "body", "place"]
+    for count in (1, 3, 7):
+        image, body = make_images(count, seed=count), make_images(count, seed=9) > 0.3
+        context = {"body": body, "place": torch.rand(count, 1 + 32 + 32)}
+        found = run(image, *context.values())
+        assert compare(scorer, image, found, context).agrees
+        shifted = {"body": body, "place": 1 - context["place"]}
+        assert compare(scorer, image, found, shifted).agrees == (weighted == "flow")
+
+
+def test_a_context_for_probes_is_as_the_model_takes_it() -> None:
+    image = torch.rand(3, 2, 16, 32)
+    found = probe_context(("place", "body"), image)
+    assert list(found) == ["place", "body"]
+    assert found["place"].shape == (3, 1 + 16 + 32) and found["place"].dtype == torch.float32
+    assert found["body"].shape == (3, 1, 16, 32) and found["body"].dtype == torch.bool
+    assert found["body"].any() and not found["body"].all()
+    with pytest.raises(KeyError, match="age"):
+        probe_context(("age",), image)
 
 
 def test_a_file_that_disagrees_is_not_kept(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pipelines.data.cases import Case
 from pipelines.data.slices import CaseLoader
 from pipelines.export.registry import (
     ServedScorer,
@@ -23,11 +24,12 @@ from pipelines.export.registry import (
     register_scorer,
 )
 from pipelines.scoring.model_file import save_model
+from pipelines.scoring.predictor import Predictor
 from pipelines.tracking.outbox import send_untracked
 from pipelines.tracking.tracker import Tracker
 from transforms.errors import InputError
 
-COLUMNS = ["score", "flow_score", "recon_score", "percentile", "flagged"]
+COLUMNS = ["score", "flow_score", "recon_score", "density_score", "percentile", "flagged"]
 
 
 @pytest.fixture
@@ -185,6 +187,23 @@ def test_a_volume_is_one_row(
     assert len(found) == 2 and found["score"][0] == found["score"][1]
     assert list(found.columns) == ["path", *COLUMNS[:3], "head_score", *COLUMNS[3:]]
     assert set(found["flagged"]) <= {True, False}
+
+
+def test_a_model_that_needs_more_than_images_takes_files(
+    write_model: Any, write_volume: Any, tmp_path: Path
+) -> None:
+    write_model(normative=True)
+    served = ServedScorer(tmp_path / "models" / "model.pt")
+    with pytest.raises(InputError, match="needs body, place beside the images; give files"):
+        served.predict(np.zeros((2, 1, 32, 32), np.float32))
+    path = str(write_volume("flair"))
+    found = served.predict(pd.DataFrame({"path": [path]}))
+    judged = Predictor(tmp_path / "models")(Case("a", "a", (Path(path),))).case_score.as_dict()
+    for name in ("score", "bright_score", "dark_score"):
+        assert found[name][0] == pytest.approx(judged[name]), name
+    package_scorer(tmp_path / "models" / "model.pt", tmp_path / "package")
+    again = mlflow.pyfunc.load_model(str(tmp_path / "package")).unwrap_python_model()
+    assert again.predict(pd.DataFrame({"path": [path]}))["score"][0] == found["score"][0]
 
 
 def test_a_second_training_is_the_next_version_and_a_repeated_sending_is_none(

@@ -53,8 +53,7 @@ def write_lively(write_model: WriteModel, tmp_path: Path) -> WriteModel:
         path = tmp_path / "models" / "model.pt"
         full = torch.load(path, weights_only=True)
         state = full["model"]
-        state["calibration.maps.scale"] *= 0.1
-        state["calibration.maps.mean"] -= 16 * state["calibration.maps.scale"]
+        state["calibration.maps.levels"].mul_(0.1).sub_(1.6)
         state["calibration.pixel_threshold"].fill_(0.5)
         state["calibration.pixel_fpr"].fill_(0.01)
         state["calibration.pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
@@ -105,6 +104,23 @@ def test_a_volume_s_label_map_is_that_of_the_predictor(
     assert not isinstance(served["image"], MetaTensor)
 
 
+def test_what_the_detector_needs_reaches_it_through_a_server(
+    serve: Serve, write_volume: WriteVolume, tmp_path: Path
+) -> None:
+    image = write_volume("scan", affine=AFFINE)
+    served = serve(str(image), normative=True)
+    scored, bands = predicted(tmp_path / "models", image)
+    assert {"bright", "dark"} <= set(scored.parts)
+    # A place that got lost would leave the normative parts at their value without any.
+    assert np.ptp(scored.parts["bright"]) > 0.1
+    for name, value in scored.case_score.as_dict().items():
+        assert served["result"][name] == pytest.approx(value, abs=1e-5), name
+    assert {"bright_score", "dark_score"} <= set(served["result"])
+    expected = bands.label_map(scored.grid_map.as_tensor().numpy())
+    np.testing.assert_array_equal(served["pred"].array[0], expected)
+    assert expected.max() >= 1
+
+
 def test_a_picture_s_label_map_is_as_monai_writes_pictures(serve: Serve, tmp_path: Path) -> None:
     levels = np.random.default_rng(0).integers(1, 256, (40, 30), dtype=np.uint8)
     image = tmp_path / "xray.png"
@@ -145,7 +161,9 @@ def test_scores_do_not_depend_on_the_batch_size(
 ) -> None:
     write_model()
     predictor = Predictor(tmp_path / "models")
-    loaded = LoadSlicesd("image", predictor.loader)({"image": write_volume("scan")})
+    loaded = LoadSlicesd("image", predictor.loader, predictor.scorer)(
+        {"image": write_volume("scan")}
+    )
     with torch.no_grad():
         one, all_ = (ScoreSlices(n)(loaded["image"][None], predictor.scorer) for n in (1, 32))
     assert one["score"].shape == (1, len(loaded["image"]))
@@ -158,7 +176,7 @@ def test_the_second_band_can_be_moved(
 ) -> None:
     write_lively()
     predictor = Predictor(tmp_path / "models")
-    pre = Compose([LoadSlicesd("image", predictor.loader)])
+    pre = Compose([LoadSlicesd("image", predictor.loader, predictor.scorer)])
     found = []
     levels = predictor.scorer.calibration.pixel_levels
     levels[:300], levels[300:] = 0.5, 1e6
@@ -185,6 +203,6 @@ def test_slices_of_another_model_are_refused(
     replaced = Predictor(tmp_path / "models").scorer
     replaced.calibration.quantiles.add_(0.1)
     post = LabelBandsd("pred", predictor.scorer, predictor.reference)
-    pre = Compose([LoadSlicesd("image", predictor.loader)])
+    pre = Compose([LoadSlicesd("image", predictor.loader, predictor.scorer)])
     with pytest.raises(InputError, match="was replaced while it was served"):
         run_like_a_server(write_volume("scan"), pre, ScoreSlices(), replaced, Compose([post]))

@@ -68,7 +68,7 @@ def summary(
     result = summarize(
         rows,
         pixels.get("ours", PixelHistogram()),
-        pixels.get("theirs", PixelHistogram()),
+        {"intensity": pixels.get("theirs", PixelHistogram())},
         threshold=1.0,
         pixel_threshold=2.0,
         volumetric=volumetric,
@@ -160,6 +160,13 @@ def test_pixels_are_compared_with_the_intensity_map(full: dict[str, Any]) -> Non
     assert intensity["dice_oracle"]["value"] > 0 and "dice_at_threshold" not in intensity
     same = summary(make_rows(), ours=make_pixels(), theirs=make_pixels())
     assert same["baselines"]["intensity"]["pixel_ap"] == same["pixel_ap"]
+    assert "pixel_ap" not in same["baselines"]["area"]
+
+
+def test_a_part_that_is_trivial_stands_beside_the_baselines() -> None:
+    rows = [replace(r, baselines=r.baselines | {"normative": r.score}) for r in make_rows()]
+    found = summary(rows)["baselines"]["normative"]
+    assert found["difference"]["value"] == 0 and found["matched_difference"]["value"] == 0
 
 
 def test_rows_without_a_label_do_not_count() -> None:

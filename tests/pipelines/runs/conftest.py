@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from networks import make_fusion
 from pipelines.batch.case_run import Gathered
 from pipelines.data.cases import Case, Cohort, FailedCase
 from pipelines.data.cohort import Data
@@ -82,7 +83,7 @@ class FakeCases:
             pixels.add(patient, 3.0 * mask, mask)
         image = np.zeros((8, 8), np.float32)
         shown = Example("detected", "c", 0, 1.0, image, image, {"anomaly_map": image}, None)
-        return Gathered(self.rows, pixels, PixelHistogram(), [shown], self.failures)
+        return Gathered(self.rows, pixels, {}, [shown], self.failures)
 
 
 def eight_slices() -> list[ScoreRow]:
@@ -138,7 +139,10 @@ def evaluator() -> Any:
         quantiles=torch.linspace(0, 1, 5),
     )
     return SimpleNamespace(
-        scorer=SimpleNamespace(calibration=calibration),
+        scorer=SimpleNamespace(
+            calibration=calibration,
+            fusion=make_fusion(weights={"flow": 0.75, "head": 0.25, "dark": 0.0}),
+        ),
         state=SimpleNamespace(device="cpu"),
         reference=None,
     )

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ignite.engine import Engine, Events
 
+from networks import make_fusion
 from pipelines.data.cohort import Data, seen_content
 from pipelines.data.slices import CaseLoader
 from pipelines.runs import training as session
@@ -30,6 +32,10 @@ def make_training(
         folder: Path, data: Data = data, check: Any = lambda: None, **how: Any
     ) -> tuple[Training, Engine]:
         trainer: Any = Engine(lambda engine, batch: None)
+        shown = SimpleNamespace(
+            images=torch.rand(50, 1, 8, 8), context={"region": torch.ones(50, 1, 8, 8).bool()}
+        )
+        trainer.data_loader = SimpleNamespace(dataset=shown)
         trainer.validator = Engine(lambda engine, batch: None)
 
         @trainer.on(Events.EPOCH_COMPLETED)
@@ -41,7 +47,8 @@ def make_training(
         calibrator: Any = SimpleNamespace(
             check=check,
             slice_scores=np.array([4.0, 1.0, 2.0, 3.0]),
-            dataset=SimpleNamespace(case_numbers=np.array([1, 0, 0, 0])),
+            case_numbers=np.array([1, 0, 0, 0]),
+            fitted_on=0,
             target_fpr=0.1,
         )
         training = Training(
@@ -100,12 +107,26 @@ def test_a_whole_training(
     (content,) = reports
     about = content.about
     assert content.title == "Training" and content.history == training.history
-    assert list(about)[6:10] == ["seed", "device", "duration", "finished"]
+    assert len(content.regions) == 24
+    assert all(one.shape == other.shape == (8, 8) for one, other in content.regions)
+    assert list(about)[6:11] == ["seed", "weights", "device", "duration", "finished"]
     assert about["training cases"] == about["calibration cases"] == about["test cases"] == 1
     assert about["seed"] == 3 and "version of torch" in about
+    assert about["weights"] == "flow 0.75, head 0.25 (as given)"
     assert len(training.history) == 2
     assert training.history[1]["train_loss"] == 0.5 and training.history[1]["val_loss"] == 2.0
     assert str(tmp_path / "models" / MODEL_NAME) in lines()
+
+
+def test_weights_are_told_with_where_they_come_from(
+    make_training: MakeTraining, evaluator: Any, tmp_path: Path
+) -> None:
+    training, _ = make_training(tmp_path)
+    training.calibrator.fitted_on = 24
+    assert training._subject()["weights"] == "flow 0.75, head 0.25 (fitted on 24 patients)"
+    evaluator.scorer.fusion = make_fusion("flow")
+    training.calibrator.fitted_on = 0
+    assert training._subject()["weights"] == "flow (as given)"
 
 
 def test_what_cannot_end_well_does_not_begin(

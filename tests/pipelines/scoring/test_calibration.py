@@ -6,18 +6,20 @@ from fractions import Fraction
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from networks import AnomalyScorer
-from networks.calibration import N_QUANTILES
+from networks.calibration import KNOTS, N_QUANTILES, Deviates
 from networks.levels import level_at
-from networks.pooling import LINEAR_RANGE
-from pipelines.data.slices import NormalSlices, slice_loader
+from networks.normative import NormativeMap
+from networks.pooling import LINEAR_RANGE, compress
+from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.scoring.calibration import Calibrator, conformal_rank
 from transforms.errors import InputError
 
 MakeScorer = Callable[..., AnomalyScorer]
 MakeImages = Callable[..., Tensor]
-MakeSlices = Callable[[Tensor], NormalSlices]
+MakeSlices = Callable[..., NormalSlices]
 Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 
 
@@ -56,7 +58,8 @@ def test_fresh_normal_scores_exceed_the_threshold_at_most_as_often_as_asked(
     for draw in range(draws):
         generator = torch.Generator().manual_seed(draw)
         scores = torch.randn(count + fresh, generator=generator).exp() * 10 - 3
-        parts = {"flow": torch.zeros_like(scores), "recon": scores}
+        flat = torch.zeros_like(scores)
+        parts = {"flow": flat, "recon": scores, "density": flat}
         calibration.fit_parts({name: value[:count] for name, value in parts.items()})
         fused = scorer.fusion.score({}, scorer.standardized_parts(parts))
         calibration.fit_scores(fused[:count], conformal_rank(count, fpr), fpr)
@@ -93,17 +96,68 @@ def test_parts_maps_and_score_are_standardised(
     with torch.no_grad():
         found = scorer.score_image(images)
         maps = scorer.evidence(images).maps
-    assert set(found.parts) == {"flow", "recon", "head"}
+    assert set(found.parts) == {"flow", "recon", "head", "density"}
     for name, value in {"score": found.score, **found.parts}.items():
         # Parts are compressed once standardised.
         plain = value if name == "score" else LINEAR_RANGE * torch.sinh(value / LINEAR_RANGE)
         assert plain.mean().item() == pytest.approx(0, abs=2e-3), name
         assert plain.std().item() == pytest.approx(1, abs=2e-3), name
-    moments = scorer.calibration.maps
-    assert moments.names == ("flow8", "recon", "head")
-    for name, mean, scale in zip(moments.names, moments.mean, moments.scale, strict=True):
-        assert maps[name].mean().item() == pytest.approx(mean.item(), rel=1e-4)
-        assert maps[name].std().item() == pytest.approx(scale.item(), rel=1e-2)
+    calibration = scorer.calibration.maps
+    assert calibration.names == ("flow8", "recon", "head")
+    inside = (images > 0).any(dim=1, keepdim=True).float()
+    for name, levels in zip(calibration.names, calibration.levels, strict=True):
+        own = maps[name][F.adaptive_avg_pool2d(inside, maps[name].shape[-2:]) > 0.5]
+        for deviate, level in ((0.0, levels[KNOTS.index(0.0)]), (1.0, levels[KNOTS.index(1.0)])):
+            above = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(-deviate))
+            assert (own > level).float().mean().item() == pytest.approx(above.item(), abs=0.02)
+
+
+def test_maps_of_any_tail_become_normal_deviates() -> None:
+    draw = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+    maps = Deviates(["thin", "heavy", "still"])
+    for name, values in (("thin", draw), ("heavy", draw.exp().square()), ("still", 0 * draw)):
+        maps.fit(name, values)
+    probe = torch.tensor([-1.0, 0.0, 1.0, 2.0, 3.0])
+    expected = compress(probe)
+    torch.testing.assert_close(maps("thin", probe), expected, atol=0.03, rtol=0)
+    torch.testing.assert_close(maps("heavy", probe.exp().square()), expected, atol=0.1, rtol=0)
+    torch.testing.assert_close(maps("still", probe), expected)
+    ends = torch.tensor([-1e6, 1e6])
+    assert maps("heavy", ends).abs().max() < 50 and (maps("heavy", ends).diff() > 0).all()
+
+
+def test_the_background_does_not_count_among_normal_pixels(
+    make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+) -> None:
+    images = make_images(6)
+    images[..., :16] = 0.0
+    scorer = calibrate(make_scorer(), images)
+    with torch.no_grad():
+        recon = scorer.evidence(images).maps["recon"]
+    median = recon[(images > 0).any(dim=1, keepdim=True)].median()
+    found = scorer.calibration.maps.levels[1, KNOTS.index(0.0)]
+    torch.testing.assert_close(found, median, rtol=0.02, atol=0)
+
+
+def test_parts_that_training_decided_are_calibrated(
+    make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
+) -> None:
+    weights = {"flow": 0.5, "dark": 0.5}
+    scorer, images = make_scorer(weights=weights, map_weights=weights), make_images(10)
+    scorer.detector.normative = NormativeMap(1)
+    scorer.detector.normative.mean.uniform_(0.2, 0.8)
+    dataset = make_slices(images, placed=True)
+    Calibrator(scorer, slice_loader(dataset, 4), "cpu", 0.2).run()
+    context = {name: dataset.context[name] for name in ("body", "place")}
+    with torch.no_grad():
+        found = scorer.score_image(images, context)
+    assert set(found.parts) == {"flow", "recon", "density", "bright", "dark", "local"}
+    for name in ("bright", "dark"):
+        plain = LINEAR_RANGE * torch.sinh(found.parts[name] / LINEAR_RANGE)
+        assert plain.mean().item() == pytest.approx(0, abs=2e-3), name
+        assert plain.std().item() == pytest.approx(1, abs=2e-3), name
+    assert found.score.std().item() == pytest.approx(1, abs=2e-3)
+    assert scorer.fusion.config["weights"] == weights
 
 
 def test_threshold_and_quantiles_are_the_normal_scores_own(
@@ -193,12 +247,14 @@ def test_an_absent_head_has_no_place_in_the_calibration(
     make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
 ) -> None:
     calibration = calibrate(make_scorer(), make_images(6)).calibration
-    assert calibration.parts.names == ("flow", "recon") and calibration.parts.mean.shape == (2,)
+    assert calibration.parts.names == ("flow", "recon", "density")
+    assert calibration.parts.mean.shape == (3,)
 
 
 def test_what_does_not_vary_is_only_shifted(make_scorer: MakeScorer) -> None:
     calibration = make_scorer().calibration
-    parts = {"flow": torch.full((9,), 4.0), "recon": torch.linspace(0, 1, 9)}
+    parts = {name: torch.linspace(0, 1, 9) for name in ("recon", "density")}
+    parts["flow"] = torch.full((9,), 4.0)
     calibration.fit_parts(parts)
     assert calibration.parts.mean[0] == 4 and calibration.parts.scale[0] == 1
     assert (calibration.parts("flow", parts["flow"]) == 0).all()
@@ -207,20 +263,15 @@ def test_what_does_not_vary_is_only_shifted(make_scorer: MakeScorer) -> None:
 
 
 def test_pixels_of_the_body_alone_set_the_pixel_threshold(
-    make_scorer: MakeScorer, make_images: MakeImages
+    make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
 ) -> None:
     scorer, images = make_scorer(), make_images(10)
     body = torch.zeros(10, 1, 32, 32, dtype=torch.bool)
     body[..., 12:16, :9] = True  # beside and inside what is above 0
 
-    class Told(torch.utils.data.Dataset[dict[str, Tensor]]):
-        def __len__(self) -> int:
-            return len(images)
-
-        def __getitem__(self, index: int) -> dict[str, Tensor]:
-            return {"image": images[index], "body": body[index]}
-
-    Calibrator(scorer, torch.utils.data.DataLoader(Told(), 4), "cpu", 0.2, 0.1).run()
+    dataset = make_slices(images)
+    dataset.context["body"] = body
+    Calibrator(scorer, slice_loader(dataset, 4), "cpu", 0.2, 0.1).run()
     with torch.no_grad():
         pixels = scorer(images)[body]
     assert (images == 0).all(dim=1, keepdim=True)[body].any()

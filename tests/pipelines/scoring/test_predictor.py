@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipelines.batch.case_run import CaseRun
 from pipelines.data.cases import Case
-from pipelines.data.slices import CaseDataset, case_loader, model_loader
+from pipelines.data.datasets import CaseDataset, case_loader
+from pipelines.data.slices import model_loader
 from pipelines.metrics.rows import ScoreRow
 from pipelines.outputs.maps import PNG_PER_SD
 from pipelines.scoring.cases import CaseEvaluator
@@ -57,7 +58,7 @@ def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
         assert found.case_score.flagged is whole.flagged is not None
         for name, values in found.scores.items():
             assert values.tolist() == [getattr(row, name) for row in slices], name
-        assert set(found.parts) == {"flow", "recon"}
+        assert set(found.parts) == {"flow", "recon", "density"}
         for name, values in found.parts.items():
             assert values.tolist() == [row.parts[name] for row in slices], name
         written: Any = nib.load(tmp_path / "out" / "maps" / f"{case.name}_anomaly.nii.gz")

@@ -10,7 +10,7 @@ import torch
 from ignite.engine import Events
 from mlflow import MlflowClient
 
-from pipelines.data.slices import slice_loader
+from pipelines.data.datasets import slice_loader
 from pipelines.tracking.epochs import EpochReport
 from pipelines.tracking.link import EXPERIMENT
 from pipelines.tracking.tracker import Tracker

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from networks import Detector
-from pipelines.data.slices import NormalSlices, slice_loader
+from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.training.batches import NormalBatches
 from pipelines.training.stages import StageTrainer
 from transforms.augment import NormalVariation

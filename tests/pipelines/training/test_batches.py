@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from networks import Detector
-from pipelines.data.slices import NormalSlices
+from pipelines.data.datasets import NormalSlices
 from pipelines.training.batches import NormalBatches, as_inputs
 
 MakeImages = Callable[..., Tensor]
@@ -19,13 +19,14 @@ def test_batches_come_in_the_order_of_the_data(
     make_slices: MakeSlices, make_images: MakeImages
 ) -> None:
     images = make_images(7)
-    batches = NormalBatches(make_slices(images), ("body",), batch_size=3)
+    batches = NormalBatches(make_slices(images), batch_size=3)
     for _ in range(2):
         found = list(batches)
         assert [len(one.image) for one in found] == [3, 3, 1]
         assert torch.equal(torch.cat([one.image for one in found]), images)
         body = torch.cat([one.context["body"] for one in found])
         assert torch.equal(body, images > 0)
+        assert torch.cat([one.context["case"] for one in found]).tolist() == list(range(7))
 
 
 def test_a_few_images_are_spread_over_the_data(
@@ -35,7 +36,9 @@ def test_a_few_images_are_spread_over_the_data(
     batches = NormalBatches(make_slices(images))
     assert torch.equal(batches.spread(3).image, images[[0, 3, 6]])
     assert torch.equal(batches.spread(64).image, images)
-    assert batches.spread(3).context == {}
+    context = batches.spread(3).context
+    assert {"body", "region", "case"} <= set(context) and "image" not in context
+    assert torch.equal(context["body"], images[[0, 3, 6]] > 0)
 
 
 def test_input_statistics_are_per_channel_and_of_all_batches(

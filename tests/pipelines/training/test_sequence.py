@@ -11,7 +11,7 @@ from torch import Tensor
 
 from networks import AnomalyScorer
 from networks.detectors.aeflow import AEFlowDetector
-from pipelines.data.slices import NormalSlices
+from pipelines.data.datasets import NormalSlices
 from pipelines.training.sequence import StagedTraining
 from pipelines.training.stages import StageTrainer
 

@@ -1,0 +1,182 @@
+"""The weights of a fusion, fitted on synthetic anomalies of a kind that no training has seen."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from monai.utils.enums import CommonKeys as Keys
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor
+
+from networks import AnomalyScorer, WeightedFusion
+from pipelines.common import generator
+from transforms.synthetic import SyntheticAnomalies
+
+logger = logging.getLogger(__name__)
+
+LEAST_PATIENTS = 20
+"""With fewer patients to fit on, the weights that were given serve."""
+
+SHARE = 1 / 3
+"""Of the held-out patients that fit the weights; the others set the threshold."""
+
+PENALTY = 1e-3
+"""On the squared weights, beside the mean log loss."""
+
+PIXELS = 64
+"""Pixels of an image inside the anomaly, and as many outside, that fit the weights of the map."""
+
+Floats = NDArray[np.float64]
+Batches = Iterable[Mapping[str, Tensor]]
+
+
+class WeightFitter:
+    """Fits the weights of a `WeightedFusion` on held-out normal images, with and without anomalies.
+
+    A logistic regression without negative weights tells normal images from the same images with
+    anomalies of a family that pre-training withheld: else the head, which knows the others, would
+    be trusted too much. Its patients neither trained nor set the threshold.
+
+    Args:
+        synthetic: makes the withheld anomalies.
+        seed: the run's seed.
+        wanted: whether weights are to be fitted at all.
+    """
+
+    def __init__(self, synthetic: SyntheticAnomalies, seed: int = 0, wanted: bool = True) -> None:
+        self.synthetic = synthetic
+        self.seed = seed
+        self.wanted = wanted
+
+    def chosen(self, patients: Sequence[str]) -> NDArray[np.bool_]:
+        """Which images fit the weights: those of a third of the patients, drawn by the seed.
+
+        Args:
+            patients: of the held-out images, ``(N,)``.
+
+        Returns:
+            ``(N,)`` bool; none when that third is fewer than `LEAST_PATIENTS`.
+        """
+        ranked = sorted(set(patients), key=self._rank)
+        count = int(SHARE * len(ranked))
+        taken = set(ranked[:count] if self.wanted and count >= LEAST_PATIENTS else ())
+        return np.array([one in taken for one in patients], dtype=bool)
+
+    def _rank(self, patient: str) -> str:
+        return hashlib.sha256(f"{self.seed}-weights-{patient}".encode()).hexdigest()
+
+    def fit_map(self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str) -> None:
+        """Fits the weights of the map, and puts them into the scorer's fusion.
+
+        Args:
+            scorer: whose maps are standardised already.
+            batches: the chosen images, ``image`` ``(B, C, H, W)``, ``body`` and ``region``
+                ``(B, 1, H, W)``, and what the detector needs.
+            device: where to compute.
+        """
+        if not isinstance(scorer.fusion, WeightedFusion):
+            return
+        pixels = _Samples()
+        for _, maps, hits, body in self._seen(scorer, batches, device):
+            for one, hit in enumerate(hits):
+                for where, label in ((hit, True), (body[one] & ~hit, False)):
+                    places = where.flatten().nonzero().flatten()
+                    places = places[:: max(1, len(places) // PIXELS)]
+                    found = {n: v[one].flatten()[places] for n, v in maps.items()}
+                    pixels.add(found, torch.full((len(places),), label))
+        scorer.fusion.map_weights = pixels.weights() or scorer.fusion.map_weights
+
+    def fit_score(
+        self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str
+    ) -> None:
+        """Fits the weights of a fused score; as `fit_map`, but the parts are standardised too."""
+        if type(scorer.fusion) is not WeightedFusion:
+            return
+        scores = _Samples()
+        for parts, _, hits, _ in self._seen(scorer, batches, device):
+            shows = hits.flatten(1).any(dim=1)
+            kept = shows | ~shows.any()  # an anomaly that does not show tells nothing
+            scores.add({name: value[kept] for name, value in parts.items()}, shows[kept])
+        scorer.fusion.weights = scores.weights() or scorer.fusion.weights
+
+    def _seen(
+        self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]]:
+        """Parts, maps, anomalies and bodies of the images as they are, then with anomalies."""
+        for number, batch in enumerate(batches):
+            source = generator(self.seed, "weights", number, device=device)
+            moved = {name: value.to(device) for name, value in batch.items()}
+            image, body = moved[Keys.IMAGE], moved["body"]
+            changed, mask = self.synthetic(image, body, moved["region"], source)
+            for seen, hit in ((image, torch.zeros_like(body)), (changed, mask > 0.5)):
+                yield *_standardized(scorer, seen, moved), hit, body
+
+
+class _Samples:
+    """Standardised evidence with labels."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, list[Tensor]] = {}
+        self.labels: list[Tensor] = []
+
+    def add(self, found: Mapping[str, Tensor], labels: Tensor) -> None:
+        for name, value in found.items():
+            self.values.setdefault(name, []).append(value.double().cpu())
+        self.labels.append(labels.cpu())
+
+    def weights(self) -> dict[str, float]:
+        """Weights by name, that sum to 1; none when nothing tells the labels apart."""
+        columns = [torch.cat(value).numpy() for value in self.values.values()]
+        labels = torch.cat(self.labels).double().numpy()
+        found = logistic_weights(np.stack(columns, axis=1), labels)
+        if not found.sum() > 0:
+            return {}
+        return dict(zip(self.values, (found / found.sum()).tolist(), strict=True))
+
+
+def logistic_weights(values: Floats, labels: Floats) -> Floats:
+    """Coefficients of a logistic regression that are not negative.
+
+    Args:
+        values: ``(N, P)``.
+        labels: 0 or 1, ``(N,)``; both kinds count alike.
+
+    Returns:
+        ``(P,)``.
+    """
+    anomalous = labels.mean()
+    share = np.where(labels > 0, 0.5 / max(anomalous, 1e-9), 0.5 / max(1 - anomalous, 1e-9))
+
+    def loss(coefficients: Floats) -> tuple[float, Floats]:
+        weights, offset = coefficients[:-1], coefficients[-1]
+        logits = values @ weights + offset
+        value = (share * (np.logaddexp(0.0, logits) - labels * logits)).mean()
+        slope = share * (expit(logits) - labels) / len(labels)
+        gradient = np.append(values.T @ slope + 2 * PENALTY * weights, slope.sum())
+        return float(value + PENALTY * weights @ weights), gradient
+
+    count = values.shape[1]
+    bounds: list[Any] = [(0.0, None)] * count + [(None, None)]
+    found = minimize(loss, np.zeros(count + 1), jac=True, bounds=bounds, method="L-BFGS-B")
+    solution: Floats = found.x[:-1]
+    return solution
+
+
+def _standardized(
+    scorer: AnomalyScorer, image: Tensor, batch: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The standardised parts ``(B,)`` of images, and their maps ``(B, 1, H, W)``."""
+    context = {name: batch[name] for name in scorer.detector.needs}
+    with torch.no_grad():
+        evidence = scorer.evidence(image, context)
+        maps = scorer.standardized_maps(evidence, image)
+        parts = scorer.standardized_parts(scorer.raw_parts(evidence, maps))
+    mapped = {n: scorer.part_map(n, maps) for n, part in scorer.parts.items() if part.maps}
+    return parts, mapped
