@@ -86,7 +86,7 @@ def liven(model: Path) -> None:
     """Makes the maps of a model without training reach both bands."""
     content = torch.load(model, weights_only=True)
     state = content["model"]
-    state["calibration.maps.levels"].mul_(0.1).sub_(1.6)
+    state["calibration.maps.levels"].sub_(0.2)
     state["calibration.pixel_threshold"].fill_(0.5)
     state["calibration.pixel_fpr"].fill_(0.01)
     state["calibration.pixel_levels"].copy_(torch.linspace(-5.0, 5.0, 401))  # 2.5 at 99.9 %
