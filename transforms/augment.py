@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+SHARPENED = 0.7
+"""Share of the images whose high frequencies are raised or lowered."""
+
+BLURRED = 0.6
+"""Share of the images that are then blurred."""
+
+REFERENCE_SIDE = 224
+"""Side of the image in whose pixels lengths are given; they grow with the image."""
+
+LEAST_SIGMA = 0.01
+"""Standard deviation, in pixels, of a Gaussian that changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,8 @@ class NormalVariation:
         contrast: largest relative change of contrast.
         brightness: largest change of brightness, images being in [0, 1].
         sharpness: range of the high-pass gain; -1 blurs, positive values sharpen.
+        blur: range of the standard deviation of a Gaussian, log-uniform, in pixels of an image of
+            side 224.
         noise: largest standard deviation of added noise.
     """
 
@@ -39,6 +52,7 @@ class NormalVariation:
     contrast: float = 0.2
     brightness: float = 0.1
     sharpness: tuple[float, float] = (-1.0, 1.5)
+    blur: tuple[float, float] = (0.4, 3.0)
     noise: float = 0.03
 
 
@@ -49,49 +63,53 @@ def uniform(
     return torch.rand(shape, generator=generator, device=like.device) * (high - low) + low
 
 
-def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
-    """Separable Gaussian blur of ``(B, C, H, W)``, reflecting at the borders.
+def log_uniform(
+    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Positive numbers whose logarithms are uniform, on the device of ``like``."""
+    return uniform(shape, math.log(low), math.log(high), like, generator).exp()
+
+
+def gaussian_blur(image: Tensor, sigma: float | Tensor) -> Tensor:
+    """Separable Gaussian blur of ``(B, C, H, W)``; at the borders over what lies inside.
 
     Rows and columns are blurred by matrix products, which on a GPU are many times faster than
     convolutions of a single channel.
-    """
-    height, width = image.shape[-2:]
-    rows = _blur_matrix(height, sigma, image.device, image.dtype)
-    columns = _blur_matrix(width, sigma, image.device, image.dtype)
-    return rows @ image @ columns.T
-
-
-@lru_cache(maxsize=32)
-def _blur_matrix(size: int, sigma: float, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Matrix ``(size, size)`` that blurs a line of pixels."""
-    radius = min(max(1, math.ceil(3 * sigma)), size - 1)
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    lines = F.pad(torch.eye(size, dtype=torch.float64)[:, None], (radius, radius), mode="reflect")
-    blurred = F.conv1d(lines, (kernel / kernel.sum()).view(1, 1, -1))[:, 0]
-    return blurred.T.contiguous().to(device=device, dtype=dtype)
-
-
-def vary_normals(
-    image: Tensor, generator: torch.Generator, variation: NormalVariation | None = None
-) -> Tensor:
-    """Varies normal images in geometry, intensity, sharpness and noise.
-
-    Sharpening as well as blurring matters: without it a detector learns that smooth is normal.
 
     Args:
-        image: ``(B, C, H, W)`` in [0, 1]; pixels that are exactly 0 in every channel are
-            background and stay 0.
+        image: what is blurred.
+        sigma: the standard deviation in pixels, one for all or one per image ``(B,)``.
+    """
+    width = sigma.clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+    rows, columns = (_blur_matrix(size, width, image) for size in image.shape[-2:])
+    return rows @ image @ columns.mT
+
+
+def _blur_matrix(size: int, width: float | Tensor, like: Tensor) -> Tensor:
+    """Matrices ``(..., size, size)`` that blur a line of pixels."""
+    place = torch.arange(size, device=like.device, dtype=like.dtype)
+    weights = torch.exp(-0.5 * ((place[:, None] - place) / width) ** 2)
+    return weights / weights.sum(dim=-1, keepdim=True)
+
+
+def vary_appearance(
+    image: Tensor, body: Tensor, generator: torch.Generator, variation: NormalVariation
+) -> Tensor:
+    """Varies images in sharpness, intensity and noise.
+
+    Sharpening as well as blurring matters: without it a detector learns that smooth is normal, and
+    without strong blur that it is not.
+
+    Args:
+        image: ``(B, C, H, W)`` in [0, 1].
+        body: ``(B, 1, H, W)``, 1 where there is an image; elsewhere it becomes 0.
         generator: source of all randomness, on the image's device.
         variation: how far to go.
 
     Returns:
         ``(B, C, H, W)`` in [0, 1].
     """
-    variation = variation or NormalVariation()
-    moved = _move(image, generator, variation)
-    body = (moved.amax(dim=1, keepdim=True) > 1e-3).to(moved.dtype)
-    changed = _change_sharpness(moved, generator, variation)
+    changed = _change_sharpness(image, generator, variation)
     changed = _change_intensity(changed, generator, variation)
     level = uniform((len(image), 1, 1, 1), 0.0, variation.noise, image, generator)
     changed = changed + level * torch.randn(
@@ -100,7 +118,8 @@ def vary_normals(
     return changed.clamp(0.0, 1.0) * body
 
 
-def _move(image: Tensor, generator: torch.Generator, variation: NormalVariation) -> Tensor:
+def move(image: Tensor, generator: torch.Generator, variation: NormalVariation) -> Tensor:
+    """Turns, zooms, shifts and flips images ``(B, C, H, W)``, all channels of one alike."""
     batch = (len(image),)
     limit = math.radians(variation.rotation)
     angle = uniform(batch, -limit, limit, image, generator)
@@ -126,9 +145,14 @@ def _change_sharpness(
     fine, coarse = gaussian_blur(image, 0.8), gaussian_blur(image, 2.0)
     mix = uniform(batch, 0.0, 1.0, image, generator)
     gain = uniform(batch, *variation.sharpness, image, generator)
-    used = uniform(batch, 0.0, 1.0, image, generator) < 0.7
+    used = uniform(batch, 0.0, 1.0, image, generator) < SHARPENED
     smooth = mix * fine + (1 - mix) * coarse
-    return torch.where(used, image + gain * (image - smooth), image)
+    changed = torch.where(used, image + gain * (image - smooth), image)
+    unit = min(image.shape[-2:]) / REFERENCE_SIDE
+    low, high = (max(unit * sigma, LEAST_SIGMA) for sigma in variation.blur)
+    sigma = log_uniform(batch, low, high, image, generator)
+    used = uniform(batch, 0.0, 1.0, image, generator) < BLURRED
+    return torch.where(used, gaussian_blur(changed, sigma), changed)
 
 
 def _change_intensity(

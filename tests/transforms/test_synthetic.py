@@ -1,19 +1,37 @@
 """Synthetic anomalies in normal images."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from transforms.augment import NormalVariation
-from transforms.synthetic import AnomalyRecipe, SyntheticAnomalies, random_blobs
+from transforms.errors import InputError
+from transforms.fillings import FILLINGS
+from transforms.recipe import AnomalyRecipe, recipe_for
+from transforms.shapes import SHAPES
+from transforms.synthetic import SyntheticAnomalies
 
 MakeImages = Callable[..., Tensor]
+
+QUIET = NormalVariation(0, (1, 1), 0, 0, 0, 0, 0, (0, 0), (0, 0), 0)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def make_anomalies(
+    image: Tensor,
+    generator: torch.Generator,
+    recipe: AnomalyRecipe | None = None,
+    variation: NormalVariation | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Anomalies anywhere in the bodies."""
+    body = (image > 0).any(dim=1, keepdim=True)
+    return SyntheticAnomalies(recipe, variation)(image, body, body, generator)
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 32, 32), (6, 4, 24, 40)])
@@ -23,11 +41,10 @@ def test_the_seed_alone_decides(
 ) -> None:
     image = make_images(*shape)
     before = image.clone()
-    synthetic = SyntheticAnomalies(variation=variation)
-    first = synthetic(image, seeded(5))
+    first = make_anomalies(image, seeded(5), variation=variation)
     torch.manual_seed(99)
-    again = synthetic(image, seeded(5))
-    other = synthetic(image, seeded(6))
+    again = make_anomalies(image, seeded(5), variation=variation)
+    other = make_anomalies(image, seeded(6), variation=variation)
     assert torch.equal(image, before)
     for found, same, different in zip(first, again, other, strict=True):
         assert found.dtype == torch.float32
@@ -40,7 +57,7 @@ def test_the_seed_alone_decides(
 
 def test_the_background_stays_exactly_0(make_images: MakeImages) -> None:
     image = make_images(16, 2)
-    changed, mask = SyntheticAnomalies(AnomalyRecipe(clean_share=0))(image, seeded())
+    changed, mask = make_anomalies(image, seeded(), AnomalyRecipe(clean_share=0))
     background = (image == 0).all(dim=1, keepdim=True)
     assert (changed * background == 0).all()
     assert (mask * background == 0).all()
@@ -54,7 +71,7 @@ def test_masks_lie_only_where_the_image_changed(
     if level is not None:  # saturated or dark: additions and subtractions come to nothing
         image = (image > 0) * level
     recipe = AnomalyRecipe(clean_share=0, second_share=0)  # a second one may undo the first
-    changed, mask = SyntheticAnomalies(recipe)(image, seeded())
+    changed, mask = make_anomalies(image, seeded(), recipe)
     difference = (changed - image).abs().mean(dim=1, keepdim=True)
     # The mask sees the change smoothed by a Gaussian of 1.5 pixels.
     near = torch.nn.functional.max_pool2d(difference, 11, stride=1, padding=5)
@@ -66,7 +83,7 @@ def test_masks_lie_only_where_the_image_changed(
 
 def test_clean_images_get_an_empty_mask_and_stay_as_they_are(make_images: MakeImages) -> None:
     image = make_images(32)
-    changed, mask = SyntheticAnomalies(AnomalyRecipe(clean_share=1.0))(image, seeded())
+    changed, mask = make_anomalies(image, seeded(), AnomalyRecipe(clean_share=1.0))
     assert not mask.any()
     torch.testing.assert_close(changed, image)
 
@@ -74,7 +91,7 @@ def test_clean_images_get_an_empty_mask_and_stay_as_they_are(make_images: MakeIm
 def test_about_the_asked_share_stays_clean(make_images: MakeImages) -> None:
     image = make_images(400, 1, 16, 16)
     recipe = AnomalyRecipe(clean_share=0.6, radius=(0.2, 0.3))
-    changed, mask = SyntheticAnomalies(recipe)(image, seeded())
+    changed, mask = make_anomalies(image, seeded(), recipe)
     same = ((changed - image).abs().amax(dim=(1, 2, 3)) < 1e-6).float().mean()
     assert same == pytest.approx(0.6, abs=0.08)
     assert mask[(changed - image).abs().amax(dim=(1, 2, 3)) < 1e-6].sum() == 0
@@ -83,7 +100,7 @@ def test_about_the_asked_share_stays_clean(make_images: MakeImages) -> None:
 def test_second_anomalies_make_masks_larger(make_images: MakeImages) -> None:
     image = make_images(64)
     one, two = (
-        SyntheticAnomalies(AnomalyRecipe(clean_share=0, second_share=share))(image, seeded())[1]
+        make_anomalies(image, seeded(), AnomalyRecipe(clean_share=0, second_share=share))[1]
         for share in (0.0, 1.0)
     )
     assert (two >= one).all()
@@ -93,28 +110,104 @@ def test_second_anomalies_make_masks_larger(make_images: MakeImages) -> None:
 def test_larger_radii_make_larger_anomalies(make_images: MakeImages) -> None:
     image = make_images(32)
     small, large = (
-        SyntheticAnomalies(AnomalyRecipe(clean_share=0, radius=radius))(image, seeded())[1].mean()
+        make_anomalies(image, seeded(), AnomalyRecipe(clean_share=0, radius=radius))[1].mean()
         for radius in ((0.04, 0.06), (0.2, 0.25))
     )
     assert large > 4 * small > 0
 
 
-def test_blobs_are_centred_where_they_may_be(make_images: MakeImages) -> None:
-    image = make_images(64, 1, 24, 40)
-    allowed = torch.zeros(64, 1, 24, 40)
-    allowed[..., 5:8, 30:35] = 1
-    recipe = AnomalyRecipe(radius=(0.08, 0.1), roughness=(0.0, 0.0), softness=(2.0, 2.0))
-    blobs = random_blobs(image, allowed, seeded(), recipe)
-    assert blobs.shape == (64, 1, 24, 40)
-    assert blobs.min() >= 0 and blobs.max() <= 1
-    peak = blobs.flatten(1).argmax(dim=1)
+@pytest.mark.parametrize("shape", list(SHAPES))
+def test_shapes_lie_in_the_region(make_images: MakeImages, shape: str) -> None:
+    region = torch.zeros(64, 1, 24, 40)
+    region[..., 5:15, 20:35] = 1
+    recipe = AnomalyRecipe(radius=(0.08, 0.3), inside_share=1.0)
+    soft = SHAPES[shape](region, seeded(), recipe)
+    assert soft.shape == (64, 1, 24, 40)
+    assert soft.min() >= 0 and soft.max() <= 1 and soft.max() > 0.9
+    assert not soft[region == 0].any()
+
+
+def test_some_ellipses_reach_out_of_the_region_that_they_are_centred_in() -> None:
+    region = torch.zeros(64, 1, 24, 40)
+    region[..., 5:8, 30:35] = 1
+    recipe = AnomalyRecipe(
+        radius=(0.08, 0.1), roughness=(0.0, 0.0), softness=(2.0, 2.0), inside_share=0.5
+    )
+    soft = SHAPES["ellipse"](region, seeded(), recipe)
+    peak = soft.flatten(1).argmax(dim=1)
     rows, columns = peak // 40, peak % 40
     assert ((rows >= 5) & (rows < 8) & (columns >= 30) & (columns < 35)).all()
-    assert blobs[..., 15:, :20].max() < 0.01
+    outside = (soft * (1 - region)).flatten(1).amax(dim=1) > 0
+    assert 0.3 < outside.float().mean() < 0.7
+    assert soft[..., 15:, :20].max() < 0.01
+
+
+@pytest.mark.parametrize("filling", list(FILLINGS))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_filling_shows(make_images: MakeImages, filling: str, channels: int) -> None:
+    image = make_images(24, channels)
+    recipe = AnomalyRecipe(clean_share=0, fillings=(filling,), radius=(0.2, 0.3))
+    changed, mask = make_anomalies(image, seeded(), recipe)
+    # Phantoms are as smooth as what is blurred; some stay as they are.
+    assert (mask.flatten(1).amax(dim=1) > 0).float().mean() > (0.0 if filling == "blurred" else 0.4)
+    brighter = float((changed - image)[mask.expand_as(image) > 0].mean())
+    if filling in ("opacity", "reticular"):
+        assert brighter > 0.01
+    if filling == "darkening":
+        assert brighter < -0.01
+
+
+def test_flattened_structures_lose_contrast() -> None:
+    stripes = 0.5 + 0.1 * (torch.arange(32) % 2).view(1, 1, 1, -1).expand(16, 1, 32, 32)
+    made = FILLINGS["flattened"](stripes, seeded(), AnomalyRecipe())
+    contrast = made.diff(dim=-1).abs().mean(dim=(1, 2, 3))
+    assert (contrast < 0.09).all() and (contrast > 0.01).all()
+
+
+def test_region_and_body_move_with_the_image() -> None:
+    body = torch.zeros(200, 1, 48, 48)
+    body[..., 6:42, 6:42] = 1
+    region = torch.zeros_like(body)
+    region[..., 10:38, 8:20] = 1
+    image = 0.2 * body + 0.4 * region  # so that the region is seen wherever it comes to lie
+    recipe = AnomalyRecipe(clean_share=0, fillings=("opacity",), inside_share=1.0)
+    still = NormalVariation(
+        gamma=0, contrast=0, brightness=0, sharpness=(0, 0), blur=(0, 0), noise=0
+    )
+    changed, mask = SyntheticAnomalies(recipe, still)(image, body.bool(), region.bool(), seeded())
+    found = mask.bool().squeeze(1)
+    assert found.any(dim=1).any(dim=1).float().mean() > 0.8
+    assert found[:, :, 28:].any() and found[:, :, :20].any()  # flipped and not
+    assert (changed[:, 0][found] > 0.5).float().mean() > 0.98
+    assert not mask[(changed == 0)].any()
+
+
+def test_a_blurred_image_has_blurred_anomalies(make_images: MakeImages) -> None:
+    image = torch.full((64, 1, 32, 32), 0.3)
+    recipe = AnomalyRecipe(clean_share=0, fillings=("opacity",), softness=(0.05, 0.06))
+    everywhere = torch.ones_like(image).bool()
+    sharp, smooth = (
+        SyntheticAnomalies(recipe, one)(image, everywhere, everywhere, seeded())[0]
+        for one in (QUIET, replace(QUIET, blur=(20, 21)))
+    )
+    assert smooth.diff(dim=-1).abs().amax() <= sharp.diff(dim=-1).abs().amax()
+    assert smooth.diff(dim=-1).abs().mean() < 0.8 * sharp.diff(dim=-1).abs().mean()
+
+
+def test_recipes_name_what_exists() -> None:
+    for region in ("body", "lungs", "given"):
+        SyntheticAnomalies(recipe_for(region))
+    assert recipe_for("given") == recipe_for("body") != recipe_for("lungs")
+    one = recipe_for("lungs", ["haze"])
+    assert one.fillings == ("haze",) and one.shapes == recipe_for("lungs").shapes
+    with pytest.raises(InputError, match="fillings: expected names among opacity.*, found mud"):
+        SyntheticAnomalies(AnomalyRecipe(fillings=("haze", "mud")))
+    with pytest.raises(InputError, match="shapes: expected names among ellipse.*, found none"):
+        SyntheticAnomalies(AnomalyRecipe(shapes=()))
 
 
 def test_a_single_image_and_an_empty_one_do_no_harm(make_images: MakeImages) -> None:
     for image in (make_images(1), torch.zeros(2, 1, 32, 32)):
-        changed, mask = SyntheticAnomalies(AnomalyRecipe(clean_share=0))(image, seeded(3))
+        changed, mask = make_anomalies(image, seeded(3), AnomalyRecipe(clean_share=0))
         assert torch.isfinite(changed).all() and torch.isfinite(mask).all()
     assert not changed.any() and not mask.any()

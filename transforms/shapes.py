@@ -1,0 +1,88 @@
+"""Shapes of synthetic anomalies: soft masks inside a region, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from transforms.augment import gaussian_blur, log_uniform, uniform
+from transforms.recipe import AnomalyRecipe
+
+Shape = Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]
+"""Makes soft masks ``(B, 1, H, W)`` in [0, 1] for regions of that shape, in [0, 1]."""
+
+
+def ellipses(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """Ellipses with noisy borders, centred in the region; most are confined to it."""
+    size, (height, width) = len(region), region.shape[-2:]
+    each = (size, 1, 1, 1)
+    centre = _random_centres(region > 0.5, generator).view(size, 2, 1, 1, 1)
+    radius = log_uniform((size, 2, 1, 1, 1), *recipe.radius, region, generator)
+    radius = radius * min(height, width)
+    # Very thin ellipses are no lesions: the axes stay within a factor of three.
+    radius = torch.maximum(radius, radius.amax(dim=1, keepdim=True) / 3)
+    angle = uniform(each, 0.0, math.pi, region, generator)
+    rows = torch.arange(height, device=region.device).view(-1, 1) - centre[:, 0]
+    columns = torch.arange(width, device=region.device) - centre[:, 1]
+    along = columns * torch.cos(angle) + rows * torch.sin(angle)
+    across = rows * torch.cos(angle) - columns * torch.sin(angle)
+    distance = torch.sqrt((along / radius[:, 0]) ** 2 + (across / radius[:, 1]) ** 2)
+    border = uniform(each, *recipe.roughness, region, generator)
+    border = border * smooth_noise(region, generator, (8, 16, 32))
+    softness = 0.25 * uniform(each, *recipe.softness, region, generator)
+    confined = uniform(each, 0.0, 1.0, region, generator) < recipe.inside_share
+    gate = torch.where(confined, region, torch.ones_like(region))
+    return gate * torch.sigmoid((1.0 + border - distance) / softness)
+
+
+def patches(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """Many foci at once: smooth noise above a threshold."""
+    each = (len(region), 1, 1, 1)
+    coarse, fine = (smooth_noise(region, generator, grids) for grids in ((6, 12), (12, 24)))
+    noise = torch.where(uniform(each, 0.0, 1.0, region, generator) < 0.5, coarse, fine)
+    threshold = uniform(each, 0.2, 1.2, region, generator)
+    return region * torch.sigmoid((noise - threshold) / uniform(each, 0.08, 0.4, region, generator))
+
+
+def diffuse(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """The left, the right (a quarter of the images each) or the whole region, unevenly."""
+    (height, width), each = region.shape[-2:], (len(region), 1, 1, 1)
+    side = uniform(each, 0.0, 1.0, region, generator)
+    columns = torch.arange(width, device=region.device).expand(len(region), 1, height, width)
+    left = 2 * columns < width
+    sides = torch.where(side < 0.25, left, torch.where(side < 0.5, ~left, torch.ones_like(left)))
+    soft = gaussian_blur(sides.to(region.dtype), width / 56)
+    uneven = 1.5 * smooth_noise(region, generator, (4, 8)) + 0.5
+    return region * soft * torch.sigmoid(uneven)
+
+
+SHAPES: Mapping[str, Shape] = MappingProxyType(
+    {"ellipse": ellipses, "patches": patches, "diffuse": diffuse}
+)
+"""The shapes to choose from."""
+
+
+def smooth_noise(like: Tensor, generator: torch.Generator, grids: tuple[int, ...]) -> Tensor:
+    """Noise of about unit variance ``(B, 1, H, W)``: random grids of several finenesses, summed."""
+    total = torch.zeros_like(like[:, :1])
+    for grid in grids:
+        coarse = torch.randn(
+            (len(like), 1, grid, grid), generator=generator, device=like.device, dtype=like.dtype
+        )
+        total = total + F.interpolate(
+            coarse, size=like.shape[-2:], mode="bilinear", align_corners=False
+        )
+    return total / math.sqrt(len(grids))
+
+
+def _random_centres(allowed: Tensor, generator: torch.Generator) -> Tensor:
+    """Row and column ``(B, 2)`` of a pixel in ``allowed`` ``(B, 1, H, W)``, else of any."""
+    width = allowed.shape[-1]
+    weights = allowed.flatten(1) + 1e-6
+    flat = torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    return torch.stack([flat // width, flat % width], dim=1)
