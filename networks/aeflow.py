@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
+import torch
 from torch import Tensor, nn
 
 from .decoder import Decoder
@@ -30,12 +31,14 @@ class AEFlowOutput(NamedTuple):
         latents: z' per stride of a flow, `(B, channels, h, w)`, finest first.
         log_dets: log |det dz'/dz| per stride and position, `(B, h, w)`, in nats.
         head: logits of an anomaly, `(B, 1, H / 8, W / 8)`, or None without a head.
+        pooled: mean of each feature of the encoder over the image, `(B, sum of its channels)`.
     """
 
     reconstruction: Tensor
     latents: list[Tensor]
     log_dets: list[Tensor]
     head: Tensor | None
+    pooled: Tensor
 
 
 class AEFlow(nn.Module):
@@ -116,7 +119,8 @@ class AEFlow(nn.Module):
             latents.append(latent)
             log_dets.append(log_det)
         head = None if self.head is None else self.detect(features)
-        return AEFlowOutput(self.decoder(latents[-1]), latents, log_dets, head)
+        restored = self.decoder(latents[-1])
+        return AEFlowOutput(restored, latents, log_dets, head, pool_features(features))
 
     def detect(self, features: Sequence[Tensor]) -> Tensor:
         """Run the detection head alone, as its training does.
@@ -248,6 +252,11 @@ def build_aeflow(**options: Any) -> AEFlow:
     decoder = Decoder(channels[strides[-1]], config.in_channels, strides[-1], config.decoder_width)
     head = DetectionHead([channels[s] for s in HEAD_STRIDES]) if config.with_head else None
     return AEFlow(encoder, flows, decoder, strides, head, config)
+
+
+def pool_features(features: Sequence[Tensor]) -> Tensor:
+    """Average features `(B, channels[i], h, w)` over the image: `(B, sum of channels)`."""
+    return torch.cat([one.float().mean(dim=(2, 3)) for one in features], dim=1)
 
 
 def _positions(argument: str, wanted: Sequence[int], encoder: Encoder) -> tuple[int, ...]:

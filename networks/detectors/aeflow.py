@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +13,9 @@ from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..aeflow import AEFlow, AEFlowOutput, build_aeflow
+from ..aeflow import AEFlow, AEFlowOutput, build_aeflow, pool_features
+from ..contrast import gaussian_blur
+from ..density import GaussianDensity
 from ..errors import ArgumentError
 from ..loss import AEFlowLoss, likelihoods
 from ..pooling import top_mean
@@ -20,6 +23,12 @@ from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
 INITIAL_IMAGES = 64
 """Images from which the flows' ActNorms are initialised."""
+
+BLURS = (0.4, 3.0)
+"""Range of the blur that is not to matter to the density, in pixels of a side of 224."""
+
+GOLDEN = (math.sqrt(5) - 1) / 2
+"""Its multiples, modulo 1, spread evenly however many there are."""
 
 
 class HeadOutput(NamedTuple):
@@ -40,7 +49,9 @@ class AEFlowDetector(Detector):
     images (only with a head), and ``train``, where the encoder is frozen and flow and decoder
     learn the normal images. Its parts are ``flow``, the negative log likelihood of the features;
     ``recon``, whose map is the smoothed residual and whose value is the paper's S_recon = -SSIM;
-    and ``head``. Its value ``latent`` is the paper's S_flow, in logs and per dimension.
+    ``head``; and ``density``, the distance of the pooled features of all strides from those of
+    normal images, in which sharpness counts little. Its value ``latent`` is the paper's S_flow, in
+    logs and per dimension.
 
     Args:
         network: assembled by hand; None builds it from `architecture`.
@@ -49,6 +60,7 @@ class AEFlowDetector(Detector):
             (0, 1]: small for focal disease, 1 for diffuse disease.
         head_pool: likewise for the head.
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
+        contrast: see `Detector`.
         **architecture: see `networks.build_aeflow`.
 
     Raises:
@@ -64,6 +76,7 @@ class AEFlowDetector(Detector):
         flow_pool: float = 0.5,
         head_pool: float = 0.1,
         smoothing: float = 2.0,
+        contrast: str = "none",
         **architecture: Any,
     ) -> None:
         for name, share in (("flow_pool", flow_pool), ("head_pool", head_pool)):
@@ -77,8 +90,10 @@ class AEFlowDetector(Detector):
             flow_pool=float(flow_pool),
             head_pool=float(head_pool),
             smoothing=float(smoothing),
+            contrast=contrast,
         )
         self.network = network
+        self.density = GaussianDensity(sum(network.encoder.channels))
         self.criterion = AEFlowLoss(alpha)
         # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
         # host wait for the device and cannot be exported.
@@ -92,14 +107,15 @@ class AEFlowDetector(Detector):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """The likelihood, the reconstruction, and the head if there is one."""
+        """The likelihood, the reconstruction, the head if there is one, and the density."""
         unsupervised = (
             Part("flow", self.flow_maps, self.config["flow_pool"]),
             Part("recon", ("recon",)),
         )
         if self.network.head is None:
-            return unsupervised
-        return (*unsupervised, Part("head", ("head",), self.config["head_pool"]))
+            return (*unsupervised, Part("density"))
+        head = Part("head", ("head",), self.config["head_pool"])
+        return (*unsupervised, head, Part("density"))
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -148,15 +164,32 @@ class AEFlowDetector(Detector):
         return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
 
     def prepare(self, batches: Batches, stage: str | None) -> None:
-        """Frees the encoder for pre-training, freezes it after; initialises the flows."""
+        """Frees the encoder for pre-training, freezes it after; fits flows and density."""
         super().prepare(batches, stage)
         if stage == "pretrain":
             self.network.encoder.unfreeze()
-        elif stage == "train":
-            self.network.encoder.freeze()
-            with torch.no_grad():
+            return
+        self.network.encoder.freeze()
+        with torch.no_grad():
+            if stage == "train":
                 first = batches.spread(INITIAL_IMAGES)
                 self.network.initialize_flows(self.normalize(first.image))
+            else:
+                self._fit_density(batches)
+
+    def _fit_density(self, batches: Batches) -> None:
+        plain: list[Tensor] = []
+        blurred: list[Tensor] = []
+        seen = 0
+        for inputs in batches:
+            count = len(inputs.image)
+            sigma = _spread_sigmas(range(seen, seen + count), inputs.image)
+            soft = inputs._replace(image=gaussian_blur(inputs.image, sigma))
+            plain.append(pool_features(self.encode(inputs)))
+            blurred.append(pool_features(self.encode(soft)))
+            seen += count
+        features = torch.cat(plain)
+        self.density.fit(features, torch.cat(blurred) - features)
 
     def evidence(self, output: AEFlowOutput, inputs: Inputs) -> Evidence:
         """Likelihood per position, smoothed residual, logits; S_flow and S_recon of the paper."""
@@ -170,16 +203,24 @@ class AEFlowDetector(Detector):
             maps["head"] = output.head.float()
         sizes = [z[0].numel() for z in output.latents]
         means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
-        restored = self.restore(reconstruction)
+        restored = self.restore(reconstruction, inputs.image)
         values = {
             "latent": -torch.stack(means).sum(dim=0),
-            "recon": -_ssim(restored, self.restore(normalized)),
+            "recon": -_ssim(restored, inputs.image),
+            "density": self.density(output.pooled),
         }
         return Evidence(maps, values, restored)
 
     def detected(self, output: HeadOutput) -> Tensor:
         """The pooled logits of the head."""
         return top_mean(output.head.float(), self.config["head_pool"])
+
+
+def _spread_sigmas(indices: range, image: Tensor) -> Tensor:
+    """One blur for each image of the data set: spread over `BLURS` evenly in their logarithm."""
+    low, high = (math.log(sigma * min(image.shape[-2:]) / 224) for sigma in BLURS)
+    shares = torch.tensor([index * GOLDEN % 1.0 for index in indices])
+    return torch.exp(low + (high - low) * shares).to(image)
 
 
 def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:

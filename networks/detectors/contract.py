@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ..choices import choose
+from ..contrast import CONTRASTS, local_contrast, surroundings
 from ..errors import ArgumentError
 
 LEAST_STD = 1e-6
@@ -107,6 +109,8 @@ class Detector(nn.Module):
 
     Args:
         in_channels: channels of the image.
+        contrast: ``none``, or ``local`` to see each pixel against its surroundings, see
+            `networks.contrast`.
         **config: the further arguments that rebuild the method, plain values; buffers whose size
             the data decide are recorded here too.
 
@@ -123,9 +127,13 @@ class Detector(nn.Module):
     input_mean: Tensor
     input_std: Tensor
 
-    def __init__(self, in_channels: int, **config: Any) -> None:
+    def __init__(self, in_channels: int, contrast: str = "none", **config: Any) -> None:
         super().__init__()
+        choose("contrast", contrast, dict.fromkeys(CONTRASTS))
+        self.contrast = contrast
         self.config: dict[str, Any] = {"in_channels": int(in_channels), **config}
+        if contrast != "none":  # a method without the argument can still be rebuilt
+            self.config["contrast"] = contrast
         self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
         self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
 
@@ -146,11 +154,23 @@ class Detector(nn.Module):
 
     def normalize(self, image: Tensor) -> Tensor:
         """Brings an image ``(B, C, H, W)`` in [0, 1] to zero mean and unit variance."""
-        return (image - self.input_mean) / self.input_std
+        return (self._contrasted(image) - self.input_mean) / self.input_std
 
-    def restore(self, normalized: Tensor) -> Tensor:
-        """Brings a normalised image back to the units of the input."""
-        return normalized * self.input_std + self.input_mean
+    def restore(self, normalized: Tensor, image: Tensor) -> Tensor:
+        """Brings what is on the scale of `normalize` back to the units of the input.
+
+        Args:
+            normalized: ``(B, C, H, W)``, such as a reconstruction.
+            image: the input that it belongs to; its local contrast is given back.
+        """
+        values = normalized * self.input_std + self.input_mean
+        if self.contrast == "none":
+            return values
+        around = surroundings(image)
+        return values * around.scale + around.mean
+
+    def _contrasted(self, image: Tensor) -> Tensor:
+        return image if self.contrast == "none" else local_contrast(image)
 
     def load_encoder(self, state_dict: Mapping[str, Tensor]) -> None:
         """Loads torchvision's weights into the encoder.
@@ -195,7 +215,7 @@ class Detector(nn.Module):
         count = 0
         sums = torch.zeros(2, self.in_channels, dtype=torch.float64)
         for image, _ in batches:
-            values = image.double()
+            values = self._contrasted(image).double()
             axes = (0, *range(2, image.ndim))
             sums += torch.stack([values.sum(axes), values.square().sum(axes)]).cpu()
             count += image.numel() // self.in_channels

@@ -12,7 +12,7 @@ def output(dtype: torch.dtype = torch.float64) -> AEFlowOutput:
     shapes = ((2, 3, 4, 4), (2, 5, 2, 2))
     latents = [torch.randn(s).to(dtype) for s in shapes]
     log_dets = [torch.randn(s[0], *s[2:]).to(dtype) for s in shapes]
-    return AEFlowOutput(torch.rand(2, 1, 16, 16).to(dtype), latents, log_dets, None)
+    return AEFlowOutput(torch.rand(2, 1, 16, 16).to(dtype), latents, log_dets, None, torch.zeros(0))
 
 
 def negative_log_likelihood(out: AEFlowOutput) -> Tensor:
@@ -35,7 +35,7 @@ def test_terms_are_bits_per_dimension_and_mean_squared_error():
 
 def test_standard_normal_latents_cost_their_entropy():
     latents, log_dets = [torch.randn(64, 8, 16, 16)], [torch.zeros(64, 16, 16)]
-    bits = bits_per_dimension(AEFlowOutput(torch.zeros(1), latents, log_dets, None))
+    bits = bits_per_dimension(AEFlowOutput(torch.zeros(1), latents, log_dets, None, torch.zeros(0)))
     assert bits.item() == pytest.approx(0.5 * math.log2(2.0 * math.pi * math.e), abs=0.02)
 
 

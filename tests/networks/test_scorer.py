@@ -38,7 +38,7 @@ def test_forward_returns_one_map_of_the_images_size(
     assert set(scores.maps) == {"flow8", "flow16", "recon", "head"} == set(scorer.map_names)
     assert all(part.shape == (2, 1, *size) for part in scores.maps.values())
     assert scores.reconstruction.shape == image.shape
-    assert list(scores.parts) == ["flow", "recon", "head"]
+    assert list(scores.parts) == ["flow", "recon", "head", "density"]
     for value in (scores.score, *scores.parts.values(), scores.percentile, scores.flagged):
         assert value.shape == (2,)
     assert scores.flagged.dtype == torch.bool
@@ -116,7 +116,7 @@ def test_fused_is_the_weighted_mean_of_its_parts(
     torch.testing.assert_close(found.anomaly_map, fused)
 
 
-@pytest.mark.parametrize("score", ["flow", "recon", "head"])
+@pytest.mark.parametrize("score", ["flow", "recon", "head", "density"])
 def test_a_single_part_can_be_the_score(
     make_scorer: MakeScorer, make_images: MakeImages, score: str
 ) -> None:

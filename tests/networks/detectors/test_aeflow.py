@@ -93,7 +93,7 @@ def test_input_statistics_standardise_the_images(make_images: MakeImages) -> Non
     found = detector.normalize(images)
     torch.testing.assert_close(found.mean((0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(found.std((0, 2, 3)), torch.ones(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(detector.restore(found), images)
+    torch.testing.assert_close(detector.restore(found, images), images)
     Detector.prepare(detector, Images(torch.zeros(2, 2, 32, 32)), None)  # a constant channel
     assert torch.isfinite(detector.normalize(images)).all()
 

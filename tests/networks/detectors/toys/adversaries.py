@@ -72,4 +72,6 @@ class Adversaries(Detector):
         image = self.normalize(inputs.image)
         residual = (output.reconstruction - image).abs().mean(dim=1, keepdim=True)
         values = {"critic": -output.real.mean(dim=(1, 2, 3))}
-        return Evidence({"residual": residual}, values, self.restore(output.reconstruction))
+        return Evidence(
+            {"residual": residual}, values, self.restore(output.reconstruction, inputs.image)
+        )

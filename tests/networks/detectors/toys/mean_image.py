@@ -50,5 +50,5 @@ class MeanImage(Detector):
 
     def evidence(self, output: Output, inputs: Inputs) -> Evidence:
         """The distance, and the mean image as what was expected."""
-        expected = self.restore(self.mean_image[None]).expand_as(inputs.image)
+        expected = self.restore(self.mean_image[None], inputs.image).expand_as(inputs.image)
         return Evidence({"distance": output.distance}, {}, expected)

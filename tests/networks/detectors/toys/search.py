@@ -62,7 +62,7 @@ class Search(Detector):
                 weights = (weights - RATE * gradient).detach().requires_grad_()
         found = self._mixture(weights.detach())
         residual = (found - output.image).abs().mean(dim=1, keepdim=True)
-        return Evidence({"unexplained": residual}, {}, self.restore(found))
+        return Evidence({"unexplained": residual}, {}, self.restore(found, inputs.image))
 
     def _mixture(self, weights: Tensor) -> Tensor:
         return torch.einsum("bk,kchw->bchw", weights, self.templates)
