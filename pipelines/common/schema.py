@@ -18,10 +18,12 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from networks.choices import nearest
+from networks.contrast import CONTRASTS
 from networks.encoder import ENCODERS
 from networks.scales import SCALES
 from networks.subnets import SUBNETS
 from transforms.errors import InputError
+from transforms.fillings import FILLINGS
 from transforms.geometry import SliceAxis
 
 STRIDE = 16
@@ -64,6 +66,13 @@ def _ordered(limits: tuple[int, int]) -> tuple[int, int]:
     if limits[0] > limits[1]:
         raise ValueError
     return limits
+
+
+def _known_fillings(names: list[str]) -> list[str]:
+    for name in names:
+        if name not in FILLINGS:
+            raise ValueError(nearest(name, FILLINGS) or f"There are {', '.join(FILLINGS)}.")
+    return names
 
 
 def _present(name: str) -> str:
@@ -150,6 +159,17 @@ class Options(BaseModel):
     min_lesion_pixels: FromOne = Field(description="lesion pixels that make a slice anomalous")
     normal_margin: FromZero = Field(
         description="slices between a normal slice and the nearest lesion"
+    )
+    region: Text = Field(
+        description="where synthetic anomalies may lie: `body`, `lungs` of chest radiographs, or a "
+        "folder of masks called like the images; `auto`: what the layout knows"
+    )
+    fillings: Annotated[list[str], Field(min_length=1), Takes("names", _known_fillings)] = Field(
+        description="what is inside them; by default what suits the region"
+    )
+    contrast: Annotated[str, _one_of(("auto", *CONTRASTS))] = Field(
+        description="how the network sees contrast: `local` against the surroundings, which `auto` "
+        "takes for chest radiographs; else `none`"
     )
     encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
     encoder_weights: Text = Field(

@@ -8,7 +8,10 @@ from .cohort import open_data as open_data
 from .cohort import open_data_like as open_data_like
 from .cohort import seen_content as seen_content
 from .inputs import find_inputs as find_inputs
+from .layouts import find_anatomy as find_anatomy
 from .layouts.patients import kermany_patient as kermany_patient
+from .regions import Regions as Regions
+from .regions import choose_contrast as choose_contrast
 from .slices import CaseDataset as CaseDataset
 from .slices import CaseLoader as CaseLoader
 from .slices import CaseSample as CaseSample

@@ -25,6 +25,7 @@ class Case:
         split: the split that the layout or the user fixed, if any.
         channels: for files holding several channels, the indices to use; None takes all.
         series_uid: for a folder that holds several DICOM series, the one that is meant.
+        region: file of a mask of where synthetic anomalies may lie, if the user has drawn one.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     split: SplitName | None = None
     channels: tuple[int, ...] | None = None
     series_uid: str | None = None
+    region: Path | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.common import EpochSampler, track
 from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case, FailedCase
+from pipelines.data.regions import Regions
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod, body_mask
@@ -29,15 +30,9 @@ from transforms.slices import Slicer, select_slices, slice_labels, to_canvas
 logger = logging.getLogger(__name__)
 
 KEPT_HEADER = (
-    "xyzt_units",
-    "qform_code",
-    "sform_code",
-    "bit_depth",
-    "modality",
-    "series_uid",
-    "dicom_files",
-    "dicom_frames",
-)
+    "xyzt_units", "qform_code", "sform_code", "bit_depth", "modality", "series_uid",
+    "dicom_files", "dicom_frames",
+)  # fmt: skip
 """What stays of a file's header: units and codes of the grid, and the files of a DICOM series."""
 
 
@@ -56,7 +51,7 @@ class CaseSample:
         body: where the file shows the body, ``(K, h, w)`` bool; the whole of a picture. Decided
             here alone, for training, calibration, metrics and baselines alike.
         context: what a detector may need beside the images, on their canvas: ``body``
-            ``(K, 1, H, W)`` bool.
+            ``(K, 1, H, W)`` bool; and where the case has one, its ``region``, likewise.
         baselines: trivial scores of the slices, for evaluation only.
         header: what a writer needs of the file's header; plain values.
     """
@@ -156,6 +151,9 @@ class CaseLoader:
             indices = select_slices(body, None, self.min_body_fraction, self.slice_range)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
+        context = {"body": body[indices, None]}
+        if case.region is not None:
+            context["region"] = self.slicer.native(read_mask(case.region, raw))[indices].bool()
         return CaseSample(
             case=case,
             images=stack.images,
@@ -165,7 +163,7 @@ class CaseLoader:
             masks=None if masks is None else masks[indices],
             geometry=stack.geometry,
             body=body[indices],
-            context={"body": to_canvas(body[indices, None], stack.geometry, "nearest")},
+            context={n: to_canvas(v, stack.geometry, "nearest") for n, v in context.items()},
             baselines=(
                 slice_baselines(native, body if raw.ndim == 4 else None, indices)
                 if self.with_baselines
@@ -215,9 +213,11 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         data: the cases.
         transform: cuts a case into slices.
         num_threads: threads that read; None takes one per processor, up to eight.
+        regions: where synthetic anomalies may lie.
 
     Attributes:
         images: the slices, ``(N, C, H, W)``.
+        context: what goes with them: the ``body`` and the ``region``, ``(N, 1, H, W)`` bool.
         case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
 
     Raises:
@@ -229,8 +229,10 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         data: Iterable[Case],
         transform: CaseLoader,
         num_threads: int | None = None,
+        regions: Regions | None = None,
     ) -> None:
-        self.data = tuple(data)
+        regions = regions or Regions()
+        self.data = regions.assigned(tuple(data))
         self.transform = transform
         with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
             found = list(
@@ -247,6 +249,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         self.context = {
             n: torch.cat([one[n] for one in found]) for n in found[0] if n != Keys.IMAGE
         }
+        self.context["region"] = regions.masks(self.images, self.context)
         self.case_numbers = np.repeat(np.arange(len(counts)), counts)
 
     def _normals(self, case: Case) -> dict[str, Tensor]:

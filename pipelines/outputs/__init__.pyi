@@ -10,3 +10,4 @@ from .pictures import MAP_RANGE as MAP_RANGE
 from .pictures import save_curves as save_curves
 from .pictures import save_histogram as save_histogram
 from .pictures import save_panels as save_panels
+from .pictures import save_regions as save_regions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -21,6 +22,9 @@ from pipelines.outputs.examples import Example
 MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
 whatever else is in the batch."""
+
+REGION_COLUMNS = 8
+"""Images in a row of the regions' picture."""
 
 RESIDUAL_RANGE = (0.0, 0.5)
 
@@ -95,6 +99,31 @@ def _add_scale(figure: Figure, left: float) -> None:
     bar = figure.colorbar(scale, cax=figure.add_axes((left, 0.15, 0.01, 0.7)))
     bar.set_label("standard deviations above normal pixels", fontsize=7)
     bar.ax.tick_params(labelsize=6)
+
+
+def save_regions(path: Path, regions: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
+    """Outlines the regions in which synthetic anomalies lie.
+
+    Args:
+        path: PNG file to write; nothing is written without any region.
+        regions: images ``(H, W)`` in [0, 1], each with its region ``(H, W)`` bool.
+    """
+    if not regions:
+        return
+    columns = min(REGION_COLUMNS, len(regions))
+    rows = -(-len(regions) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(1.4 * columns, 1.4 * rows), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, (image, region) in zip(axes.flat, regions, strict=False):
+        axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+        if region.any() and not region.all():
+            axis.contour(region, levels=[0.5], colors="#56B4E9", linewidths=0.8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)
 
 
 def save_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:

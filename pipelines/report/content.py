@@ -48,6 +48,8 @@ class ReportContent:
         n_normal: number of normal images that the calibration used.
         quantiles: (1001,) ascending scores of these normal images.
         history: one mapping per epoch, as `pipelines.outputs.pictures.save_curves` takes.
+        regions: normal images ``(H, W)`` in [0, 1], each with the region ``(H, W)`` bool in which
+            synthetic anomalies lay.
         examples: slices to be shown as panels, of any kind.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.
@@ -64,6 +66,7 @@ class ReportContent:
     n_normal: int
     quantiles: NDArray[np.float64]
     history: Sequence[Mapping[str, float]] = ()
+    regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
     examples: Sequence[Example] = ()
     volumes: Sequence[ViewerVolume] = ()
     failures: Sequence[Mapping[str, str]] = ()

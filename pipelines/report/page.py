@@ -17,7 +17,14 @@ from numpy.typing import NDArray
 from pipelines.common import replacing, writable_folder
 from pipelines.data import BASELINES
 from pipelines.metrics import ScoreRow
-from pipelines.outputs import MAP_RANGE, Example, save_curves, save_histogram, save_panels
+from pipelines.outputs import (
+    MAP_RANGE,
+    Example,
+    save_curves,
+    save_histogram,
+    save_panels,
+    save_regions,
+)
 from pipelines.report.content import ReportContent
 from pipelines.report.curves import Judged
 from pipelines.report.drawings import draw_calibration, draw_roc, draw_slices
@@ -62,7 +69,8 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     """Writes ``report.html`` and the pictures beside it.
 
     The page needs no other file and no network. Beside it lie ``scores.png``, ``roc.png``,
-    ``calibration.png``, ``curves.png`` and ``examples.png``, as far as there is something to draw.
+    ``calibration.png``, ``curves.png``, ``regions.png`` and ``examples.png``, as far as there is
+    something to draw.
 
     Args:
         folder: where to write.
@@ -89,6 +97,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
         measured_fpr=measured,
         curves=_curves(folder / "curves.png", content),
+        regions=_regions(folder / "regions.png", content),
         panels=_panels(folder / "examples.png", content),
         viewer=_viewer(content),
         glossary=_glossary(content),
@@ -209,6 +218,14 @@ def _curves(path: Path, content: ReportContent) -> Picture | None:
     )
     alt = f"Loss and its terms over {len(content.history)} epochs. Last epoch: {last or 'no loss'}."
     return _picture(path, alt, "Loss curves", wide=True)
+
+
+def _regions(path: Path, content: ReportContent) -> Picture | None:
+    if not content.regions:
+        return None
+    save_regions(path, content.regions)
+    alt = f"{len(content.regions)} normal training images with the outline of the region."
+    return _picture(path, alt, wide=True)
 
 
 def _panels(path: Path, content: ReportContent) -> list[Picture]:

@@ -98,6 +98,10 @@ class Session:
         """What the run stands on, for the report."""
         return {}
 
+    def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        """Some training images, each with the region of its synthetic anomalies."""
+        return []
+
     def _places(self) -> dict[str, Any]:
         """Where things are, besides the report."""
         return {}
@@ -132,6 +136,7 @@ class Session:
             n_normal=int(scorer.calibration.n_normal),
             quantiles=quantiles,
             history=self.history,
+            regions=self._regions(),
             examples=gathered.examples,
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],

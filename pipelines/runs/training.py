@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from ignite.engine import Events
+from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun
 from pipelines.common import (
@@ -28,6 +30,9 @@ from pipelines.tracking import Tracker, masked
 from pipelines.training import StageTrainer
 
 logger = logging.getLogger(__name__)
+
+SHOWN_REGIONS = 24
+"""Training images that are shown with their regions."""
 
 PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 
@@ -48,13 +53,14 @@ class Training(Evaluation):
         data: the data set.
         preprocessing: how cases become slices; recorded in the model.
         calibrator: fits the trained scorer.
-        trainer: the engine whose loss curves are drawn, with those of its validator.
+        trainer: the engine whose loss curves are drawn, with those of its validator, and some of
+            whose images with their regions.
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
     """
 
     title = "Training"
-    tracked = (*Evaluation.tracked, "config.json", "curves.png")
+    tracked = (*Evaluation.tracked, "config.json", "curves.png", "regions.png")
 
     def __init__(
         self,
@@ -76,6 +82,7 @@ class Training(Evaluation):
         self.seed = seed
         self.register_model = register_model
         self.config: dict[str, Any] = {}
+        self.trainer = trainer
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
 
     def _remember(self, engine: Any) -> None:
@@ -167,6 +174,14 @@ class Training(Evaluation):
             "data fingerprint": self.data.fingerprint,
             "seed": self.seed,
         }
+
+    def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
+        chosen = range(0, len(dataset.images), max(1, len(dataset.images) // SHOWN_REGIONS))
+        return [
+            (dataset.images[i, 0].numpy(), dataset.context["region"][i, 0].numpy())
+            for i in chosen[:SHOWN_REGIONS]
+        ]
 
     def _origin(self) -> dict[str, Any]:
         return {f"version of {name}": value for name, value in installed_versions().items()}

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -17,9 +18,9 @@ from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from networks import Detector
+from networks import Detector, Inputs, Stage
 from pipelines.common import generator
 from pipelines.training.batches import as_inputs
 from pipelines.training.cache import FeatureCache
@@ -33,8 +34,14 @@ WARM_UP = 100
 AVERAGE_DECAY = 0.998
 """Largest decay per iteration of the exponential average of the weights."""
 
+STATISTICS_BATCHES = 30
+"""Batches on which BatchNorm's statistics are measured under the averaged weights."""
+
 MOST_EPOCHS = 100_000
 """Bound on the epochs of a stage that ends by the clock."""
+
+PLACES = ("body", "region")
+"""What a synthetic stage needs of a batch beside its images: where anomalies may be."""
 
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
@@ -93,32 +100,49 @@ class Stepper:
 
         Args:
             engine: whose device, precision and network are used.
-            batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, and the context.
+            batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, ``body`` and
+                ``region`` ``(B, 1, H, W)``, and what else the detector needs.
             draw: what the anomalies depend on beside the seed.
         """
-        if self.stage is None:
-            raise RuntimeError("this detector has no such stage; run those that it has.")
-        device = engine.state.device
-        inputs = as_inputs(batch, self.detector.needs, device, engine.non_blocking)
-        mask = None
-        if self.stage.synthetic:
-            if self.synthetic is None:
-                raise RuntimeError(f"stage {self.stage.name}: give what makes the anomalies.")
-            source = generator(self.seed, *draw, device=device)
-            changed, mask = self.synthetic(inputs.image, source)
-            inputs = inputs._replace(image=changed)
-        enabled = engine.amp and device.type == "cuda"
-        if enabled:
-            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
-            inputs = inputs._replace(image=channels_last)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled):
+        stage = self._known_stage()
+        inputs, mask = self.inputs(engine, batch, *draw)
+        with self.precision(engine):
             features = None
             if self.cache is not None:
                 size = len(engine.data_loader.dataset)
                 features = self.cache.encode(inputs, batch["index"], size)
-            output = engine.network(inputs, features, self.stage.name)
-            terms = self.detector.loss(output, inputs, self.stage.name, mask)
+            output = engine.network(inputs, features, stage.name)
+            terms = self.detector.loss(output, inputs, stage.name, mask)
         return Step(output, terms, mask)
+
+    def _known_stage(self) -> Stage:
+        if self.stage is None:
+            raise RuntimeError("this detector has no such stage; run those that it has.")
+        return self.stage
+
+    def precision(self, engine: Any) -> torch.autocast:
+        """bfloat16 where the engine asks for it and computes on a GPU."""
+        kind = engine.state.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=engine.amp and kind == "cuda")
+
+    def inputs(
+        self, engine: Any, batch: Mapping[str, Tensor], *draw: Any
+    ) -> tuple[Inputs, Tensor | None]:
+        """A batch as the stage sees it, with the mask of its anomalies; see `__call__`."""
+        stage, device = self._known_stage(), engine.state.device
+        inputs = as_inputs(batch, self.detector.needs, device, engine.non_blocking)
+        mask = None
+        if stage.synthetic:
+            if self.synthetic is None:
+                raise RuntimeError(f"stage {stage.name}: give what makes the anomalies.")
+            source = generator(self.seed, *draw, device=device)
+            body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
+            changed, mask = self.synthetic(inputs.image, body, region, source)
+            inputs = inputs._replace(image=changed)
+        if engine.amp and device.type == "cuda":
+            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
+            inputs = inputs._replace(image=channels_last)
+        return inputs, mask
 
 
 class StageTrainer(SupervisedTrainer):
@@ -249,6 +273,19 @@ class StageTrainer(SupervisedTrainer):
         if engine.average is not None:
             engine.trained.load_state_dict(engine.average.module.state_dict())
             engine.average = None
+            engine._measure_statistics()
+
+    def _measure_statistics(self) -> None:
+        """Measures BatchNorm's statistics anew, which belong to other weights than the average."""
+        stage = self.step.stage
+        if stage is None or stage.cached:  # a frozen encoder keeps its own
+            return
+        batches = (
+            (self.step.inputs(self, batch, f"{stage.name}-statistics", number)[0],)
+            for number, batch in enumerate(islice(self.data_loader, STATISTICS_BATCHES))
+        )
+        with self.step.precision(self):
+            update_bn(batches, _InStage(self.step.detector, stage.name))
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         engine.network.train()
@@ -267,6 +304,18 @@ class StageTrainer(SupervisedTrainer):
         if engine.average is not None:
             engine.average.update_parameters(engine.trained)
         return _told(done, batchdata)
+
+
+class _InStage(nn.Module):
+    """A detector in one of its stages."""
+
+    def __init__(self, detector: Detector, stage: str) -> None:
+        super().__init__()
+        self.detector = detector
+        self.stage = stage
+
+    def forward(self, inputs: Inputs) -> Any:
+        return self.detector(inputs, stage=self.stage)
 
 
 class StageEvaluator(SupervisedEvaluator):

@@ -35,6 +35,14 @@ class Layout(ABC):
     def recognise(self, root: Path) -> str | None:
         """Tell why `root` has this layout, in one sentence, or return None if it has not."""
 
+    def anatomy(self, root: Path) -> str | None:
+        """Name what the images show, such as ``chest`` for chest radiographs; None if unknown.
+
+        Args:
+            root: a folder (or file) that `recognise` accepted.
+        """
+        return None
+
     @abstractmethod
     def read(self, root: Path, modalities: Modalities) -> Cohort:
         """Read the cases below `root`.

@@ -14,7 +14,7 @@ from pipelines.data.layouts.base import Layout, Modalities, make_cohort, registe
 from pipelines.data.layouts.files import counted, is_image, is_volume, stem_of
 from transforms.errors import InputError
 
-_COLUMNS = ("path", "patient", "label", "mask", "split")
+_COLUMNS = ("path", "patient", "label", "mask", "split", "region")
 _REQUIRED = ("path", "patient")
 _LABELS = {"normal": 0, "0": 0, "anomalous": 1, "1": 1, "": None}
 _SPLITS = ("train", "calibration", "test", "")
@@ -31,18 +31,19 @@ class _Table:
 
 @register("list")
 class ListLayout(Layout):
-    """A table ``path,patient,label,mask,split`` with a header.
+    """A table ``path,patient,label,mask,split,region`` with a header.
 
     Paths are relative to the table's folder; a path may be a folder that holds a DICOM series.
     Several files, one per modality, stand in `path` with ``;`` between them. `label` is normal,
-    anomalous, 0, 1 or empty; `mask` and `split` (train, calibration, test) may be empty. The
-    columns label, mask and split may be missing, other columns are ignored. For a volume with a
-    mask the mask decides slice by slice, unless the row says normal.
+    anomalous, 0, 1 or empty; `mask`, `split` (train, calibration, test) and `region`, a mask of
+    where synthetic anomalies may lie, may be empty. The columns from label on may be missing,
+    other columns are ignored. For a volume with a mask the mask decides slice by slice, unless the
+    row says normal.
     """
 
     expects = (
         "a table cases.csv (or a .csv file given as dataset_dir) with the columns path, patient "
-        "and, as needed, label, mask, split"
+        "and, as needed, label, mask, split, region"
     )
 
     def recognise(self, root: Path) -> str | None:
@@ -108,7 +109,7 @@ def _check_header(path: Path, header: list[str]) -> None:
         guess = "".join(f" For {name!r}: {nearest(name, absent)}" for name in misspelt)
         raise InputError(
             f"{path}: expected a header with the columns {', '.join(_COLUMNS)} (comma between "
-            f"them; label, mask and split may be missing), found {', '.join(header) or 'nothing'}."
+            f"them; those from label on may be missing), found {', '.join(header) or 'nothing'}."
             f"{guess} Mend the first line."
         )
 
@@ -116,9 +117,9 @@ def _check_header(path: Path, header: list[str]) -> None:
 def _read_row(table: _Table, line: int, row: dict[str, str]) -> None:
     parts = [part.strip() for part in row.get("path", "").split(";")]
     images = tuple(table.folder / part for part in parts if part)
-    mask = table.folder / row["mask"] if row.get("mask") else None
+    mask, region = (table.folder / row[n] if row.get(n) else None for n in ("mask", "region"))
     label, split = row.get("label", "").lower(), row.get("split", "").lower()
-    problems = _row_problems(row, images, mask, label, split)
+    problems = _row_problems(row, images, (mask, region), label, split)
     if not problems and images in table.lines:
         problems.append(f"{row['path']} stands already in line {table.lines[images]}")
     if problems:
@@ -134,17 +135,22 @@ def _read_row(table: _Table, line: int, row: dict[str, str]) -> None:
             label=None if sliced else _LABELS[label],
             mask=mask,
             split=cast(SplitName, split) if split else None,
+            region=region,
         )
     )
 
 
 def _row_problems(
-    row: dict[str, str], images: tuple[Path, ...], mask: Path | None, label: str, split: str
+    row: dict[str, str],
+    images: tuple[Path, ...],
+    masks: tuple[Path | None, Path | None],
+    label: str,
+    split: str,
 ) -> list[str]:
     problems = [f"more values than columns ({row['excess']})"] if "excess" in row else []
     if not images:
         problems.append("path is empty")
-    for path in (*images, *([mask] if mask else [])):
+    for path in (*images, *filter(None, masks)):
         if not path.exists():
             problems.append(f"{path} does not exist")
         elif path.is_file() and not is_image(path):
@@ -155,7 +161,7 @@ def _row_problems(
         problems.append(f"label is {label!r}, expected normal, anomalous, 0, 1 or nothing")
     if split not in _SPLITS:
         problems.append(f"split is {split!r}, expected train, calibration, test or nothing")
-    sliced = mask is not None and bool(images) and _is_volume(images[0])
+    sliced = masks[0] is not None and bool(images) and _is_volume(images[0])
     if split in ("train", "calibration") and not sliced and _LABELS.get(label) != 0:
         problems.append(f"a case in {split} must be labelled normal, or be a volume with a mask")
     return problems

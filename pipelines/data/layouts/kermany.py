@@ -55,6 +55,10 @@ class KermanyLayout(Layout):
         where = base.relative_to(root).as_posix()
         return f"it holds the {kind} classes of Kermany et al. in {where}/train"
 
+    def anatomy(self, root: Path) -> str | None:
+        """Tell chest X-rays from OCT."""
+        return "chest" if "PNEUMONIA" in _classes(_bases(root)[0]) else None
+
     def read(self, root: Path, modalities: Modalities) -> Cohort:
         """Read the normal training images and all test images.
 

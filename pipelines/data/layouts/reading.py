@@ -54,6 +54,23 @@ def read_cohort(
     return dataclasses.replace(cohort, reason=reason)
 
 
+def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | None:
+    """Tell what a data set shows, such as ``chest``; None where its layout does not know.
+
+    Args:
+        dataset_dir: see `read_cohort`; None for no data set.
+        layout: see `read_cohort`.
+
+    Raises:
+        InputError: if the folder is missing, or has no layout or several.
+    """
+    if not dataset_dir:
+        return None
+    root = _existing(dataset_dir)
+    chosen, _ = _recognise(root) if layout == "auto" else _named(layout, root)
+    return LAYOUTS[chosen]().anatomy(root)
+
+
 def _existing(dataset_dir: str | Path) -> Path:
     root = Path(dataset_dir).expanduser()
     if root.is_dir() or (root.is_file() and root.suffix.lower() == ".csv"):

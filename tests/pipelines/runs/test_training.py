@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ignite.engine import Engine, Events
 
 from pipelines.data.cohort import Data, seen_content
@@ -30,6 +31,10 @@ def make_training(
         folder: Path, data: Data = data, check: Any = lambda: None, **how: Any
     ) -> tuple[Training, Engine]:
         trainer: Any = Engine(lambda engine, batch: None)
+        shown = SimpleNamespace(
+            images=torch.rand(50, 1, 8, 8), context={"region": torch.ones(50, 1, 8, 8).bool()}
+        )
+        trainer.data_loader = SimpleNamespace(dataset=shown)
         trainer.validator = Engine(lambda engine, batch: None)
 
         @trainer.on(Events.EPOCH_COMPLETED)

@@ -166,9 +166,11 @@ class Watched:
         self.made: list[Tensor] = []
         self.seeds: list[int] = []
 
-    def __call__(self, image: Tensor, source: torch.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, image: Tensor, body: Tensor, region: Tensor, source: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
         self.seeds.append(source.initial_seed())
-        changed, mask = self.synthetic(image, source)
+        changed, mask = self.synthetic(image, body, region, source)
         self.made.append(changed - image)
         return changed, mask
 
