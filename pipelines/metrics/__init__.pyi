@@ -1,6 +1,8 @@
 from .bootstrap import RESAMPLES as RESAMPLES
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
+from .matching import SHARPNESS_TOLERANCE as SHARPNESS_TOLERANCE
+from .matching import matched_auroc as matched_auroc
 from .pixel import PixelHistogram as PixelHistogram
 from .pixel import default_edges as default_edges
 from .ranking import RankedScores as RankedScores
