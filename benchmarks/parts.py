@@ -26,13 +26,13 @@ class Ranked(NamedTuple):
     Attributes:
         score: name of its column.
         auroc: over all pairs of a normal and an anomalous image.
-        matched: over those whose vertical differences are alike.
+        matched: over those whose vertical differences are alike; None without any.
         pairs: number of the latter.
     """
 
     score: str
-    auroc: float
-    matched: float
+    auroc: float | None
+    matched: float | None
     pairs: int
 
 
@@ -52,8 +52,7 @@ def ranked(scores: Path) -> list[Ranked]:
             )
             for tolerance in (math.inf, SHARPNESS_TOLERANCE)
         )  # fmt: skip
-        values = [math.nan if f.figure.value is None else f.figure.value for f in (plain, matched)]
-        found.append(Ranked(name, *values, matched.pairs))
+        found.append(Ranked(name, plain.figure.value, matched.figure.value, matched.pairs))
     return found
 
 
@@ -78,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         normal, anomalous = flagged(path)
         print(f"{path}: flagged {normal:.3f} of normal, {anomalous:.3f} of anomalous images")
         for row in ranked(path):
-            print(f"  {row.score:14} {row.auroc:.3f}  matched {row.matched:.3f} ({row.pairs})")
+            told = ["none" if v is None else f"{v:.3f}" for v in (row.auroc, row.matched)]
+            print(f"  {row.score:14} {told[0]}  matched {told[1]} ({row.pairs} pairs)")
 
 
 if __name__ == "__main__":

@@ -284,8 +284,7 @@ class StageTrainer(SupervisedTrainer):
             (self.step.inputs(self, batch, f"{stage.name}-statistics", number)[0],)
             for number, batch in enumerate(islice(self.data_loader, STATISTICS_BATCHES))
         )
-        with self.step.precision(self):
-            update_bn(batches, _InStage(self.step.detector, stage.name))
+        update_bn(batches, _InStage(self.step, self))
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         engine.network.train()
@@ -307,15 +306,16 @@ class StageTrainer(SupervisedTrainer):
 
 
 class _InStage(nn.Module):
-    """A detector in one of its stages."""
+    """A detector in the stage and the precision of an engine."""
 
-    def __init__(self, detector: Detector, stage: str) -> None:
+    def __init__(self, step: Stepper, engine: Any) -> None:
         super().__init__()
-        self.detector = detector
-        self.stage = stage
+        self.detector = step.detector
+        self.step, self.engine = step, engine
 
     def forward(self, inputs: Inputs) -> Any:
-        return self.detector(inputs, stage=self.stage)
+        with self.step.precision(self.engine):
+            return self.detector(inputs, stage=self.engine.phase)
 
 
 class StageEvaluator(SupervisedEvaluator):
