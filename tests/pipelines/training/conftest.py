@@ -45,7 +45,7 @@ def trainer_of(dataset: NormalSlices) -> TrainerOf:
             "seed": 1,
             "device": torch.device("cpu"),
             "train_data_loader": slice_loader(
-                dataset, 4, 1, stage, shuffle=True, min_samples=8, num_workers=num_workers
+                dataset, 4, 1, stage, min_samples=8, num_workers=num_workers
             ),
         }
         return StageTrainer(detector, stage, max_epochs=epochs, **how | kwargs)
