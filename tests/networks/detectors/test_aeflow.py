@@ -22,7 +22,11 @@ from networks import (
     NormalizingFlow,
     WeightedFusion,
 )
-from networks.detectors.aeflow import AEFlowDetector, HeadOutput
+from networks.aeflow import pool_features
+from networks.contrast import LIMIT, gaussian_blur, local_contrast
+from networks.density import GaussianDensity
+from networks.detectors.aeflow import BLURS, AEFlowDetector, HeadOutput, _spread_sigmas
+from networks.errors import ArgumentError
 from networks.loss import AEFlowLoss
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -184,3 +188,47 @@ def test_a_network_assembled_by_hand_is_scored(make_images: MakeImages) -> None:
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AEFlowDetector(**SMALL, **settings)
+
+
+def test_a_reconstruction_comes_back_with_the_local_contrast_of_its_image(
+    make_images: MakeImages,
+) -> None:
+    images = make_images(6)
+    detector = AEFlowDetector(contrast="local", **SMALL)
+    assert DETECTORS["aeflow"](**detector.config).contrast == "local"
+    Detector.prepare(detector, Images(images), None)
+    seen = detector.normalize(images)
+    torch.testing.assert_close(seen.std(), torch.tensor(1.0), atol=1e-4, rtol=0)
+    assert not torch.allclose(seen, detector.normalize(0.5 * images), atol=0.5)
+    inside = local_contrast(images).abs() < LIMIT
+    torch.testing.assert_close(detector.restore(seen, images)[inside], images[inside])
+    with pytest.raises(ArgumentError, match="contrast: expected one of 'none', 'local'"):
+        AEFlowDetector(contrast="loca", **SMALL)
+
+
+def test_the_density_is_of_the_pooled_features_and_hardly_sees_blur(
+    make_images: MakeImages,
+) -> None:
+    images = make_images(40) + 0.05 * torch.randn(40, 1, 32, 32)
+    detector = AEFlowDetector(**SMALL).eval()
+    detector.prepare(Images(images), "train")
+    detector.prepare(Images(images), None)
+    with torch.no_grad():
+        pooled = pool_features(detector.encode(Inputs(images)))
+        inputs = Inputs(images)
+        found = detector.evidence(detector(inputs), inputs).values["density"]
+        torch.testing.assert_close(found, detector.density(pooled))
+        torch.testing.assert_close(detector.density.mean, pooled.mean(dim=0))
+        blurred = Inputs(gaussian_blur(images, 0.2))
+        moved = pool_features(detector.encode(blurred)) - pooled
+        plain = GaussianDensity(pooled.shape[1])
+        plain.fit(pooled, torch.zeros_like(moved))
+        rise = (detector.density(pooled + moved) - detector.density(pooled)).mean()
+        assert rise < 0.5 * (plain(pooled + moved) - plain(pooled)).mean()
+
+
+def test_blurs_are_spread_over_their_range() -> None:
+    found = _spread_sigmas(range(100), torch.zeros(1, 1, 112, 224)).log()
+    low, high = (math.log(0.5 * sigma) for sigma in BLURS)
+    shares = ((found - low) / (high - low)).sort().values
+    torch.testing.assert_close(shares, torch.linspace(0, 1, 100), atol=0.03, rtol=0)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipelines.outputs.examples import Example
-from pipelines.outputs.pictures import save_curves, save_histogram, save_panels
+from pipelines.outputs.pictures import save_curves, save_histogram, save_panels, save_regions
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +34,20 @@ def example() -> Example:
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as picture:
         return np.asarray(picture.convert("RGB")).astype(int)
+
+
+def test_regions_are_outlined(tmp_path: Path) -> None:
+    image, region = np.full((16, 16), 0.5, np.float32), np.zeros((16, 16), bool)
+    region[4:12, 4:12] = True
+    outlined, bare, many = (tmp_path / f"{name}.png" for name in ("outlined", "bare", "many"))
+    save_regions(outlined, [(image, region)])
+    save_regions(bare, [(image, np.ones_like(region))])
+    blue = [(p[..., 2] - p[..., 0] > 60).sum() for p in map(pixels, (outlined, bare))]
+    assert blue[0] > 50 > 0 == blue[1]
+    save_regions(many, [(image, region)] * 10)
+    assert pixels(many).shape[0] > 1.8 * pixels(outlined).shape[0]
+    save_regions(tmp_path / "none.png", [])
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:

@@ -68,6 +68,7 @@ def make_content() -> ReportContent:
         n_normal=50,
         quantiles=np.linspace(-2, 2.5, 1001),
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
+        regions=[(image, image > 0.5)] * 3,
         examples=examples,
         volumes=[make_volume(), make_volume("second")],
         failures=[{"case": HOSTILE, "reason": "The file is damaged."}],

@@ -39,8 +39,8 @@ class Read(HTMLParser):
 def bare(content: ReportContent) -> ReportContent:
     rows = [replace(row, label=None) for row in content.rows]
     return replace(
-        content, title="Inference", rows=rows, metrics=None, history=(), examples=(), volumes=(),
-        failures=(), notes=(), about={},
+        content, title="Inference", rows=rows, metrics=None, history=(), regions=(), examples=(),
+        volumes=(), failures=(), notes=(), about={},
     )  # fmt: skip
 
 
@@ -50,10 +50,13 @@ def text(report_folder: Path) -> str:
 
 
 def test_every_section_is_there(text: str, report_folder: Path) -> None:
-    sections = "notes figures histogram roc calibration curves panels volumes failures rows about"
+    sections = (
+        "notes figures histogram roc calibration curves regions panels volumes failures rows about"
+    )
     assert Read(text).sections == [*sections.split(), "glossary"]
     drawn = {path.name for path in report_folder.iterdir()}
-    pictures = {"roc.png", "calibration.png", "scores.png", "curves.png", "examples.png"}
+    names = ("roc", "calibration", "scores", "curves", "regions", "examples")
+    pictures = {f"{name}.png" for name in names}
     assert drawn == pictures | {"report.html"}
     for word in ("For research only", "AUROC", "95 %", "baseline intensity"):
         assert word in text

@@ -105,6 +105,8 @@ def test_a_whole_training(
     (content,) = reports
     about = content.about
     assert content.title == "Training" and content.history == training.history
+    assert len(content.regions) == 24
+    assert all(one.shape == other.shape == (8, 8) for one, other in content.regions)
     assert list(about)[6:10] == ["seed", "device", "duration", "finished"]
     assert about["training cases"] == about["calibration cases"] == about["test cases"] == 1
     assert about["seed"] == 3 and "version of torch" in about

@@ -299,6 +299,52 @@ def test_the_averaged_weights_are_put_in_place(
     assert trainer.average is None
 
 
+def test_batchnorm_is_measured_anew_under_the_averaged_weights(
+    make_scorer: MakeScorer, trainer_of: TrainerOf
+) -> None:
+    detector = make_scorer(with_head=True).detector
+    trainer = trainer_of(detector, "pretrain", epochs=3, average=True)
+    trainer.run()
+    found = {n: v.clone() for n, v in detector.named_buffers() if "running" in n}
+    first = detector.network.encoder.backbone.bn1
+    seen: list[Tensor] = []
+    first.register_forward_hook(lambda module, given, made: seen.append(given[0].detach()))
+    detector.train()
+    for number, batch in enumerate(trainer.data_loader):
+        inputs, mask = trainer.step.inputs(trainer, batch, "pretrain-statistics", number)
+        assert mask is not None and mask.any()
+        with torch.no_grad():
+            detector(inputs, stage="pretrain")
+    means = torch.stack([one.mean((0, 2, 3)) for one in seen]).mean(dim=0)
+    torch.testing.assert_close(found["network.encoder.backbone.bn1.running_mean"], means)
+    assert first.momentum == 0.1
+
+
+def test_a_frozen_encoder_keeps_its_statistics_when_weights_are_averaged(
+    make_scorer: MakeScorer, trainer_of: TrainerOf
+) -> None:
+    detector = make_scorer().detector
+    before = copy.deepcopy(detector.network.encoder)
+    trainer_of(detector, average=True).run()
+    assert_equal(before, detector.network.encoder)
+
+
+def test_anomalies_lie_in_the_region_of_their_image(
+    make_scorer: MakeScorer, dataset: NormalSlices, trainer_of: TrainerOf
+) -> None:
+    asked: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def watch(image: Tensor, body: Tensor, region: Tensor, source: Any) -> tuple[Tensor, Tensor]:
+        asked.append((image, body, region))
+        return image, torch.zeros_like(image)
+
+    dataset.context["region"] = dataset.images > 0.5
+    trainer_of(make_scorer(with_head=True).detector, "pretrain", 1, synthetic=watch).run()
+    assert len(asked) == 2
+    for image, body, region in asked:
+        assert torch.equal(region, image > 0.5) and torch.equal(body, image > 0)
+
+
 def test_without_an_average_the_last_weights_stay(
     make_scorer: MakeScorer, trainer_of: TrainerOf
 ) -> None:

@@ -127,3 +127,13 @@ def test_table_in_another_encoding(tmp_path):
     (tmp_path / "cases.csv").write_bytes("path,patient\nMüller.png,p\n".encode("latin-1"))
     with pytest.raises(InputError, match="expected a CSV table in UTF-8"):
         read_cohort(tmp_path)
+
+
+def test_a_region_may_be_drawn(tmp_path):
+    table = "path,patient,label,region\na.png,p1,normal,where/a.png\nb.png,p2,normal,\n"
+    write(tmp_path, table, "a.png", "b.png", "where/a.png")
+    a, b = read_cohort(tmp_path).cases
+    assert (a.region, b.region, a.mask) == (tmp_path / "where/a.png", None, None)
+    (tmp_path / "where/a.png").unlink()
+    with pytest.raises(InputError, match="line 2: .*where/a.png does not exist"):
+        read_cohort(tmp_path)

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.data.layouts import read_cohort
+from pipelines.data.layouts import find_anatomy, read_cohort
 from pipelines.data.layouts.patients import kermany_patient
 from transforms.errors import InputError
 
@@ -96,3 +96,13 @@ def test_modalities_are_refused(xray):
 )
 def test_kermany_patient(stem, patient):
     assert kermany_patient(stem) == patient
+
+
+def test_the_anatomy_of_x_rays_is_known(xray, tmp_path, touch):
+    assert find_anatomy(xray) == find_anatomy(str(xray), "kermany") == "chest"
+    touch(tmp_path / "oct", "train/NORMAL/NORMAL-1-1.jpeg", "train/CNV/CNV-3-1.jpeg")
+    assert find_anatomy(tmp_path / "oct") is None
+    touch(tmp_path / "own", "train/normal/a.png")
+    assert find_anatomy(tmp_path / "own") is None and find_anatomy(None) is None
+    with pytest.raises(InputError, match="does not exist"):
+        find_anatomy(tmp_path / "none")
