@@ -57,18 +57,18 @@ def read_cohort(
 def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | None:
     """Tell what a data set shows, such as ``chest``; None where its layout does not know.
 
+    What is wrong with the folder is for `read_cohort` to say: a network is defined without it.
+
     Args:
         dataset_dir: see `read_cohort`; None for no data set.
         layout: see `read_cohort`.
-
-    Raises:
-        InputError: if the folder is missing, or has no layout or several.
     """
-    if not dataset_dir:
+    root = Path(dataset_dir or ".").expanduser()
+    if not dataset_dir or not root.exists():
         return None
-    root = _existing(dataset_dir)
-    chosen, _ = _recognise(root) if layout == "auto" else _named(layout, root)
-    return LAYOUTS[chosen]().anatomy(root)
+    named = [layout] if layout in LAYOUTS else list(LAYOUTS)
+    fitting = [one for one in (LAYOUTS[name]() for name in named) if one.recognise(root)]
+    return fitting[0].anatomy(root) if len(fitting) == 1 else None
 
 
 def _existing(dataset_dir: str | Path) -> Path:
