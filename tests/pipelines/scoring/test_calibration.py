@@ -56,7 +56,8 @@ def test_fresh_normal_scores_exceed_the_threshold_at_most_as_often_as_asked(
     for draw in range(draws):
         generator = torch.Generator().manual_seed(draw)
         scores = torch.randn(count + fresh, generator=generator).exp() * 10 - 3
-        parts = {"flow": torch.zeros_like(scores), "recon": scores}
+        nothing = torch.zeros_like(scores)
+        parts = {"flow": nothing, "recon": scores, "density": nothing}
         calibration.fit_parts({name: value[:count] for name, value in parts.items()})
         fused = scorer.fusion.score({}, scorer.standardized_parts(parts))
         calibration.fit_scores(fused[:count], conformal_rank(count, fpr), fpr)
@@ -93,7 +94,7 @@ def test_parts_maps_and_score_are_standardised(
     with torch.no_grad():
         found = scorer.score_image(images)
         maps = scorer.evidence(images).maps
-    assert set(found.parts) == {"flow", "recon", "head"}
+    assert set(found.parts) == {"flow", "recon", "head", "density"}
     for name, value in {"score": found.score, **found.parts}.items():
         # Parts are compressed once standardised.
         plain = value if name == "score" else LINEAR_RANGE * torch.sinh(value / LINEAR_RANGE)
@@ -193,12 +194,14 @@ def test_an_absent_head_has_no_place_in_the_calibration(
     make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
 ) -> None:
     calibration = calibrate(make_scorer(), make_images(6)).calibration
-    assert calibration.parts.names == ("flow", "recon") and calibration.parts.mean.shape == (2,)
+    assert calibration.parts.names == ("flow", "recon", "density")
+    assert calibration.parts.mean.shape == (3,)
 
 
 def test_what_does_not_vary_is_only_shifted(make_scorer: MakeScorer) -> None:
     calibration = make_scorer().calibration
-    parts = {"flow": torch.full((9,), 4.0), "recon": torch.linspace(0, 1, 9)}
+    spread = torch.linspace(0, 1, 9)
+    parts = {"flow": torch.full((9,), 4.0), "recon": spread, "density": spread}
     calibration.fit_parts(parts)
     assert calibration.parts.mean[0] == 4 and calibration.parts.scale[0] == 1
     assert (calibration.parts("flow", parts["flow"]) == 0).all()

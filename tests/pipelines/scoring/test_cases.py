@@ -69,7 +69,8 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
         "map_recon",
         "reconstruction",
     }
-    assert score_columns(scorer) == ("score", "flow_score", "recon_score", "percentile")
+    parts_told = ("flow_score", "recon_score", "density_score")
+    assert score_columns(scorer) == ("score", *parts_told, "percentile")
     for name, value in whole.items():
         assert len(value) == 5, name
         torch.testing.assert_close(value, parts[name], atol=1e-4, rtol=1e-4)
@@ -84,7 +85,8 @@ def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: li
         with torch.no_grad():
             alone = scorer.score_image(sample.images)
         np.testing.assert_allclose(one.scores["score"], alone.score, atol=1e-4, rtol=1e-4)
-        assert set(one.scores) == {"score", "percentile"} and set(one.parts) == {"flow", "recon"}
+        assert set(one.scores) == {"score", "percentile"}
+        assert set(one.parts) == {"flow", "recon", "density"}
         for name, values in one.parts.items():
             np.testing.assert_allclose(values, alone.parts[name], atol=1e-4, rtol=1e-4)
         np.testing.assert_array_equal(one.flagged, alone.score > scorer.calibration.threshold)

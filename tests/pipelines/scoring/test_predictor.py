@@ -57,7 +57,7 @@ def test_a_volume_gets_the_batch_evaluation_s_map_and_score(
         assert found.case_score.flagged is whole.flagged is not None
         for name, values in found.scores.items():
             assert values.tolist() == [getattr(row, name) for row in slices], name
-        assert set(found.parts) == {"flow", "recon"}
+        assert set(found.parts) == {"flow", "recon", "density"}
         for name, values in found.parts.items():
             assert values.tolist() == [row.parts[name] for row in slices], name
         written: Any = nib.load(tmp_path / "out" / "maps" / f"{case.name}_anomaly.nii.gz")
