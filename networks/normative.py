@@ -126,12 +126,9 @@ def _agreement(shown: Tensor) -> float:
 
 def smoothed(deviation: Tensor) -> Tensor:
     """The map of deviations ``(B, 1, H, W)``, smoothed within the slice."""
-    kernel = gaussian_1d(torch.tensor(SIGMA * _shorter(deviation)), truncated=3.0)
+    shorter = min(int(side) for side in deviation.shape[-2:])  # a traced size is a tensor
+    kernel = gaussian_1d(torch.tensor(SIGMA * shorter), truncated=3.0)
     return separable_filtering(deviation, [kernel.to(deviation)] * 2)
-
-
-def _shorter(image: Tensor) -> int:
-    return min(int(side) for side in image.shape[-2:])  # a traced size is a tensor
 
 
 def weights(place: Tensor, height: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from networks import AnomalyScorer, WeightedFusion
-from pipelines.common import generator
+from pipelines.common import derive_seed, generator
 from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
@@ -64,13 +63,10 @@ class WeightFitter:
         Returns:
             ``(N,)`` bool; none when that third is fewer than `LEAST_PATIENTS`.
         """
-        ranked = sorted(set(patients), key=self._rank)
+        ranked = sorted(set(patients), key=lambda one: derive_seed(self.seed, f"weights {one}"))
         count = int(SHARE * len(ranked))
         taken = set(ranked[:count] if self.wanted and count >= LEAST_PATIENTS else ())
         return np.array([one in taken for one in patients], dtype=bool)
-
-    def _rank(self, patient: str) -> str:
-        return hashlib.sha256(f"{self.seed}-weights-{patient}".encode()).hexdigest()
 
     def fit_map(self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str) -> None:
         """Fits the weights of the map, and puts them into the scorer's fusion.
