@@ -52,7 +52,8 @@ class WeightedFusion:
     """Weighted means of the standardised parts and of their maps.
 
     A weight of a part that the detector lacks goes to the others; a part without one counts 0. No
-    part hides another: the score is at least the largest part that has a weight, less a margin.
+    part hides another: the score is at least the largest part, with or without a weight, less a
+    margin.
 
     Args:
         weights: of the parts in the score; they need not sum to 1; None takes the parts' own.
@@ -96,8 +97,7 @@ class WeightedFusion:
 
     def score(self, values: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
         """See `Fusion`."""
-        counted = [value for name, value in parts.items() if self.weights.get(name)]
-        largest = torch.stack(counted).amax(dim=0) - self.margin
+        largest = torch.stack(list(parts.values())).amax(dim=0) - self.margin
         return torch.maximum(_weighted(self.weights, parts), largest)
 
     def map(self, maps: Mapping[str, Tensor]) -> Tensor:
@@ -174,6 +174,10 @@ class PartFusion(WeightedFusion):
         """
         choose("score", self.part, dict.fromkeys(("fused", "paper", *(p.name for p in parts))))
         super().attach(parts)
+
+    def score(self, values: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
+        """See `Fusion`."""
+        return parts[self.part]
 
 
 def make_fusion(

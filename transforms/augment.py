@@ -70,6 +70,19 @@ def log_uniform(
     return uniform(shape, math.log(low), math.log(high), like, generator).exp()
 
 
+def smooth_noise(like: Tensor, generator: torch.Generator, grids: tuple[int, ...]) -> Tensor:
+    """Noise of about unit variance ``(B, 1, H, W)``: random grids of several finenesses, summed."""
+    total = torch.zeros_like(like[:, :1])
+    for grid in grids:
+        coarse = torch.randn(
+            (len(like), 1, grid, grid), generator=generator, device=like.device, dtype=like.dtype
+        )
+        total = total + F.interpolate(
+            coarse, size=like.shape[-2:], mode="bilinear", align_corners=False
+        )
+    return total / math.sqrt(len(grids))
+
+
 def gaussian_blur(image: Tensor, sigma: float | Tensor) -> Tensor:
     """Separable Gaussian blur of ``(B, C, H, W)``; at the borders over what lies inside.
 

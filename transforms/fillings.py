@@ -7,10 +7,19 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from transforms.augment import gaussian_blur, log_uniform, uniform
+from transforms.augment import gaussian_blur, log_uniform, smooth_noise, uniform
 from transforms.recipe import AnomalyRecipe
-from transforms.shapes import smooth_noise
+
+BLACK = 1e-3
+"""Up to here an image that was moved between its pixels counts as background."""
+
+MOST_CLASSES = 8
+"""Classes of grey in a tissue's bias; an image has up to as many."""
+
+DEFORMATION = (0.01, 0.04)
+"""Range of the displacement's standard deviation, as a share of the image's side."""
 
 Filling = Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]
 """Turns images ``(B, C, H, W)`` in [0, 1] into what they would be if anomalous everywhere."""
@@ -66,17 +75,43 @@ def reticular(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) 
 
 
 def foreign(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
-    """Shifted parts of another image, upright or upside down; where that is black, the own."""
+    """Shifted parts of another image, upright or upside down, with the own mean and contrast.
+
+    Where the other is black, the own image.
+    """
     height, width = image.shape[-2:]
     shift = torch.randint(
-        1, max(2, min(height, width) // 2), (2,), generator=generator, device=image.device
+        1, max(2, min(height, width) // 4), (2,), generator=generator, device=image.device
     )
     rows = (torch.arange(height, device=image.device) + shift[0]) % height
     columns = (torch.arange(width, device=image.device) + shift[1]) % width
     moved = torch.roll(image, shifts=1, dims=0)[:, :, rows][:, :, :, columns]
     upright = uniform((len(image), 1, 1, 1), 0.0, 1.0, image, generator) < 0.5
     other = torch.where(upright, moved, torch.flip(moved, dims=(-2,)))
-    return torch.where(other.amax(dim=1, keepdim=True) > 1e-3, other, image)
+    (mean, std), (own_mean, own_std) = _moments(other), _moments(image)
+    matched = (other - mean) / std * own_std + own_mean
+    return torch.where(other.amax(dim=1, keepdim=True) > BLACK, matched, image)
+
+
+def tissue(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """Some classes of grey brighter, others darker: a bias on quantised intensities."""
+    each = (len(image), 1, 1, 1)
+    count = uniform(each, 2.0, MOST_CLASSES - 1.0, image, generator)
+    phase = uniform(each, 0.0, 1.0, image, generator)
+    classes = (gaussian_blur(image, 1.0).clamp(0.0, 1.0) * count + phase).long()
+    bias = uniform((*image.shape[:2], MOST_CLASSES), -0.35, 0.35, image, generator)
+    shift = bias.gather(2, classes.flatten(2)).view_as(image)
+    return image + shift * _strength(image, generator, *recipe.contrast)
+
+
+def deformed(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+    """Pushed and pulled out of shape, as around a mass."""
+    still = torch.eye(2, 3, device=image.device, dtype=image.dtype).expand(len(image), 2, 3)
+    grid = F.affine_grid(still, list(image.shape), align_corners=False)
+    push = [smooth_noise(image, generator, (8, 16))[:, 0] for _ in range(2)]
+    reach = uniform((len(image), 1, 1, 1), *DEFORMATION, image, generator)
+    moved = grid + 2 * reach * torch.stack(push, dim=-1)
+    return F.grid_sample(image, moved, padding_mode="reflection", align_corners=False)
 
 
 FILLINGS: Mapping[str, Filling] = MappingProxyType(
@@ -88,6 +123,8 @@ FILLINGS: Mapping[str, Filling] = MappingProxyType(
         "darkening": darkening,
         "blurred": blurred,
         "foreign": foreign,
+        "tissue": tissue,
+        "deformed": deformed,
     }
 )
 """The fillings to choose from."""
@@ -98,3 +135,12 @@ def _strength(image: Tensor, generator: torch.Generator, low: float, high: float
     common = uniform((len(image), 1, 1, 1), low, high, image, generator)
     channel = uniform((*image.shape[:2], 1, 1), 0.3, 1.0, image, generator)
     return common * channel if image.shape[1] > 1 else common
+
+
+def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation ``(B, C, 1, 1)`` of what is not black."""
+    shown = (image.amax(dim=1, keepdim=True) > BLACK).to(image.dtype)
+    count = shown.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
+    mean = (image * shown).sum(dim=(2, 3), keepdim=True) / count
+    square = ((image - mean).square() * shown).sum(dim=(2, 3), keepdim=True) / count
+    return mean, square.sqrt().clamp_min(1e-3)

@@ -22,18 +22,23 @@ class AnomalyRecipe:
         roughness: range of the amplitude of the border's noise, in radii.
         softness: range of the border's width, in radii.
         least_change: smallest mean absolute change that counts as an anomaly.
+        withheld: the filling that no training sees, on which the weights of a fusion are fitted.
     """
 
     clean_share: float = 0.375
     second_share: float = 0.4
     shapes: tuple[str, ...] = ("ellipse",)
-    fillings: tuple[str, ...] = ("opacity", "opacity", "haze", "darkening", "blurred", "foreign")
+    fillings: tuple[str, ...] = (
+        *("opacity", "opacity", "haze", "darkening"),
+        *("blurred", "tissue", "deformed", "foreign"),
+    )
     inside_share: float = 0.85
     radius: tuple[float, float] = (0.03, 0.25)
     contrast: tuple[float, float] = (0.15, 1.0)
     roughness: tuple[float, float] = (0.1, 0.7)
     softness: tuple[float, float] = (0.05, 0.5)
     least_change: float = 0.015
+    withheld: str = "reticular"
 
 
 RECIPES = {
@@ -42,6 +47,7 @@ RECIPES = {
     "lungs": AnomalyRecipe(
         shapes=("ellipse", "ellipse", "patches", "diffuse"),
         fillings=("opacity", "opacity", "haze", "flattened", "reticular"),
+        withheld="foreign",
     ),
 }
 """Recipes by the region that anomalies lie in."""
@@ -55,13 +61,15 @@ def recipe_for(
     Args:
         region: in which the anomalies lie.
         fillings: names of what is inside them; None takes the recipe's.
-        withheld: the filling that is left out, if any; see `withheld_recipe`.
+        withheld: the filling that is left out of them; None takes the recipe's.
     """
     recipe = RECIPES.get(region, RECIPES["body"])
+    withheld = withheld or recipe.withheld
     names = [name for name in fillings or recipe.fillings if name != withheld]
-    return replace(recipe, fillings=tuple(names))
+    return replace(recipe, fillings=tuple(names), withheld=withheld)
 
 
-def withheld_recipe(region: str, withheld: str) -> AnomalyRecipe:
+def withheld_recipe(region: str, withheld: str | None = None) -> AnomalyRecipe:
     """Anomalies like those of `recipe_for`, in every image, with the filling that it leaves out."""
-    return replace(recipe_for(region, [withheld]), clean_share=0.0)
+    recipe = recipe_for(region, withheld=withheld)
+    return replace(recipe, fillings=(recipe.withheld,), clean_share=0.0)

@@ -8,9 +8,8 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from transforms.augment import gaussian_blur, log_uniform, uniform
+from transforms.augment import gaussian_blur, log_uniform, smooth_noise, uniform
 from transforms.recipe import AnomalyRecipe
 
 Shape = Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]
@@ -65,19 +64,6 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
     {"ellipse": ellipses, "patches": patches, "diffuse": diffuse}
 )
 """The shapes to choose from."""
-
-
-def smooth_noise(like: Tensor, generator: torch.Generator, grids: tuple[int, ...]) -> Tensor:
-    """Noise of about unit variance ``(B, 1, H, W)``: random grids of several finenesses, summed."""
-    total = torch.zeros_like(like[:, :1])
-    for grid in grids:
-        coarse = torch.randn(
-            (len(like), 1, grid, grid), generator=generator, device=like.device, dtype=like.dtype
-        )
-        total = total + F.interpolate(
-            coarse, size=like.shape[-2:], mode="bilinear", align_corners=False
-        )
-    return total / math.sqrt(len(grids))
 
 
 def _random_centres(allowed: Tensor, generator: torch.Generator) -> Tensor:

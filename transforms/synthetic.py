@@ -20,15 +20,12 @@ from transforms.augment import (
     vary_appearance,
 )
 from transforms.errors import InputError
-from transforms.fillings import FILLINGS
+from transforms.fillings import BLACK, FILLINGS
 from transforms.recipe import AnomalyRecipe
 from transforms.shapes import SHAPES
 
 SOFTENING = 3 / REFERENCE_SIDE
 """Standard deviation of the Gaussian that softens a region, as a share of the image's side."""
-
-BLACK = 1e-3
-"""Up to here an image that was moved between its pixels counts as background."""
 
 VISIBLE_SIGMA = 1.5
 """Standard deviation, in pixels, of the Gaussian through which a change must be seen."""

@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 LEAST_AGREEMENT = 0.75
 """Dice score of the bodies' outlines from which the same place means the same tissue."""
 
-LITTLE = 0.02
-"""Weight of a part that another one contains: enough not to be hidden, see `WeightedFusion`."""
-
 NORMATIVE_POOL = 0.01
 """Share of the brightest, or darkest, positions that score an image."""
 
@@ -140,10 +137,10 @@ class AEFlowDetector(Detector):
             share = self.config["normative_share"]
             rest = 1.0 - share
             found = self._weighed(
-                (flow, LITTLE, rest / 2), (recon, LITTLE, 0.0), (head, LITTLE, rest / 2),
-                (Part("bright", ("bright",), NORMATIVE_POOL, "normative"), LITTLE, share),
+                (flow, 0.0, rest / 2), (recon, 0.0, 0.0), (head, 0.0, rest / 2),
+                (Part("bright", ("bright",), NORMATIVE_POOL, "normative"), 0.0, share),
                 (Part("dark", ("dark",), NORMATIVE_POOL), 0.0, rest / 20),
-                (density, 1.5 * rest, 0.0),
+                (density, 0.5 * rest, 0.0),
             )  # fmt: skip
             return (*found, Part("local", pool=self.config["map_pool"]))
         if self.network.head is not None:

@@ -168,7 +168,8 @@ class Options(BaseModel):
         description="what is inside them; by default what suits the region"
     )
     withheld: Annotated[str, _one_of(FILLINGS)] = Field(
-        description="the one that no training sees, on which the weights are fitted"
+        description="the one that no training sees, on which the weights are fitted; by default "
+        "one that does not suit the region"
     )
     fit_weights: Flag = Field(
         description="fit the weights of score and map, if 20 held-out patients can be spared for it"

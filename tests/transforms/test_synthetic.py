@@ -10,7 +10,7 @@ from torch import Tensor
 from transforms.augment import NormalVariation
 from transforms.errors import InputError
 from transforms.fillings import FILLINGS
-from transforms.recipe import AnomalyRecipe, recipe_for
+from transforms.recipe import AnomalyRecipe, recipe_for, withheld_recipe
 from transforms.shapes import SHAPES
 from transforms.synthetic import SyntheticAnomalies
 
@@ -164,6 +164,32 @@ def test_flattened_structures_lose_contrast() -> None:
     assert (contrast < 0.09).all() and (contrast > 0.01).all()
 
 
+def test_a_foreign_patch_has_the_mean_and_contrast_of_its_host(make_images: MakeImages) -> None:
+    dark, bright = make_images(2, 1)
+    image = torch.stack([0.2 * dark, 0.5 + 0.5 * bright])
+    image[:, :, :4] = 0.0
+    made = FILLINGS["foreign"](image, seeded(), AnomalyRecipe())
+    for before, after in zip(image, made, strict=True):
+        shown = (before > 0) & (after != before)
+        assert shown.any() and abs(float((after - before)[shown].mean())) < 0.05
+        assert (after[before > 0].std() / before[before > 0].std()) < 1.3
+
+
+def test_a_bias_of_tissue_shifts_equal_greys_alike() -> None:
+    steps = torch.linspace(0.1, 0.9, 4).repeat_interleave(16).view(1, 1, 1, 64).expand(8, 2, 64, 64)
+    made = FILLINGS["tissue"](steps, seeded(), AnomalyRecipe(contrast=(1.0, 1.0)))
+    shift = (made - steps)[..., 8::16]  # in the middle of each step
+    assert shift.std(dim=-2).max() < 1e-5 and shift.std(dim=-1).min() > 0.0
+    assert shift.abs().max() <= 0.35
+
+
+def test_a_deformation_moves_and_makes_no_new_greys(make_images: MakeImages) -> None:
+    image = make_images(8)
+    made = FILLINGS["deformed"](image, seeded(), AnomalyRecipe())
+    assert (made - image).abs().mean() > 0.002
+    assert made.min() >= image.min() - 1e-6 and made.max() <= image.max() + 1e-6
+
+
 def test_region_and_body_move_with_the_image() -> None:
     body = torch.zeros(200, 1, 48, 48)
     body[..., 6:42, 6:42] = 1
@@ -200,6 +226,10 @@ def test_recipes_name_what_exists() -> None:
     assert recipe_for("given") == recipe_for("body") != recipe_for("lungs")
     one = recipe_for("lungs", ["haze"])
     assert one.fillings == ("haze",) and one.shapes == recipe_for("lungs").shapes
+    for region, withheld in (("body", "reticular"), ("lungs", "foreign")):
+        assert withheld not in recipe_for(region).fillings
+        assert withheld_recipe(region).fillings == (withheld,)
+    assert "haze" not in recipe_for("body", withheld="haze").fillings
     with pytest.raises(InputError, match="fillings: expected names among opacity.*, found mud"):
         SyntheticAnomalies(AnomalyRecipe(fillings=("haze", "mud")))
     with pytest.raises(InputError, match="shapes: expected names among ellipse.*, found none"):
