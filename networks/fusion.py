@@ -15,7 +15,7 @@ from .errors import ArgumentError
 
 logger = logging.getLogger(__name__)
 
-MARGIN = 5.0
+MARGIN = 8.0
 """Standard deviations by which a part may exceed the weighted mean of all."""
 
 

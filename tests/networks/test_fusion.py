@@ -23,7 +23,7 @@ def test_only_the_weights_of_parts_that_are_there_are_kept() -> None:
     fusion = make_fusion("fused", WEIGHTS, WEIGHTS)
     fusion.attach((Part("a"), *PARTS[1:]))
     kept = {"weights": WEIGHTS, "map_weights": {"b": 3.0}}
-    assert fusion.config == {"score": "fused", **kept, "margin": 5.0}
+    assert fusion.config == {"score": "fused", **kept, "margin": 8.0}
     fusion.attach(PARTS)
     assert fusion.config["map_weights"] == WEIGHTS
 
