@@ -75,9 +75,9 @@ def reticular(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) 
 
 
 def foreign(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
-    """Shifted parts of another image, upright or upside down, with the own mean and contrast.
+    """Shifted parts of another image, upright or upside down, with this one's mean and contrast.
 
-    Where the other is black, the own image.
+    Where the other is black, this image.
     """
     height, width = image.shape[-2:]
     shift = torch.randint(

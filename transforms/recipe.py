@@ -29,8 +29,14 @@ class AnomalyRecipe:
     second_share: float = 0.4
     shapes: tuple[str, ...] = ("ellipse",)
     fillings: tuple[str, ...] = (
-        *("opacity", "opacity", "haze", "darkening"),
-        *("blurred", "tissue", "deformed", "foreign"),
+        "opacity",
+        "opacity",
+        "haze",
+        "darkening",
+        "blurred",
+        "tissue",
+        "deformed",
+        "foreign",
     )
     inside_share: float = 0.85
     radius: tuple[float, float] = (0.03, 0.25)
