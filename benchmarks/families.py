@@ -17,14 +17,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from monai.utils.enums import CommonKeys as Keys
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from networks import AnomalyScorer
-from pipelines.common import choose_device, generator
+from pipelines.common import choose_device
 from pipelines.data import NormalSlices, Regions, model_loader, open_data_like, slice_loader
-from pipelines.scoring import load_scorer, read_model
+from pipelines.scoring import load_scorer, read_model, with_and_without
 from transforms.fillings import FILLINGS
 from transforms.recipe import recipe_for, withheld_recipe
 from transforms.synthetic import SyntheticAnomalies
@@ -57,19 +56,15 @@ def found(
     device = next(scorer.buffers()).device
     values: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
-    for number, batch in enumerate(batches):
-        moved = {name: value.to(device) for name, value in batch.items()}
-        image, body = moved[Keys.IMAGE], moved["body"]
-        source = generator(SEED, "families", number, device=device)
-        changed, mask = synthetic(image, body, moved["region"], source)
-        shows = mask.flatten(1).any(dim=1)
-        context = {name: moved[name] for name in scorer.detector.needs}
-        for seen, kept in ((image, torch.ones_like(shows)), (changed, shows)):
-            with torch.no_grad():
-                scores = scorer.score_image(seen, context)
-            for name, value in ({"score": scores.score} | scores.parts).items():
-                values.setdefault(name, []).append(value[kept].cpu())
-            labels.append(torch.full((int(kept.sum()),), seen is changed))
+    for seen, hit, batch in with_and_without(batches, synthetic, SEED, "families", device):
+        shows = hit.flatten(1).any(dim=1)
+        kept = shows | ~shows.any()
+        context = {name: batch[name] for name in scorer.detector.needs}
+        with torch.no_grad():
+            scores = scorer.score_image(seen, context)
+        for name, value in ({"score": scores.score} | scores.parts).items():
+            values.setdefault(name, []).append(value[kept].cpu())
+        labels.append(shows[kept].cpu())
     truth = torch.cat(labels).numpy()
     return {n: float(roc_auc_score(truth, torch.cat(v).numpy())) for n, v in values.items()}
 

@@ -21,3 +21,4 @@ from .volume import CaseReference as CaseReference
 from .volume import CaseScore as CaseScore
 from .volume import case_score as case_score
 from .weights import WeightFitter as WeightFitter
+from .weights import with_and_without as with_and_without

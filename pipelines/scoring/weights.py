@@ -106,13 +106,37 @@ class WeightFitter:
         self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str
     ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]]:
         """Parts, maps, anomalies and bodies of the images as they are, then with anomalies."""
-        for number, batch in enumerate(batches):
-            source = generator(self.seed, "weights", number, device=device)
-            moved = {name: value.to(device) for name, value in batch.items()}
-            image, body = moved[Keys.IMAGE], moved["body"]
-            changed, mask = self.synthetic(image, body, moved["region"], source)
-            for seen, hit in ((image, torch.zeros_like(body)), (changed, mask > 0.5)):
-                yield *_standardized(scorer, seen, moved), hit, body
+        pairs = with_and_without(batches, self.synthetic, self.seed, "weights", device)
+        for seen, hit, batch in pairs:
+            yield *_standardized(scorer, seen, batch), hit, batch["body"]
+
+
+def with_and_without(
+    batches: Batches,
+    synthetic: SyntheticAnomalies,
+    seed: int,
+    phase: str,
+    device: torch.device | str,
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Tensor]]]:
+    """Normal images as they are, then with anomalies, batch by batch.
+
+    Args:
+        batches: ``image`` ``(B, C, H, W)``, ``body`` and ``region`` ``(B, 1, H, W)``, and more.
+        synthetic: makes the anomalies.
+        seed: with the phase and the number of the batch, it decides them.
+        phase: see `seed`.
+        device: where to compute.
+
+    Yields:
+        The images, where anomalies are ``(B, 1, H, W)`` bool, and the batch on the device.
+    """
+    for number, batch in enumerate(batches):
+        source = generator(seed, phase, number, device=device)
+        moved = {name: value.to(device) for name, value in batch.items()}
+        image, body = moved[Keys.IMAGE], moved["body"]
+        changed, mask = synthetic(image, body, moved["region"], source)
+        yield image, torch.zeros_like(body), moved
+        yield changed, mask > 0.5, moved
 
 
 class _Samples:
