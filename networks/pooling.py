@@ -8,6 +8,9 @@ from torch import Tensor
 LINEAR_RANGE = 3.0
 """Standard deviations up to which `compress` leaves values about as they are."""
 
+BOUND = 6.0
+"""Standard deviations that `bounded` never exceeds."""
+
 
 def compress(deviations: Tensor) -> Tensor:
     """Keeps ordinary standardised values and compresses extreme ones, in the same order.
@@ -23,6 +26,18 @@ def compress(deviations: Tensor) -> Tensor:
         growing with its logarithm.
     """
     return LINEAR_RANGE * torch.asinh(deviations / LINEAR_RANGE)
+
+
+def bounded(deviations: Tensor) -> Tensor:
+    """Keeps ordinary compressed values and bounds extreme ones, in the same order.
+
+    How many times a map exceeds all that calibration has seen tells how unlike anything it is, not
+    how surely it is an anomaly: in a mean of maps it must not outweigh the others.
+
+    Args:
+        deviations: any shape, in standard deviations.
+    """
+    return BOUND * torch.tanh(deviations / BOUND)
 
 
 def top_mean(value: Tensor, share: float) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from .calibration import Calibration
 from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
-from .pooling import top_mean
+from .pooling import bounded, top_mean
 
 
 class ImageScores(NamedTuple):
@@ -116,11 +116,14 @@ class AnomalyScorer(nn.Module):
         """The map of a part ``(B, 1, H, W)``: the mean of its standardised maps."""
         return torch.stack([maps[one] for one in self.parts[name].maps]).mean(dim=0)
 
+    def bounded_maps(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The maps of the parts ``(B, 1, H, W)`` as they are fused, see `bounded`."""
+        mapped = [name for name, part in self.parts.items() if part.maps]
+        return {name: bounded(self.part_map(name, maps)) for name in mapped}
+
     def fuse_maps(self, maps: Mapping[str, Tensor]) -> Tensor:
         """Combines standardised maps into one ``(B, 1, H, W)``."""
-        return self.fusion.map(
-            {name: self.part_map(name, maps) for name, part in self.parts.items() if part.maps}
-        )
+        return self.fusion.map(self.bounded_maps(maps))
 
     def raw_parts(self, evidence: Evidence, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Image-level evidence ``(B,)`` of each part, before its standardisation.

@@ -52,8 +52,20 @@ class NormalVariation:
     contrast: float = 0.2
     brightness: float = 0.1
     sharpness: tuple[float, float] = (-1.0, 1.5)
-    blur: tuple[float, float] = (0.4, 3.0)
+    blur: tuple[float, float] = (0.4, 1.5)
     noise: float = 0.03
+
+
+VARIATIONS = {
+    # Whether a chest radiograph is sharp depends on the machine more than on the patient.
+    "lungs": NormalVariation(blur=(0.4, 3.0)),
+}
+"""Variations by the region that anomalies lie in."""
+
+
+def variation_for(region: str) -> NormalVariation:
+    """The variation for a region; one without a variation of its own takes the default."""
+    return VARIATIONS.get(region, NormalVariation())
 
 
 def uniform(

@@ -71,7 +71,8 @@ class AEFlowDetector(Detector):
         head_pool: likewise for the head.
         map_pool: likewise for the fused map, whose pooled value is the part ``local`` of volumes.
         normative_share: of the normative map in a volume's fused map, in [0, 1]; flow and head have
-            the rest. High for a network that was trained briefly.
+            the rest. In the score it is the weight of ``bright`` beside the pooled map. High for a
+            network that was trained briefly.
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
         contrast: see `Detector`.
         normative: whether it has the parts ``bright`` and ``dark``; None lets `prepare` decide.
@@ -90,7 +91,7 @@ class AEFlowDetector(Detector):
         flow_pool: float = 0.5,
         head_pool: float = 0.1,
         map_pool: float = 0.01,
-        normative_share: float = 1 / 3,
+        normative_share: float = 0.23,
         smoothing: float = 2.0,
         contrast: str = "none",
         normative: bool | None = None,
@@ -137,10 +138,10 @@ class AEFlowDetector(Detector):
             share = self.config["normative_share"]
             rest = 1.0 - share
             found = self._weighed(
-                (flow, 0.0, rest / 2), (recon, 0.0, 0.0), (head, 0.0, rest / 2),
-                (Part("bright", ("bright",), NORMATIVE_POOL, "normative"), 0.0, share),
-                (Part("dark", ("dark",), NORMATIVE_POOL), 0.0, rest / 20),
-                (density, 0.5 * rest, 0.0),
+                (flow, 0.0, 0.4 * rest), (recon, 0.0, 0.0), (head, 0.0, 0.6 * rest),
+                (Part("bright", ("bright",), NORMATIVE_POOL, "normative"), share, share),
+                (Part("dark", ("dark",), NORMATIVE_POOL), 0.0, 0.03 * rest),
+                (density, 0.25 * rest, 0.0),
             )  # fmt: skip
             return (*found, Part("local", pool=self.config["map_pool"]))
         if self.network.head is not None:

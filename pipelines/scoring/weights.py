@@ -192,11 +192,10 @@ def logistic_weights(values: Floats, labels: Floats) -> Floats:
 def _standardized(
     scorer: AnomalyScorer, image: Tensor, batch: Mapping[str, Tensor]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The standardised parts ``(B,)`` of images, and their maps ``(B, 1, H, W)``."""
+    """The standardised parts ``(B,)`` of images, and their maps ``(B, 1, H, W)`` as fused."""
     context = {name: batch[name] for name in scorer.detector.needs}
     with torch.no_grad():
         evidence = scorer.evidence(image, context)
         maps = scorer.standardized_maps(evidence, image)
         parts = scorer.standardized_parts(scorer.raw_parts(evidence, maps))
-    mapped = {n: scorer.part_map(n, maps) for n, part in scorer.parts.items() if part.maps}
-    return parts, mapped
+    return parts, scorer.bounded_maps(maps)

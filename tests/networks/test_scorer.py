@@ -11,7 +11,7 @@ from networks import AnomalyScorer, make_fusion
 from networks.calibration import KNOTS, N_QUANTILES
 from networks.errors import ArgumentError
 from networks.normative import NormativeMap
-from networks.pooling import compress, top_mean
+from networks.pooling import BOUND, bounded, compress, top_mean
 
 MakeScorer = Callable[..., AnomalyScorer]
 MakeImages = Callable[..., Tensor]
@@ -109,12 +109,13 @@ def test_fused_is_the_weighted_mean_of_its_parts(
     with torch.no_grad():
         found = scorer.score_image(make_images(3))
     assert ("head" in found.parts) == with_head
+    maps = {name: bounded(value) for name, value in found.maps.items()}
     if with_head:
         score = 0.6 * found.parts["flow"] + 0.15 * found.parts["recon"] + 0.25 * found.parts["head"]
-        fused = 0.08 * found.maps["flow8"] + 0.02 * found.maps["recon"] + 0.9 * found.maps["head"]
+        fused = 0.08 * maps["flow8"] + 0.02 * maps["recon"] + 0.9 * maps["head"]
     else:
         score = 0.8 * found.parts["flow"] + 0.2 * found.parts["recon"]
-        fused = 0.8 * found.maps["flow8"] + 0.2 * found.maps["recon"]
+        fused = 0.8 * maps["flow8"] + 0.2 * maps["recon"]
     torch.testing.assert_close(found.score, score)
     torch.testing.assert_close(found.anomaly_map, fused)
 
@@ -141,7 +142,7 @@ def test_parts_that_training_decided_are_taken_anew(
     torch.testing.assert_close(
         found.score, 0.75 * found.parts["flow"] + 0.25 * found.parts["bright"]
     )
-    fused = 0.75 * found.maps["flow8"] + 0.25 * found.maps["bright"]
+    fused = 0.75 * bounded(found.maps["flow8"]) + 0.25 * bounded(found.maps["bright"])
     torch.testing.assert_close(found.anomaly_map, fused)
 
 
@@ -199,6 +200,17 @@ def test_a_part_without_a_map_of_its_own_may_pool_the_fused_one(
     torch.testing.assert_close(found.parts["local"], compress(top_mean(found.anomaly_map, 0.25)))
     torch.testing.assert_close(found.score, found.parts["local"])
     assert "local" not in make_scorer().parts
+
+
+def test_no_map_outweighs_the_others(make_scorer: MakeScorer) -> None:
+    weights = {"flow": 1.0, "head": 1.0}
+    scorer = make_scorer(with_head=True, weights=weights, map_weights=weights)
+    maps = {name: torch.zeros(1, 1, 4, 4) for name in scorer.map_names}
+    maps["flow8"] += torch.linspace(0.0, 24.0, 16).view(1, 1, 4, 4)
+    fused = scorer.fuse_maps(maps)
+    assert fused.max() < BOUND / 2 and (fused.flatten().diff() > 0).all()
+    maps["head"] += 3.0
+    assert scorer.fuse_maps(maps).min() > 1.3
 
 
 def test_compression_keeps_ordinary_values_and_all_orders() -> None:

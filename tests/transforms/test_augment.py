@@ -14,6 +14,7 @@ from transforms.augment import (
     log_uniform,
     move,
     uniform,
+    variation_for,
     vary_appearance,
 )
 
@@ -135,3 +136,8 @@ def test_each_kind_of_variation_does_what_it_says(make_images: MakeImages) -> No
             ((varied - one).abs().amax(dim=(1, 2, 3)) < 1e-4) for one in (image, expected)
         )
         assert (same | blurred).all() and blurred.any()
+
+
+def test_lungs_are_blurred_more() -> None:
+    assert variation_for("lungs").blur[1] > variation_for("body").blur[1]
+    assert variation_for("given") == NormalVariation()
