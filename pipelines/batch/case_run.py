@@ -14,12 +14,12 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.data.thread_buffer import ThreadDataLoader
 
-from pipelines.batch.results import case_result, load_result, stored_stamp
+from pipelines.batch.results import case_result, is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
 from pipelines.common import writable_folder, write_csv
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
-from pipelines.outputs import MAP_SUFFIXES, Example, ExampleKeeper, candidates
+from pipelines.outputs import Example, ExampleKeeper, candidates
 from pipelines.scoring import MODEL_NAME, CaseEvaluator
 
 logger = logging.getLogger(__name__)
@@ -72,9 +72,9 @@ class CaseStore:
         return hashlib.sha256(repr(told).encode()).hexdigest()
 
     def done(self, case: Case) -> bool:
-        """Whether the case was scored by this model as its files are now."""
+        """Whether the case was scored by this model as its files are now, and all is there."""
         try:
-            return stored_stamp(self.path(case)) == self.stamp(case)
+            return is_whole(self.path(case), self.stamp(case))
         except OSError:  # a file is gone; reading the case will say so
             return False
 
@@ -123,18 +123,13 @@ class CaseRun:
         settings = (self.save_maps, self.save_panels, len(self.further), parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        pending = tuple(case for case in cases if not self._finished(case, store))
+        pending = tuple(case for case in cases if not store.done(case))
         if len(pending) < len(cases):
             done = len(cases) - len(pending)
             logger.info("%d of %d cases are finished already.", done, len(cases))
         failures = self._score(pending, store) if pending else []
         self._write_failures(failures)
         return self._gather(cases, store, failures)
-
-    def _finished(self, case: Case, store: CaseStore) -> bool:
-        names = [f"{case.name}_anomaly{suffix}" for suffix in MAP_SUFFIXES]
-        written = any((self.output_dir / "maps" / name).exists() for name in names)
-        return store.done(case) and (written or not self.save_maps)
 
     @property
     def _pixel_threshold(self) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,16 +133,19 @@ def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
     return None
 
 
-def save_result(path: Path, result: CaseResult, stamp: str) -> None:
+def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Path] = ()) -> None:
     """Writes a result, atomically.
 
     Args:
-        path: an ``.npz`` file.
+        path: an ``.npz`` file in a subfolder of the output folder.
         result: what to write.
         stamp: says of what model and which files it is the result.
+        written: the files of the output folder that belong to it.
     """
+    files = {str(file.relative_to(path.parent.parent)): _digest(file) for file in written}
     arrays: dict[str, Any] = {
         "stamp": np.array(stamp),
+        "files": np.array(json.dumps(files)),
         "rows": np.array(json.dumps([vars(row) for row in result.rows])),
     }
     trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
@@ -153,13 +158,23 @@ def save_result(path: Path, result: CaseResult, stamp: str) -> None:
         np.savez_compressed(temporary, **arrays)
 
 
-def stored_stamp(path: Path) -> str | None:
-    """The stamp of a stored result; None when there is none, or none that can be read."""
+def is_whole(path: Path, stamp: str) -> bool:
+    """Whether a result with this stamp and all files that belong to it are there, undamaged."""
     try:
-        with np.load(path) as stored:
-            return str(stored["stamp"])
+        with zipfile.ZipFile(path) as archive, np.load(path) as stored:
+            files = json.loads(str(stored["files"]))
+            return (
+                str(stored["stamp"]) == stamp
+                and archive.testzip() is None
+                and all(_digest(path.parent.parent / file) == d for file, d in files.items())
+            )
     except Exception:  # missing, cut short or foreign: the case is simply scored again
-        return None
+        return False
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def load_result(path: Path) -> CaseResult:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 AHEAD = 2
 """Cases that may wait to be written; bounds the memory."""
 
-Further = Callable[[ScoredCase, Path], None]
+Further = Callable[[ScoredCase, Path], Iterable[Path]]
+"""Writes something more of a case into a folder, and tells the files."""
 
 
 class CaseWriter:
@@ -78,13 +79,15 @@ class CaseWriter:
         stamp: str,
     ) -> None:
         folder = self.output_dir / "maps"
+        written: list[Path] = []
         if self.maps:
-            write_maps(folder, scored, self.pixel_threshold)
+            written += write_maps(folder, scored, self.pixel_threshold)
         for write in self.further:
-            write(scored, folder)
+            written += write(scored, folder)
         if self.panels:
-            save_panels(self.output_dir / "panels" / f"{scored.sample.case.name}.png", panel)
-        save_result(path, result, stamp)
+            panels = self.output_dir / "panels"
+            written += save_panels(panels / f"{scored.sample.case.name}.png", panel)
+        save_result(path, result, stamp, written)
 
     def close(self) -> None:
         """Waits for what is being written.

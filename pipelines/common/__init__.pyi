@@ -4,6 +4,7 @@ from .files import replacing as replacing
 from .files import writable_folder as writable_folder
 from .files import write_csv as write_csv
 from .files import write_json as write_json
+from .lock import FolderLock as FolderLock
 from .options import bundle_root as bundle_root
 from .options import executed_config as executed_config
 from .options import guard_options as guard_options

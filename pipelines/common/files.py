@@ -13,6 +13,9 @@ from typing import Any
 
 from transforms.errors import InputError
 
+PARTIAL = ".partial-"
+"""What the names of files begin with that are not whole yet."""
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -23,7 +26,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     writable_folder(path.parent)
     suffix = "".join(path.suffixes[-2:])
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=suffix)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-", suffix=suffix)
     os.close(handle)
     temporary = Path(name)
     try:

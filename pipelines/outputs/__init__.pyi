@@ -3,7 +3,6 @@ from .dicom import dicom_writers as dicom_writers
 from .examples import Example as Example
 from .examples import ExampleKeeper as ExampleKeeper
 from .examples import candidates as candidates
-from .maps import MAP_SUFFIXES as MAP_SUFFIXES
 from .maps import write_maps as write_maps
 from .maps import write_volume as write_volume
 from .pictures import MAP_RANGE as MAP_RANGE

@@ -49,10 +49,11 @@ class DicomMaps:
         self.pixel_threshold = float(scorer.calibration.pixel_threshold)
         self.version = model_version(model)
 
-    def __call__(self, scored: ScoredCase, folder: Path) -> None:
-        """Writes both objects of one case."""
+    def __call__(self, scored: ScoredCase, folder: Path) -> list[Path]:
+        """Writes both objects of one case, and tells what was written."""
         name = scored.sample.case.name
-        self.write(scored, folder / f"{name}_seg.dcm", folder / f"{name}_map.dcm")
+        objects = [folder / f"{name}_seg.dcm", folder / f"{name}_map.dcm"]
+        return objects if self.write(scored, *objects) else []
 
     def write(self, scored: ScoredCase, mask: Path, parametric: Path | None = None) -> bool:
         """Writes the segmentation of a case and, if there is a place for it, its map.

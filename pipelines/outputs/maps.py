@@ -14,9 +14,6 @@ from PIL import Image
 from pipelines.common import replacing
 from pipelines.scoring import ScoredCase
 
-MAP_SUFFIXES = (".nii.gz", ".png")
-"""Of the maps of volumes and of pictures."""
-
 PNG_PER_SD = 10_000
 """Grey levels of a 16-bit PNG map per standard deviation; 65,535, its end, stands for 6.55."""
 

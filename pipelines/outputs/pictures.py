@@ -29,16 +29,19 @@ REGION_COLUMNS = 8
 RESIDUAL_RANGE = (0.0, 0.5)
 
 
-def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None:
+def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list[Path]:
     """Draws one row per example: input, reconstruction, residual, maps and mask.
 
     Args:
         path: PNG file to write.
         examples: what to show; nothing is written without any.
         note: a line below the panels.
+
+    Returns:
+        The file, if there is one.
     """
     if not examples:
-        return
+        return []
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
     titles = _titles(order, any(one.reconstruction is not None for one in examples))
@@ -66,6 +69,7 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> None
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
+    return [path]
 
 
 def _titles(order: Sequence[str], reconstructed: bool) -> list[str]:

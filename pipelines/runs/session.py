@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun, Gathered, viewer_volumes
 from pipelines.common import (
+    FolderLock,
     duration,
     executed_config,
     plain_options,
-    writable_folder,
     write_csv,
 )
 from pipelines.metrics import ScoreRow
@@ -26,6 +26,9 @@ from pipelines.tracking import Tracker
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+WRITTEN_FOLDERS = ("cases", "maps", "panels")
+"""Subfolders of the output folder that a run writes into."""
 
 
 class Session:
@@ -59,6 +62,7 @@ class Session:
         self.tracker = tracker or Tracker(str(self.output_dir), "none")
         self.history: list[dict[str, float]] = []
         self.began = time.monotonic()
+        self.locks = [FolderLock(self.output_dir, "output_dir", WRITTEN_FOLDERS)]
 
     def run(self) -> None:
         """The whole run, if nothing comes before the scoring."""
@@ -66,8 +70,10 @@ class Session:
         self.finish()
 
     def begin(self) -> None:
-        """Makes the folder and opens the tracking."""
-        writable_folder(self.output_dir)
+        """Takes the folders and opens the tracking."""
+        for lock in self.locks:
+            lock.acquire()
+        self._prepare()
         self.tracker.start(self._parameters(), {"phase": self.title.lower()})
 
     def finish(self) -> None:
@@ -84,9 +90,14 @@ class Session:
             report = write_report(self.output_dir, self._content(gathered, metrics))
             self._track(metrics)
         self.tracker.finish()
+        for lock in self.locks:
+            lock.release()
         places = {"report": report} | self._places() | {"duration": self._duration()}
         logger.info(framed(self.notes, self._lines(gathered, metrics), places))
         self._refuse(gathered)
+
+    def _prepare(self) -> None:
+        """What is written before the tracking is opened."""
 
     def _parameters(self) -> dict[str, Any]:
         """What the tracking gets beforehand."""

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from pipelines.batch import CaseRun
 from pipelines.common import (
+    FolderLock,
     executed_config,
     installed_version,
     plain_options,
     replacing,
-    writable_folder,
     write_json,
 )
 from pipelines.data import CaseLoader, Data, seen_content
@@ -83,6 +83,7 @@ class Training(Evaluation):
         self.register_model = register_model
         self.config: dict[str, Any] = {}
         self.trainer = trainer
+        self.locks.append(FolderLock(self.model_path.parent, "ckpt_dir"))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
 
     def _remember(self, engine: Any) -> None:
@@ -98,14 +99,15 @@ class Training(Evaluation):
         """
         self.calibrator.check()
         check_registry(self.tracker, self.register_model)
-        writable_folder(self.model_path.parent, "ckpt_dir")
+        super().begin()
+        logger.info("Tracking: %s", self.tracker.where)
+
+    def _prepare(self) -> None:
         self.config = executed_config()
         if self.config.get("tracking_uri"):
             self.config["tracking_uri"] = masked(str(self.config["tracking_uri"]))
         with replacing(self.output_dir / "config.json") as temporary:
             temporary.write_text(json.dumps(self.config, indent=2, default=str))
-        super().begin()
-        logger.info("Tracking: %s", self.tracker.where)
 
     def _parameters(self) -> dict[str, Any]:
         return plain_options(self.config) | {

@@ -124,8 +124,9 @@ def test_all_cases_are_scored_and_written(
 ) -> None:  # fmt: skip
     panels: list[tuple[str, list[str]]] = []
 
-    def draw(path: Path, shown: list[Example]) -> None:
+    def draw(path: Path, shown: list[Example]) -> list[Path]:
         panels.append((path.name, [one.kind for one in shown]))
+        return []
 
     monkeypatch.setattr(case_writer, "save_panels", draw)
     genuine = evaluation.candidates
@@ -214,7 +215,7 @@ def test_another_model_file_invalidates_all(
     [
         {"save_maps": False},
         {"save_panels": True},
-        {"further": [lambda scored, folder: None]},
+        {"further": [lambda scored, folder: []]},
         {"loader": {"min_lesion_pixels": 5}},
         {"loader": {"normal_margin": 2}},
     ],
@@ -223,11 +224,31 @@ def test_other_options_invalidate_all(
     make_run: MakeRun, volumes: list[Case], seen: list[str], options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(case_writer, "save_panels", lambda path, examples: None)
+    monkeypatch.setattr(case_writer, "save_panels", lambda path, examples: [])
     make_run(volumes[:2]).run()
     seen.clear()
     make_run(volumes[:2], **options).run()
     assert seen == ["v0", "v1"]
+
+
+@pytest.mark.parametrize(
+    "file", ["maps/v1_anomaly.nii.gz", "maps/v1_mask.nii.gz", "panels/v1.png", "cases/v1.npz"]
+)
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_what_is_lost_or_damaged_is_made_again(
+    make_run: MakeRun, volumes: list[Case], seen: list[str], tmp_path: Path, file: str, how: str
+) -> None:
+    path = tmp_path / "out" / file
+    make_run(volumes[:2], save_panels=True).run()
+    whole = path.read_bytes()
+    seen.clear()
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(whole[:-9] + bytes(9))
+    make_run(volumes[:2], save_panels=True).run()
+    assert seen == ["v1"]
+    assert len(path.read_bytes()) == len(whole)
 
 
 @pytest.mark.parametrize("what", ["mask", "time", "label", "channels", "patient"])

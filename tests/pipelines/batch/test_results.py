@@ -16,9 +16,9 @@ from pipelines.batch.results import (
     CaseResult,
     case_result,
     case_rows,
+    is_whole,
     load_result,
     save_result,
-    stored_stamp,
     volume_label,
 )
 from pipelines.data.baselines import BASELINES
@@ -184,7 +184,7 @@ def result(volume: Case, fake_scored: FakeScored) -> CaseResult:
 def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
     path = tmp_path / "cases" / "a.npz"
     save_result(path, result, "stamp")
-    assert stored_stamp(path) == "stamp"
+    assert is_whole(path, "stamp") and not is_whole(path, "another")
     again = load_result(path)
     assert again.rows == result.rows
     assert again.baseline_pixels.keys() == result.baseline_pixels.keys() == {"intensity"}
@@ -213,16 +213,35 @@ def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
     assert load_result(path).examples[0].reconstruction is None
 
 
-def test_what_is_cut_short_or_foreign_has_no_stamp(result: CaseResult, tmp_path: Path) -> None:
-    path = tmp_path / "a.npz"
-    assert stored_stamp(path) is None
+def test_what_is_cut_short_damaged_or_foreign_is_not_whole(
+    result: CaseResult, tmp_path: Path
+) -> None:
+    path = tmp_path / "cases" / "a.npz"
+    assert not is_whole(path, "stamp")
     save_result(path, result, "stamp")
     whole = path.read_bytes()
-    for content in (whole[: len(whole) // 2], b"", b"something else"):
+    flipped = bytearray(whole)
+    flipped[len(whole) // 3] ^= 1
+    for content in (whole[: len(whole) // 2], bytes(flipped), b"", b"something else"):
         path.write_bytes(content)
-        assert stored_stamp(path) is None
+        assert not is_whole(path, "stamp")
     np.savez(path, other=np.zeros(1))
-    assert stored_stamp(path) is None
+    assert not is_whole(path, "stamp")
+
+
+def test_a_result_is_whole_with_its_files_alone(result: CaseResult, tmp_path: Path) -> None:
+    path, maps = tmp_path / "cases" / "a.npz", tmp_path / "maps"
+    maps.mkdir()
+    files = [maps / "a_anomaly.png", maps / "a_mask.png"]
+    for file in files:
+        file.write_bytes(b"values")
+    save_result(path, result, "stamp", files)
+    assert is_whole(path, "stamp")
+    files[0].write_bytes(b"volues")
+    assert not is_whole(path, "stamp")
+    files[0].write_bytes(b"values")
+    files[1].unlink()
+    assert not is_whole(path, "stamp")
 
 
 def test_a_failing_write_leaves_no_result(

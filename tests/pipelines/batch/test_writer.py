@@ -51,7 +51,7 @@ def test_a_panel_shows_the_case(
     scored: ScoredCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(case_writer, "save_panels", lambda path, what: drawn.append((path, what)))
+    monkeypatch.setattr(case_writer, "save_panels", lambda *told: drawn.append(told) or [])
     writer = CaseWriter(tmp_path, 1.0, panels=True)
     submit(writer, scored, panel=["first"])
     writer.close()
@@ -63,16 +63,16 @@ def test_the_result_is_written_last(
 ) -> None:
     order: list[str] = []
 
-    def note(what: str) -> Callable[..., None]:
-        return lambda *args, **kwargs: order.append(what)
+    def note(what: str) -> Callable[..., list[Path]]:
+        return lambda *args, **kwargs: order.append(what) or []
 
     for name in ("write_maps", "save_panels", "save_result"):
         monkeypatch.setattr(case_writer, name, note(name))
-    further = [lambda one, folder: order.append(f"{one.sample.case.name} {folder.name}")]
+    further = [note("a further file")]
     writer = CaseWriter(tmp_path, 1.0, maps=True, panels=True, further=further)
     submit(writer, scored)
     writer.close()
-    assert order == ["write_maps", "a maps", "save_panels", "save_result"]
+    assert order == ["write_maps", "a further file", "save_panels", "save_result"]
 
 
 def test_at_most_a_few_cases_wait(
@@ -81,7 +81,7 @@ def test_at_most_a_few_cases_wait(
     gate, started = threading.Semaphore(0), threading.Semaphore(0)
     written: list[str] = []
 
-    def save(path: Path, result: CaseResult, stamp: str) -> None:
+    def save(path: Path, result: CaseResult, stamp: str, files: list[Path]) -> None:
         started.release()
         gate.acquire()
         written.append(path.stem)
