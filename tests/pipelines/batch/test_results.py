@@ -1,5 +1,6 @@
 """What is kept of a scored case."""
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ from pipelines.data.slices import CaseLoader
 from pipelines.outputs.examples import candidates
 from pipelines.scoring.cases import ScoredCase
 from pipelines.scoring.volume import case_score
+from transforms.errors import InputError
 
 WriteVolume = Callable[..., Path]
 FakeScored = Callable[..., ScoredCase]
@@ -249,10 +251,10 @@ def test_a_failing_write_leaves_no_result(
 ) -> None:
     def fail(file: Path, **arrays: Any) -> None:
         Path(file).write_bytes(b"half")
-        raise OSError("no space left")
+        raise OSError(errno.ENOSPC, "no space left")
 
     monkeypatch.setattr(np, "savez_compressed", fail)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(InputError, match=r"a\.npz.* \(no space left\)\. Free some space"):
         save_result(tmp_path / "cases" / "a.npz", result, "stamp")
     assert list((tmp_path / "cases").iterdir()) == []
 

@@ -2,12 +2,21 @@
 
 import json
 import os
+import resource
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from pipelines.common.files import replacing, writable_folder, write_csv, write_json
 from transforms.errors import InputError
+
+VALUES = np.random.default_rng(0).random((4, 90, 90))
 
 
 def test_a_file_takes_its_place_when_the_block_ends(tmp_path: Path) -> None:
@@ -26,6 +35,34 @@ def test_failure_leaves_no_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    "a.npz": lambda path: np.savez(path, values=VALUES),
+    "a.nii.gz": lambda path: nib.save(nib.Nifti1Image(VALUES, np.eye(4)), path),
+    "a.png": lambda path: Image.fromarray((VALUES[0] * 255).astype(np.uint8)).save(path),
+    "a.pt": lambda path: torch.save({"values": torch.from_numpy(VALUES)}, path),
+    "a.txt": lambda path: path.write_text(str(VALUES.tolist())),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_is_told_and_nothing_half_written(tmp_path: Path, name: str) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    path = tmp_path / name
+    path.write_text("old")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(InputError, match=f"{name}: .*Free some space"), replacing(path) as new:
+            WRITERS[name](new)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a"):
+        open(tmp_path / "missing")
 
 
 def test_failure_keeps_the_old_file(tmp_path: Path) -> None:
