@@ -11,6 +11,7 @@ from .datasets import CaseDataset as CaseDataset
 from .datasets import NormalSlices as NormalSlices
 from .datasets import case_loader as case_loader
 from .datasets import slice_loader as slice_loader
+from .inputs import InputFiles as InputFiles
 from .inputs import find_inputs as find_inputs
 from .layouts import find_anatomy as find_anatomy
 from .layouts.patients import kermany_patient as kermany_patient

@@ -9,6 +9,9 @@ from typing import Literal
 
 SplitName = Literal["train", "calibration", "test"]
 
+LONGEST_NAME = 200
+"""Bytes of a case's name, which leave room for what the names of its results add."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -37,6 +40,14 @@ class Case:
     channels: tuple[int, ...] | None = None
     series_uid: str | None = None
     region: Path | None = None
+
+
+def name_problem(name: str) -> str:
+    """Why a name is too long for the files that are called after it; "" if it is not."""
+    size = len(name.encode())
+    if size <= LONGEST_NAME:
+        return ""
+    return f"its name is too long ({size} bytes, at most {LONGEST_NAME}). Rename it."
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.common import EpochSampler, track
 from pipelines.data.cases import Case, FailedCase
+from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
 from pipelines.data.slices import CaseLoader, CaseSample, require_slices
 from transforms.errors import InputError
@@ -148,11 +149,12 @@ class CaseDataset(MonaiDataset):
         try:
             return require_slices(self.read(case))
         except InputError as error:
-            return FailedCase(case, str(error))
+            return FailedCase(case, printable(str(error)))
         except Exception as error:  # one odd file must not end an unattended run
             logger.debug("%s", case.name, exc_info=True)
             found = f"{type(error).__name__}: {error}"
-            return FailedCase(case, f"{case.images[0]}: reading failed unexpectedly ({found}).")
+            told = f"{case.images[0]}: reading failed unexpectedly ({found})."
+            return FailedCase(case, printable(told))
 
 
 def case_loader(

@@ -10,7 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pipelines.data.cases import Case
-from pipelines.data.layouts.files import find_images, shortened, stem_of
+from pipelines.data.layouts.files import shortened, stem_of
+from pipelines.data.layouts.walk import find_images
 from transforms.errors import InputError
 from transforms.regions import lung_masks
 

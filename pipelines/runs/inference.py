@@ -6,9 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
+from pipelines.common import write_csv
+from pipelines.data import InputFiles
 from pipelines.metrics import ScoreRow
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
+
+LEFT_OUT = "left_out.csv"
+"""What lies beside the images and is none, with the reason."""
 
 MOST_TOLD = 20
 """Cases that the summary names one by one."""
@@ -21,15 +26,30 @@ class Inference(Session):
         case_run: scores the images.
         evaluator: the engine that it scores them with.
         model: content of the model file.
+        inputs: the images, and what lies beside them.
     """
 
     title = "Inference"
 
     def __init__(
-        self, case_run: CaseRun, evaluator: CaseEvaluator, model: Mapping[str, Any]
+        self,
+        case_run: CaseRun,
+        evaluator: CaseEvaluator,
+        model: Mapping[str, Any],
+        inputs: InputFiles,
     ) -> None:
         super().__init__(case_run, evaluator, bool(model["volumetric"]), model["notes"])
         self.model = model
+        self.left_out = inputs.left_out
+
+    def begin(self) -> None:
+        """Lists beforehand what is not used."""
+        super().begin()
+        path = self.output_dir / LEFT_OUT
+        path.unlink(missing_ok=True)
+        if self.left_out:
+            rows = [{"file": one.name, "reason": one.reason} for one in self.left_out]
+            write_csv(path, rows, ("file", "reason"))
 
     def _subject(self) -> dict[str, Any]:
         return {
@@ -54,6 +74,8 @@ class Inference(Session):
             lines.append(f"  and {len(whole) - MOST_TOLD} more in scores.csv")
         if gathered.failures:
             lines.append(f"Left out: {len(gathered.failures)}, see failures.csv")
+        if self.left_out:
+            lines.append(f"Not used: {len(self.left_out)} other files, see {LEFT_OUT}")
         return lines
 
 

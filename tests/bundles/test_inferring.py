@@ -1,6 +1,7 @@
 """Scoring new images."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -160,6 +161,27 @@ def test_pictures_are_scored_and_a_volume_is_refused(
     (images / "volume.nii.gz").unlink()
     infer(images, tmp_path / "models", out)
     assert not (out / "failures.csv").exists() and "Left out" not in summary()
+
+
+def test_nothing_is_left_out_in_silence(
+    write_model: WriteModel, tmp_path: Path, mistake_of: MistakeOf
+) -> None:
+    write_model()
+    images, out = tmp_path / "in", tmp_path / "out"
+    for number in range(2):
+        write_volume(images / f"scan{number}.nii.gz", number)
+    (images / "x.dcm").write_bytes(bytes(128) + b"DICM damaged")
+    os.mkfifo(images / "pipe")
+    (images / "loop").symlink_to(".")
+    (images / "gone.nii").symlink_to("nowhere")
+    given = {"input": str(images), "ckpt_dir": str(tmp_path / "models"), "output_dir": str(out)}
+    assert "1 of 3 cases" in mistake_of("inferring", "inference.json", **given, save_panels=False)
+    (failed,) = table(out / "failures.csv")
+    assert "x.dcm: expected a DICOM image" in failed["reason"]
+    scored = {row["case"] for row in table(out / "scores.csv")}
+    assert scored == {"scan0", "scan1"}
+    left = {row["file"]: row["reason"] for row in table(out / "left_out.csv")}
+    assert left.keys() == {"pipe", "loop", "gone.nii"} and "named pipe" in left["pipe"]
 
 
 def test_one_file_is_enough(write_model: WriteModel, tmp_path: Path) -> None:

@@ -76,10 +76,15 @@ def dicom_paths(folder: Path, recursive: bool = False, _depth: int = 0) -> Itera
         if path.name.startswith(".") or path.name.upper() == "DICOMDIR":
             continue
         if path.is_dir():
-            if recursive and _depth < MAX_DEPTH:
+            if recursive and _depth < MAX_DEPTH and not _leads_back(path):
                 yield from dicom_paths(path, True, _depth + 1)
         elif path.is_file() and (path.name.lower().endswith(DICOM_SUFFIXES) or is_dicom(path)):
             yield path
+
+
+def _leads_back(path: Path) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def holds_dicom(folder: Path, recursive: bool = False) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from pipelines.data.cases import Case, Cohort
+from pipelines.data.cases import Case, Cohort, name_problem
 from pipelines.data.layouts.files import suffix_of
 from transforms.errors import InputError
 
@@ -95,7 +95,10 @@ def make_cohort(
     Raises:
         InputError: if there is no case at all.
     """
-    named = sorted(_with_unique_names(list(cases), root), key=lambda case: case.name)
+    unique = sorted(_with_unique_names(list(cases), root), key=lambda case: case.name)
+    named = [case for case in unique if not name_problem(case.name)]
+    problems = {one.name: name_problem(one.name) for one in unique}
+    long = [f"Left out: {name}: {problem}" for name, problem in problems.items() if problem]
     if not named:
         raise InputError(f"dataset_dir: layout {layout!r} found no case at all in {root}.")
     return Cohort(
@@ -104,7 +107,7 @@ def make_cohort(
         cases=tuple(named),
         modalities=modalities,
         volumetric=volumetric,
-        notes=tuple(notes),
+        notes=(*notes, *long),
         counts=count_cases(named),
     )
 

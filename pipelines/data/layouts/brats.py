@@ -118,6 +118,11 @@ def canonical_modalities(modalities: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+def case_folders(root: Path) -> list[Path]:
+    """The folders that hold files named after them and a modality."""
+    return [folder.path for level in _levels(root) for folder in level]
+
+
 def _levels(root: Path) -> list[list[_Folder]]:
     levels = []
     for folders in folders_to_depth(root, _DEPTH):

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from transforms.errors import InputError
 from transforms.volumes import ITK_SUFFIXES
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 NIFTI = (".nii.gz", ".nii")
 DICOM = (".dcm", ".dicom", ".ima")
-#: Deepest level of folders that is looked at: data sets stay well below, link cycles do not.
-MAX_DEPTH = 8
+_SPECIAL = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
 
 
 def suffix_of(path: Path) -> str:
@@ -57,13 +64,61 @@ def is_image(path: Path) -> bool:
 
 
 def entries(folder: Path) -> list[Path]:
-    """List what a folder holds, sorted, without hidden files; empty for anything else."""
-    return [Path(entry.path) for entry in _scan(folder)]
+    """List the files and folders in a folder, sorted, without hidden ones; empty for a file."""
+    return [Path(entry.path) for entry in _usable(folder)]
 
 
 def subfolders(folder: Path) -> dict[str, Path]:
-    """Map the names of a folder's subfolders, exactly as spelled, to their paths."""
-    return {entry.name: Path(entry.path) for entry in _scan(folder) if entry.is_dir()}
+    """Map the names of a folder's subfolders, exactly as spelled, to their paths.
+
+    Links to the folder itself or to one above it are left out: they would never end.
+    """
+    found = [entry for entry in _usable(folder) if entry.is_dir()]
+    if any(entry.is_symlink() for entry in found):
+        real = Path(os.path.realpath(folder))
+        found = [entry for entry in found if not real.is_relative_to(os.path.realpath(entry))]
+    return {entry.name: Path(entry.path) for entry in found}
+
+
+def scan(folder: Path) -> list[os.DirEntry[str]]:
+    """List what a folder holds, sorted, without hidden files; empty for anything else.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    # Directory entries know their kind: a call per file would take seconds in large data sets.
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as found:
+        shown = [e for e in found if not e.name.startswith(".") and e.name != "__MACOSX"]
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def problem_of(entry: os.DirEntry[str]) -> str:
+    """Why an entry is neither a file nor a folder that can be used; "" if it is one."""
+    if printable(entry.name) != entry.name:
+        return "its name is no UTF-8. Rename it."
+    if entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False):
+        return ""
+    try:
+        return special_kind(entry.stat().st_mode)
+    except FileNotFoundError:
+        return "a link to nothing."
+    except OSError as error:
+        told = "a link to itself" if error.errno == errno.ELOOP else error.strerror
+        return f"{told}."
+
+
+def special_kind(mode: int) -> str:
+    """What a mode of `os.stat` tells that is neither a file nor a folder; "" for these."""
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return ""
+    return f"{_SPECIAL.get(stat.S_IFMT(mode), 'something unknown')}, no file."
+
+
+def printable(text: str) -> str:
+    """A text in which what is no UTF-8, as bytes of a path may be, is written as escapes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def folders_to_depth(root: Path, depth: int) -> Iterator[list[Path]]:
@@ -73,26 +128,6 @@ def folders_to_depth(root: Path, depth: int) -> Iterator[list[Path]]:
     for _ in range(depth):
         level = [folder for parent in level for folder in subfolders(parent).values()]
         yield level
-
-
-def find_images(folder: Path, _depth: int = 0) -> list[Path]:
-    """Find the images below a folder, sorted.
-
-    A subfolder that directly holds DICOM files stands for one image (a series); DICOM files that
-    lie in `folder` itself are one image each.
-    """
-    found: list[Path] = []
-    series = False
-    for entry in _scan(folder):
-        path = Path(entry.path)
-        if entry.is_dir():
-            if _depth < MAX_DEPTH:
-                found += find_images(path, _depth + 1)
-        elif _depth > 0 and is_dicom(path):
-            series = True
-        elif is_image(path):
-            found.append(path)
-    return sorted([*found, folder] if series else found)
 
 
 def describe_tree(root: Path, depth: int = 2, limit: int = 8) -> str:
@@ -117,13 +152,14 @@ def counted(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
-def _scan(folder: Path) -> list[os.DirEntry[str]]:
-    # Directory entries know their kind: a call per file would take seconds in large data sets.
-    if not folder.is_dir():
-        return []
-    with os.scandir(folder) as found:
-        shown = [e for e in found if not e.name.startswith(".") and e.name != "__MACOSX"]
-    return sorted(shown, key=lambda entry: entry.name)
+def _usable(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return [entry for entry in scan(folder) if not problem_of(entry)]
+    except OSError as error:
+        raise InputError(
+            f"{folder}: expected a folder that can be read, but listing it failed "
+            f"({error.strerror}). Check its permissions."
+        ) from error
 
 
 def _tree_lines(folder: Path, depth: int, limit: int, indent: str) -> list[str]:
@@ -140,6 +176,6 @@ def _tree_lines(folder: Path, depth: int, limit: int, indent: str) -> list[str]:
 
 
 def _count_files(folder: Path) -> str:
-    files = [Path(entry.name) for entry in _scan(folder) if not entry.is_dir()]
+    files = [Path(entry.name) for entry in _usable(folder) if not entry.is_dir()]
     suffixes = Counter((suffix_of(file) or file.suffix).lower() or file.name for file in files)
     return shortened(f"{count} {suffix}" for suffix, count in suffixes.most_common())

@@ -13,14 +13,13 @@ from pipelines.data.layouts.base import Layout, Modalities, make_cohort, registe
 from pipelines.data.layouts.files import (
     counted,
     describe_tree,
-    entries,
-    find_images,
     is_volume,
     shortened,
     stem_of,
     subfolders,
 )
 from pipelines.data.layouts.patients import kermany_patient, patients_by_pattern
+from pipelines.data.layouts.walk import find_images, left_out_notes, list_images
 from transforms.errors import InputError
 
 _CLASSES: tuple[tuple[SplitName, str, Literal[0, 1]], ...] = (
@@ -89,10 +88,11 @@ class FolderLayout(Layout):
                 seems misspelt, or no mask fits any image.
         """
         notes = _unknown_folders(root)
+        listings = [list_images(root / split / name) for split, name, _ in _CLASSES]
         images = [
-            _Image(path, root / split / name, split, label)
-            for split, name, label in _CLASSES
-            for path in find_images(root / split / name)
+            _Image(path, listing.root, split, label)
+            for (split, _, label), listing in zip(_CLASSES, listings, strict=True)
+            for path in listing.images
         ]
         if not any(image.split == "train" for image in images):
             raise InputError(
@@ -114,7 +114,7 @@ class FolderLayout(Layout):
             )
             for image in images
         ]
-        notes += [*_test_notes(images, masks), *_ignored_notes(images)]
+        notes += [*_test_notes(images, masks), *left_out_notes(listings)]
         return make_cohort(self.name, root, cases, modalities or ("image",), volumetric, notes)
 
     def _patients(self, images: list[_Image]) -> dict[_Image, str]:
@@ -206,16 +206,3 @@ def _test_notes(images: list[_Image], masks: dict[_Image, Path]) -> list[str]:
     if masks and unmasked:
         notes.append(f"{counted(unmasked, 'anomalous test image')} without a mask.")
     return notes
-
-
-def _ignored_notes(images: list[_Image]) -> list[str]:
-    taken = {image.path for image in images}
-    ignored = [
-        path.name
-        for folder in sorted({image.below for image in images})
-        for path in entries(folder)
-        if path.is_file() and path not in taken
-    ]
-    if not ignored:
-        return []
-    return [f"{counted(len(ignored), 'file')} of other kinds left out: {shortened(ignored)}."]

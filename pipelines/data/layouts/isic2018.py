@@ -14,7 +14,8 @@ from pipelines.data.layouts.base import (
     picture_modalities,
     register,
 )
-from pipelines.data.layouts.files import counted, describe_tree, find_images, stem_of, subfolders
+from pipelines.data.layouts.files import counted, describe_tree, stem_of, subfolders
+from pipelines.data.layouts.walk import left_out_notes, list_images
 from transforms.errors import InputError
 
 _PREFIX = "ISIC2018_Task3_"
@@ -106,7 +107,9 @@ def _read_part(
             "Unpack the ground truth beside the images."
         )
     labels = _labels(table)
-    files = {stem_of(path): path for path in find_images(_input(root, part))}
+    listing = list_images(_input(root, part))
+    files = {stem_of(path): path for path in listing.images}
+    notes += left_out_notes([listing])
     missing = len(labels.keys() - files.keys())
     unknown = len(files.keys() - labels.keys())
     if missing:

@@ -15,12 +15,12 @@ from pipelines.data.layouts.base import (
 from pipelines.data.layouts.files import (
     counted,
     describe_tree,
-    find_images,
     folders_to_depth,
     stem_of,
     subfolders,
 )
 from pipelines.data.layouts.patients import kermany_patient
+from pipelines.data.layouts.walk import find_images, left_out_notes, list_images
 from transforms.errors import InputError
 
 _ANOMALOUS = {"PNEUMONIA", "CNV", "DME", "DRUSEN"}
@@ -78,9 +78,9 @@ class KermanyLayout(Layout):
             case
             for name in subfolders(bases[0] / "test")
             if name == "NORMAL" or name in _ANOMALOUS
-            for case in _cases(bases[0], "test", name)
+            for case in _cases(bases[0], "test", name, notes)
         ]
-        train = _without_patients_of(test, _cases(bases[0], "train", "NORMAL"), notes)
+        train = _without_patients_of(test, _cases(bases[0], "train", "NORMAL", notes), notes)
         if not train:
             raise InputError(
                 f"dataset_dir: no normal training image in {bases[0] / 'train' / 'NORMAL'} "
@@ -104,7 +104,9 @@ def _classes(base: Path) -> set[str]:
     return {*subfolders(base / "train"), *subfolders(base / "test")}
 
 
-def _cases(base: Path, split: SplitName, folder: str) -> list[Case]:
+def _cases(base: Path, split: SplitName, folder: str, notes: list[str]) -> list[Case]:
+    listing = list_images(base / split / folder)
+    notes += left_out_notes([listing])
     return [
         Case(
             name=stem_of(path),
@@ -113,7 +115,7 @@ def _cases(base: Path, split: SplitName, folder: str) -> list[Case]:
             label=0 if folder == "NORMAL" else 1,
             split=split,
         )
-        for path in find_images(base / split / folder)
+        for path in listing.images
     ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.data.inputs import InputFiles
+from pipelines.data.layouts.walk import LeftOut
 from pipelines.metrics.rows import ScoreRow
 from pipelines.runs.inference import MOST_TOLD, Inference, told
 from transforms.errors import InputError
@@ -30,8 +32,11 @@ def row(case: str, score: float, level: Any = "volume", **more: Any) -> ScoreRow
 
 @pytest.fixture
 def infer(make_cases: Callable[..., Any], evaluator: Any) -> Infer:
-    def run(folder: Path, rows: list[ScoreRow], failures: int = 0) -> None:
-        Inference(make_cases(folder, rows, failures=failures), evaluator, MODEL).run()
+    def run(
+        folder: Path, rows: list[ScoreRow], failures: int = 0, left_out: tuple[LeftOut, ...] = ()
+    ) -> None:
+        cases = make_cases(folder, rows, failures=failures)
+        Inference(cases, evaluator, MODEL, InputFiles((), left_out)).run()
 
     return run
 
@@ -95,6 +100,22 @@ def test_images_left_out_are_told_at_the_end(
     with pytest.raises(InputError, match="1 of 7"):
         infer(tmp_path / "none", [], failures=1)
     assert (tmp_path / "none" / "scores.csv").exists()
+
+
+def test_what_was_no_image_is_listed_beside_the_scores(
+    infer: Infer, tmp_path: Path, reports: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    left_out = (LeftOut("notes.txt", "no image"), LeftOut("b/caf\\xe9", "no UTF-8"))
+    with caplog.at_level(logging.INFO, "pipelines"):
+        infer(tmp_path, [row("a", 1.0)], left_out=left_out)
+    assert "Not used: 2 other files, see left_out.csv" in caplog.text
+    with (tmp_path / "left_out.csv").open(newline="") as stream:
+        assert list(csv.DictReader(stream)) == [
+            {"file": "notes.txt", "reason": "no image"},
+            {"file": "b/caf\\xe9", "reason": "no UTF-8"},
+        ]
+    infer(tmp_path, [row("a", 1.0)])
+    assert not (tmp_path / "left_out.csv").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_told(

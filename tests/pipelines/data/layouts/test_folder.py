@@ -132,7 +132,7 @@ def test_hidden_files_are_passed_over_and_others_noted(pictures, touch):
     touch(pictures, "train/normal/._t0.png", "train/normal/readme.txt", "__MACOSX/x.png")
     cohort = read_cohort(pictures)
     assert cohort.counts["train/normal cases"] == 5
-    assert "1 file of other kinds left out: readme.txt." in cohort.notes
+    assert "1 left out: readme.txt (no image by its name and content)." in cohort.notes
 
 
 def test_missing_test_is_allowed_with_notes(tmp_path, touch):
