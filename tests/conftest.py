@@ -208,8 +208,31 @@ def write_volume(tmp_path: Path) -> WriteVolume:
 
 
 @pytest.fixture
+def model_facts() -> dict[str, Any]:
+    """What a model file holds beside the scorer."""
+    return {
+        "case_scores": [],
+        "target_fpr": 0.05,
+        "preprocessing": {"image_size": [32, 32], "axis": "axial"},
+        "modalities": ["flair"],
+        "volumetric": True,
+        "layout": "folder",
+        "split": {"train": [], "calibration": [], "test": []},
+        "seen": [],
+        "fingerprint": "0123456789abcdef",
+        "notes": [],
+        "versions": {"torch": "2"},
+        "created": "2026-01-01T00:00:00+0000",
+    }
+
+
+@pytest.fixture
 def write_model(
-    tmp_path: Path, make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+    tmp_path: Path,
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+    model_facts: dict[str, Any],
 ) -> WriteModel:
     """Writes a calibrated model and gives the content of its file, but for the weights."""
 
@@ -222,17 +245,10 @@ def write_model(
         volumetric = facts.get("volumetric", True)
         loader = CaseLoader(32, channels=channels, volumetric=volumetric)
         content: dict[str, Any] = {
+            **model_facts,
             "case_scores": [0.0, 0.5, 1.0],
-            "target_fpr": 0.05,
             "preprocessing": loader.parameters,
-            "modalities": ["flair"],
             "volumetric": volumetric,
-            "layout": "folder",
-            "split": {"train": [], "calibration": [], "test": []},
-            "seen": [],
-            "notes": [],
-            "versions": {"torch": "2"},
-            "created": "2026-01-01T00:00:00+0000",
             **facts,
         }
         save_model(tmp_path / folder / MODEL_NAME, scorer, content)

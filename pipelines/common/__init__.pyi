@@ -15,6 +15,7 @@ from .progress import ProgressFile as ProgressFile
 from .progress import duration as duration
 from .progress import quieten as quieten
 from .progress import track as track
+from .schema import check_values as check_values
 from .seeding import EpochSampler as EpochSampler
 from .seeding import derive_seed as derive_seed
 from .seeding import generator as generator

@@ -11,6 +11,12 @@ import torch
 from networks import DETECTORS, AnomalyScorer, make_fusion
 from networks.choices import nearest
 from pipelines.common import replacing
+from pipelines.scoring.model_content import (
+    content_problem,
+    file_problem,
+    state_problem,
+    summary,
+)
 from transforms.errors import InputError
 
 FORMAT = 3
@@ -39,10 +45,13 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
         "fusion": dict(scorer.fusion.config),
         **facts,
     }
+    problem = content_problem(content)
+    if problem:
+        raise ValueError(f"facts: expected what `ModelContent` lists, found {problem}.")
     try:
         with torch.random.fork_rng(devices=[]):
-            load_scorer(content)
-    except (RuntimeError, TypeError) as error:
+            _rebuilt(content)
+    except (RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"scorer: expected a detector that its config rebuilds, found {scorer.detector.name!r} "
             f"with {scorer.detector.config}. Build it by name (`make_detector`), or record in its "
@@ -52,11 +61,15 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
         torch.save(content, temporary)
 
 
-def read_model(path: str | Path) -> dict[str, Any]:
-    """Reads a model file's content; nothing in it is executed.
+def read_model(path: str | Path, complete: bool = True) -> dict[str, Any]:
+    """Reads and checks a model file's content; nothing in it is executed.
+
+    Args:
+        path: the file, or its folder.
+        complete: whether what an evaluation needs must be there too; a registered model lacks it.
 
     Raises:
-        InputError: when the file is missing, is no model file or is of another format.
+        InputError: when the file is missing or damaged, is no model file, or is of another format.
     """
     path = Path(path)
     if path.is_dir():
@@ -67,20 +80,31 @@ def read_model(path: str | Path) -> dict[str, Any]:
             f"training --config_file bundles/aeflow/train.json), or point --ckpt_dir at the "
             f"folder that holds {MODEL_NAME}."
         )
-    try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a foreign file makes the unpickler fail in any way
+    content: Any = None
+    problem = file_problem(path)
+    if not problem:
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a foreign file makes the unpickler fail in any way
+            problem = type(error).__name__
+    if problem:
         raise InputError(
-            f"ckpt_dir: {path} is damaged or no PyTorch file of plain values "
-            f"({type(error).__name__}). Expected a {MODEL_NAME} that AE-Flow's training wrote."
-        ) from error
+            f"ckpt_dir: {path} is damaged or no PyTorch file of plain values ({problem}). "
+            f"Expected a {MODEL_NAME} that AE-Flow's training wrote; copy it again."
+        )
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(
             f"ckpt_dir: {path} is not an AE-Flow model of format {FORMAT} (found {found!r}). "
             f"Train it again with this version."
         )
-    return content
+    problem = content_problem(content, complete)
+    if problem:
+        raise InputError(
+            f"ckpt_dir: {path} is no AE-Flow model that can be used ({problem}). Expected a "
+            f"{MODEL_NAME} as AE-Flow's training wrote it; copy it again, or train anew."
+        )
+    return dict(content)
 
 
 def model_version(model: Mapping[str, Any]) -> str:
@@ -104,14 +128,30 @@ def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") ->
         The scorer, in evaluation mode.
 
     Raises:
-        InputError: for a detector that is not known here.
+        InputError: for a detector that is not known here, or weights that do not fit it.
     """
     name, known = str(model["detector"]), list(DETECTORS)
     if name not in known:
         raise InputError(
             f"ckpt_dir: the model's detector {name!r} is not known here. {nearest(name, known)}"
         )
-    detector = DETECTORS[name](**model["config"])
-    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]))
-    scorer.load_state_dict(model["model"])
+    try:
+        scorer = _rebuilt(model)
+    except Exception as error:  # a foreign config makes the networks fail in any way
+        raise InputError(
+            f"ckpt_dir: the model cannot be rebuilt from its config ({summary(error)}). Expected "
+            f"a {MODEL_NAME} as AE-Flow's training wrote it; copy it again, or train anew."
+        ) from error
     return scorer.eval().to(device)
+
+
+def _rebuilt(model: Mapping[str, Any]) -> AnomalyScorer:
+    detector = DETECTORS[model["detector"]](**model["config"])
+    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]))
+    problem = state_problem(scorer.state_dict(), model["model"])
+    if problem:
+        raise ValueError(problem)
+    scorer.load_state_dict(model["model"])
+    if not scorer.calibrated:
+        raise ValueError("it was never calibrated")
+    return scorer

@@ -34,7 +34,7 @@ class Predictor:
     def __init__(
         self, ckpt_dir: str | Path, device: torch.device | str = "cpu", batch_size: int = 32
     ) -> None:
-        content = read_model(ckpt_dir)
+        content = read_model(ckpt_dir, complete=False)
         self.model = {k: v for k, v in content.items() if k != "model"}
         self.scorer: AnomalyScorer = load_scorer(content, device)
         self.device = torch.device(device)

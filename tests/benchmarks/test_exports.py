@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -27,19 +28,14 @@ def test_both_tables_are_printed(
     make_scorer: Callable[..., AnomalyScorer],
     make_images: MakeImages,
     calibrate: Callable[[AnomalyScorer, Tensor], AnomalyScorer],
+    model_facts: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The slow export to ONNX is tested with the exports; here only the tables are.
     monkeypatch.setattr(exports, "FORMATS", {"torchscript": exports.FORMATS["torchscript"]})
     monkeypatch.setattr(exports, "load_onnx", lambda path, threads: (torch.clone, {}))
-    facts = {
-        "preprocessing": {"image_size": [32, 32]},
-        "modalities": ["flair"],
-        "versions": {},
-        "created": "",
-    }
-    save_model(tmp_path / "model.pt", calibrate(make_scorer(), make_images(8)), facts)
+    save_model(tmp_path / "model.pt", calibrate(make_scorer(), make_images(8)), model_facts)
     threads = torch.get_num_threads()
     main(["--ckpt_dir", str(tmp_path), "--batches", "1", "3", "--repeats", "2"])
     lines = capsys.readouterr().out.splitlines()

@@ -25,21 +25,22 @@ Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 
 ROOT = Path(__file__).parents[3]
 FACTS: dict[str, Any] = {
-    "modalities": ["flair"],
-    "preprocessing": {"image_size": [32, 32], "axis": "axial"},
     "versions": {"aeflow": "0"},
-    "created": "2026-01-01T00:00:00+0000",
     "split": {"train": ["secret case"]},
 }
 
 
 @pytest.fixture
 def model(
-    tmp_path: Path, make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+    tmp_path: Path,
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+    model_facts: dict[str, Any],
 ) -> Path:
     folder = tmp_path / "models"
     scorer = calibrate(make_scorer(with_head=True), make_images(8))
-    save_model(folder / "model.pt", scorer, FACTS)
+    save_model(folder / "model.pt", scorer, model_facts | FACTS)
     return folder
 
 
@@ -82,11 +83,12 @@ def test_a_file_takes_what_the_model_needs_beside_the_image(
     make_scorer: MakeScorer,
     make_images: MakeImages,
     calibrate: Calibrate,
+    model_facts: dict[str, Any],
 ) -> None:
     need(name)
     weights = {weighted: 0.75, "recon": 0.25}
     scorer = make_scorer(normative=True, weights=weights, map_weights=weights)
-    save_model(tmp_path / "model.pt", calibrate(scorer, make_images(8)), FACTS)
+    save_model(tmp_path / "model.pt", calibrate(scorer, make_images(8)), model_facts | FACTS)
     done = export_model(tmp_path, name)
     assert done.parity.agrees and done.parity.images == 24
     run, metadata = FORMATS[name].load(done.path, "cpu")

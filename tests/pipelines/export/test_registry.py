@@ -38,8 +38,8 @@ def scorer(make_scorer: Any, make_images: Any, calibrate: Any) -> Any:
 
 
 @pytest.fixture
-def model_path(scorer: Any, tmp_path: Path) -> Path:
-    facts = {
+def model_path(scorer: Any, tmp_path: Path, model_facts: dict[str, Any]) -> Path:
+    facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, intensity="unit", channels=1).parameters,
         "modalities": ["image"],
         "volumetric": False,
@@ -173,10 +173,15 @@ def test_images_that_cannot_be_scored_are_refused(
 
 
 def test_a_volume_is_one_row(
-    make_scorer: Any, make_images: Any, calibrate: Any, write_volume: Any, tmp_path: Path
+    make_scorer: Any,
+    make_images: Any,
+    calibrate: Any,
+    write_volume: Any,
+    model_facts: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     scorer = calibrate(make_scorer(channels=2, with_head=True), make_images(16, channels=2))
-    facts = {
+    facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, channels=2).parameters,
         "case_scores": [-1.0, 0.0, 1.0],
         "target_fpr": 0.25,

@@ -17,8 +17,6 @@ MakeScorer = Callable[..., AnomalyScorer]
 MakeImages = Callable[..., Tensor]
 Calibrate = Callable[[AnomalyScorer, Tensor], AnomalyScorer]
 
-FACTS: dict[str, Any] = {"modalities": ["flair"], "notes": [], "preprocessing": {"axis": "axial"}}
-
 
 @pytest.fixture
 def scorer(make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate) -> AnomalyScorer:
@@ -28,10 +26,10 @@ def scorer(make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrat
 
 
 def test_a_model_scores_as_before(
-    tmp_path: Path, scorer: AnomalyScorer, make_images: MakeImages
+    tmp_path: Path, scorer: AnomalyScorer, make_images: MakeImages, model_facts: dict[str, Any]
 ) -> None:
     path = tmp_path / "models" / MODEL_NAME
-    save_model(path, scorer, FACTS)
+    save_model(path, scorer, model_facts)
     image = make_images(3, seed=1)
     expected = scorer.score_image(image)
     for where in (path, path.parent, str(path)):
@@ -44,19 +42,25 @@ def test_a_model_scores_as_before(
 
 
 def test_a_paper_s_score_comes_back(
-    tmp_path: Path, make_scorer: MakeScorer, make_images: MakeImages, calibrate: Calibrate
+    tmp_path: Path,
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+    model_facts: dict[str, Any],
 ) -> None:
     scorer, image = make_scorer(score="paper", beta=0.7), make_images(3, seed=1)
-    save_model(tmp_path / MODEL_NAME, calibrate(scorer, make_images(6)), FACTS)
+    save_model(tmp_path / MODEL_NAME, calibrate(scorer, make_images(6)), model_facts)
     loaded = load_scorer(read_model(tmp_path))
     assert loaded.fusion.config == scorer.fusion.config and loaded.fusion.config["beta"] == 0.7
     assert torch.equal(loaded.score_image(image).score, scorer.score_image(image).score)
 
 
-def test_the_file_holds_plain_values_only(tmp_path: Path, scorer: AnomalyScorer) -> None:
-    save_model(tmp_path / MODEL_NAME, scorer, FACTS)
+def test_the_file_holds_plain_values_only(
+    tmp_path: Path, scorer: AnomalyScorer, model_facts: dict[str, Any]
+) -> None:
+    save_model(tmp_path / MODEL_NAME, scorer, model_facts)
     content = torch.load(tmp_path / MODEL_NAME, weights_only=True)
-    assert set(content) == {"model", "format", "detector", "config", "fusion", *FACTS}
+    assert set(content) == {"model", "format", "detector", "config", "fusion", *model_facts}
     assert content["detector"] == "aeflow" and content["config"]["flow_strides"] == (8, 16)
     assert content["modalities"] == ["flair"]
     assert all(isinstance(value, Tensor) for value in content["model"].values())
@@ -66,10 +70,13 @@ def test_the_file_holds_plain_values_only(tmp_path: Path, scorer: AnomalyScorer)
 
 
 def test_a_failing_write_keeps_the_old_model(
-    tmp_path: Path, scorer: AnomalyScorer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    scorer: AnomalyScorer,
+    monkeypatch: pytest.MonkeyPatch,
+    model_facts: dict[str, Any],
 ) -> None:
     path = tmp_path / MODEL_NAME
-    save_model(path, scorer, FACTS)
+    save_model(path, scorer, model_facts)
     before = path.read_bytes()
 
     def fail(content: Any, where: Path) -> None:
@@ -78,23 +85,25 @@ def test_a_failing_write_keeps_the_old_model(
 
     monkeypatch.setattr(torch, "save", fail)
     with pytest.raises(OSError, match="disk full"):
-        save_model(path, scorer, FACTS)
+        save_model(path, scorer, model_facts)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_scorer_must_be_calibrated(tmp_path: Path, make_scorer: MakeScorer) -> None:
+def test_a_scorer_must_be_calibrated(
+    tmp_path: Path, make_scorer: MakeScorer, model_facts: dict[str, Any]
+) -> None:
     with pytest.raises(ValueError, match="calibrate it before saving"):
-        save_model(tmp_path / MODEL_NAME, make_scorer(), FACTS)
+        save_model(tmp_path / MODEL_NAME, make_scorer(), model_facts)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_network_that_its_config_does_not_rebuild_is_refused(
-    tmp_path: Path, scorer: AnomalyScorer
+    tmp_path: Path, scorer: AnomalyScorer, model_facts: dict[str, Any]
 ) -> None:
     scorer.detector.config = {"in_channels": 1}  # as of one assembled by hand
     state = torch.random.get_rng_state()
     with pytest.raises(ValueError, match="a detector that its config rebuilds, found 'aeflow'"):
-        save_model(tmp_path / MODEL_NAME, scorer, FACTS)
+        save_model(tmp_path / MODEL_NAME, scorer, model_facts)
     assert list(tmp_path.iterdir()) == [] and torch.equal(torch.random.get_rng_state(), state)
 
 
@@ -147,8 +156,10 @@ def test_another_format_is_told(tmp_path: Path, content: Any, found: str) -> Non
         read_model(tmp_path)
 
 
-def test_a_detector_of_another_installation_is_told(tmp_path: Path, scorer: AnomalyScorer) -> None:
-    save_model(tmp_path / MODEL_NAME, scorer, FACTS)
+def test_a_detector_of_another_installation_is_told(
+    tmp_path: Path, scorer: AnomalyScorer, model_facts: dict[str, Any]
+) -> None:
+    save_model(tmp_path / MODEL_NAME, scorer, model_facts)
     content = read_model(tmp_path) | {"detector": "aeflo"}
     with pytest.raises(InputError, match="detector 'aeflo' is not known here.*'aeflow'"):
         load_scorer(content)

@@ -172,10 +172,15 @@ def test_an_error_fails_the_run(server: Server, tmp_path: Path) -> None:
 
 
 def test_a_registered_model_scores_as_the_scorer_does(
-    server: Server, make_scorer: Any, make_images: Any, calibrate: Any, tmp_path: Path
+    server: Server,
+    make_scorer: Any,
+    make_images: Any,
+    calibrate: Any,
+    model_facts: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     scorer = calibrate(make_scorer(with_head=True), make_images(16))
-    facts = {
+    facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, channels=1).parameters,
         "case_scores": [],
         "target_fpr": 0.2,
