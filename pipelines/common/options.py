@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.utils import ensure_tuple
 
 from networks.choices import nearest
 from networks.errors import ArgumentError
@@ -42,9 +43,11 @@ def guard_options() -> None:
             "--tracking_uri <uri> to choose where (for example sqlite:///runs.db or "
             "http://localhost:5000), or --tracking_uri none to turn it off."
         )
+    missing = [f for f in ensure_tuple(call.get("meta_file") or ()) if not Path(f).is_file()]
+    if missing:
+        raise InputError(f"--meta_file: there is no file {missing[0]}. Leave the option out.")
     defined = ConfigParser()
     defined.read_config(call["config_file"])
-    # A named run id needs no definition here: MONAI reports an unknown one itself.
     for option, value in call["options"].items():
         if option not in defined:
             raise InputError(
@@ -55,6 +58,8 @@ def guard_options() -> None:
                 f"--{option}: this is a part of the program, not an option that takes a value. "
                 f"{_near_option(option, defined.get())}"
             )
+        if isinstance(value, str) and value.startswith(("$", "@")):
+            check_values({option: _evaluated(workflow, option, value)})
     check_values(workflow.parser.get())
 
 
@@ -135,14 +140,52 @@ def _is_inner(value: Any) -> bool:
     return not expression and _is_plain(value)
 
 
+def _evaluated(workflow: ConfigWorkflow, option: str, expression: str) -> Any:
+    try:
+        return workflow.parser.get_parsed_content(option)
+    except Exception as error:  # an expression is code of the user's
+        cause = error.__cause__ or error
+        raise InputError(
+            f"--{option}: the expression {expression!r} cannot be evaluated "
+            f"({type(cause).__name__}: {cause}). Write a plain value, or mend the expression."
+        ) from error
+
+
 def _running_workflow() -> ConfigWorkflow | None:
     frame = inspect.currentframe()
     while frame is not None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, ConfigWorkflow):
+            sys.excepthook = tell_mistake
+            _require_known_ids(owner)
             return owner
         frame = frame.f_back
     return None
+
+
+def _require_known_ids(workflow: ConfigWorkflow) -> None:
+    """Refuses what MONAI would pass over, or refuse at the end: ids that the config lacks.
+
+    Words without dashes become such ids: the first is what runs, the second `init_id`. An unknown
+    one takes the place of ``initialize``, and with it of `guard_options`.
+
+    Raises:
+        InputError: naming the id.
+    """
+    config = workflow.parser.get()
+    runs = [name for name, value in config.items() if _is_run(value)]
+    for argument, usual in (("run_id", "run"), ("init_id", "initialize"), ("final_id", "finalize")):
+        found = getattr(workflow, argument)
+        if found == usual or found in runs or (argument == "init_id" and found in config):
+            continue
+        raise InputError(
+            f"{argument}: expected what this config runs ({', '.join(runs)}), found {found!r}. "
+            f"{nearest(str(found), runs)} Only one word follows 'run'; options begin with --."
+        )
+
+
+def _is_run(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(v, str) and v[:1] == "$" for v in value)
 
 
 def _calling_options() -> dict[str, Any] | None:
@@ -156,6 +199,7 @@ def _calling_options() -> dict[str, Any] | None:
             return {
                 "config_file": frame.f_locals["config_file"],
                 "tracking": given.get("tracking"),
+                "meta_file": given.get("meta_file"),
                 "options": {k: v for k, v in given.items() if k not in named | {"workflow_type"}},
             }
         frame = frame.f_back

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
@@ -25,6 +26,9 @@ from networks.subnets import SUBNETS
 from transforms.errors import InputError
 from transforms.fillings import FILLINGS
 from transforms.geometry import SliceAxis
+
+LONGEST_PATH, LONGEST_PART = 4095, 255
+"""Bytes of a path, and of a name in it, that file systems take."""
 
 STRIDE = 16
 """Sides of the network's input are multiples of this."""
@@ -80,6 +84,8 @@ def _present(name: str) -> str:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError as error:
         raise ValueError from error
+    if device.type not in ("cpu", "cuda") or name.startswith("cpu:"):
+        raise ValueError
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"PyTorch finds {torch.cuda.device_count()} CUDA devices here. Leave the option out to "
@@ -88,7 +94,15 @@ def _present(name: str) -> str:
     return name
 
 
+def _possible(path: str) -> str:
+    parts = os.fsencode(path).split(b"/")
+    if len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_PART or "\0" in path:
+        raise ValueError(f"A name has at most {LONGEST_PART} bytes.")
+    return path
+
+
 Text = Annotated[str, Takes("text")]
+Place = Annotated[str, Takes("a path", _possible)]
 Names = Annotated[
     str | StrictInt | list[str | StrictInt], Takes("a name, or several such as \"['a','b']\"")
 ]
@@ -129,7 +143,7 @@ class Options(BaseModel):
 
     model_config = ConfigDict(validate_assignment=True)
 
-    dataset_dir: Text = Field(description="the data folder; none takes the phantoms")
+    dataset_dir: Place = Field(description="the data folder; none takes the phantoms")
     layout: Text = Field(description="how the folder lies on the disk, see above")
     modalities: Names = Field(description="the channels, e.g. `\"['flair','t2']\"`; BraTS: `flair`")
     channels: FromOne = Field(
@@ -138,11 +152,11 @@ class Options(BaseModel):
     patient_pattern: Text = Field(
         description="regular expression that finds the patient in a file's name (`folder`)"
     )
-    split: Text = Field(description="a JSON file that decides the division of the patients")
+    split: Place = Field(description="a JSON file that decides the division of the patients")
     fractions: Fractions = Field(description="of the patients for training, calibration and test")
     cases: Names = Field(description="the cases to evaluate, by default all")
     limit: FromOne = Field(description="the most cases to evaluate")
-    input: Text = Field(description="the image, or the folder of images, to score")
+    input: Place = Field(description="the image, or the folder of images, to score")
     series_uid: Text = Field(description="the DICOM series to score where a folder holds several")
     all_series: Flag = Field(description="score every DICOM series below the folder")
     axis: Annotated[str, _one_of(get_args(SliceAxis))] = Field(
@@ -160,7 +174,7 @@ class Options(BaseModel):
     normal_margin: FromZero = Field(
         description="slices between a normal slice and the nearest lesion"
     )
-    region: Text = Field(
+    region: Annotated[str, Takes("auto, body, lungs or a folder", _possible)] = Field(
         description="where synthetic anomalies may lie: `body`, `lungs` of chest radiographs, or a "
         "folder of masks called like the images; `auto`: what the layout knows"
     )
@@ -179,7 +193,7 @@ class Options(BaseModel):
         "takes for chest radiographs; else `none`"
     )
     encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
-    encoder_weights: Text = Field(
+    encoder_weights: Place = Field(
         description="a local torchvision state dict; skips the pre-training"
     )
     encoder_sha256: Text = Field(description="its SHA-256, which is checked")
@@ -232,10 +246,10 @@ class Options(BaseModel):
     very_suspicious: Percentile = Field(
         description="of normal pixels, from which a server shows the second band"
     )
-    output_dir: Text = Field(
+    output_dir: Place = Field(
         description="folder of the results; by default `output`, `evaluation` or `inference`"
     )
-    ckpt_dir: Text = Field(description="folder of `model.pt`; by default `models` in the bundle")
+    ckpt_dir: Place = Field(description="folder of `model.pt`; by default `models` in the bundle")
     save_maps: Flag = Field(
         description="write the anomaly maps; by default, a training does so for volumes only"
     )

@@ -97,13 +97,13 @@ class Training(Evaluation):
         Raises:
             InputError: when the run could not end well.
         """
+        self.config = executed_config()
         self.calibrator.check()
         check_registry(self.tracker, self.register_model)
         super().begin()
         logger.info("Tracking: %s", self.tracker.where)
 
     def _prepare(self) -> None:
-        self.config = executed_config()
         if self.config.get("tracking_uri"):
             self.config["tracking_uri"] = masked(str(self.config["tracking_uri"]))
         with replacing(self.output_dir / "config.json") as temporary:

@@ -52,7 +52,7 @@ def test_what_fits_passes(options: dict[str, Any]) -> None:
         ("fractions", [0.5, 0.5], "such as [0.6,0.2,0.2], found [0.5, 0.5]."),
         ("encoder", "resnet19", "found 'resnet19'. Did you mean 'resnet18'?"),
         ("device", "gpu", "expected auto, cpu, cuda or cuda:<number>, found 'gpu'."),
-        ("dataset_dir", 5, "expected text, found 5."),
+        ("dataset_dir", 5, "expected a path, found 5."),
     ],
 )
 def test_what_does_not_fit_is_told(name: str, value: Any, said: str) -> None:
