@@ -8,30 +8,29 @@ affine (float64, mm, RAS+). Nothing is scaled or re-oriented here, and no bit of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from monai.data.image_reader import ImageReader, NibabelReader
+from monai.data.image_reader import ImageReader
 from monai.data.meta_tensor import MetaTensor
 
 from transforms.dicom import DICOM_SUFFIXES, DicomReader, holds_dicom, is_dicom
 from transforms.errors import InputError
+from transforms.nifti import KEPT_FIELDS, NIFTI_SUFFIXES, read_nifti
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
 from transforms.volumes import ITK_SUFFIXES, SimpleItkReader
 
-VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
+VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
 _ASK_TO_RESAMPLE = (
     "If they show the patient in one position, ask for resampling onto the first file "
     "(--resample true; in Python resample=True)."
 )
-
-# What a writer needs to give a map the units and the coordinate codes of its input.
-_KEPT_HEADER_FIELDS = ("xyzt_units", "qform_code", "sform_code")
 
 
 def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
@@ -198,8 +197,8 @@ def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
         return _read_picture
     if name.endswith(ITK_SUFFIXES):
         return _read_itk
-    if name.endswith(VOLUME_SUFFIXES):
-        return _read_volume
+    if name.endswith(NIFTI_SUFFIXES):
+        return _read_nifti
     if name.endswith(DICOM_SUFFIXES) or is_dicom(path):  # many DICOM files have no extension
         return _read_dicom
     known = PICTURE_SUFFIXES + VOLUME_SUFFIXES + DICOM_SUFFIXES
@@ -233,8 +232,10 @@ def _read_itk(path: Path) -> MetaTensor:
     return _meta_tensor(path, array, np.eye(4), {"bit_depth": meta["bit_depth"]})
 
 
-def _read_volume(path: Path) -> MetaTensor:
-    return _volume(path, *_decode(NibabelReader(), path))
+def _read_nifti(path: Path) -> MetaTensor:
+    with _decoding(path):
+        array, meta = read_nifti(path)
+    return _volume(path, array, meta)
 
 
 def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) -> MetaTensor:
@@ -249,7 +250,7 @@ def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) ->
     affine = np.asarray(meta["affine"], dtype=np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise InputError(f"{path}: expected an invertible affine, found {affine.tolist()}.")
-    header = {key: int(meta[key]) for key in _KEPT_HEADER_FIELDS if key in meta}
+    header = {key: meta[key] for key in KEPT_FIELDS if key in meta}
     if header.get("qform_code") == 0 == header.get("sform_code"):
         warnings.warn(
             f"{path}: the header gives no orientation (qform_code and sform_code are 0), so left "
@@ -268,10 +269,16 @@ def _read_dicom(path: Path, series_uid: str | None = None) -> MetaTensor:
 
 
 def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    """Decode a file; whatever the decoder stumbles over is a fault of the file."""
-    try:
+    with _decoding(path):
         array, meta = reader.get_data(reader.read(path))
-        return np.asarray(array), meta
+    return np.asarray(array), meta
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Tells of whatever a decoder stumbles over as a fault of the file."""
+    try:
+        yield
     except (InputError, MemoryError):
         raise
     except Exception as error:  # decoders raise OSError, EOFError, zlib.error, SyntaxError, ...
