@@ -5,6 +5,7 @@ That is the sform if its code is not 0, else the qform if its code is not 0, els
 
 from __future__ import annotations
 
+import math
 import warnings
 from itertools import product
 from pathlib import Path
@@ -12,9 +13,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.arrayproxy import ArrayProxy
 from nibabel.openers import ImageOpener
+from nibabel.volumeutils import apply_read_scaling
 
+from transforms.compressed import inflate
 from transforms.errors import InputError
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
@@ -47,11 +49,35 @@ def read_nifti(path: Path) -> tuple[Array, dict[str, Any]]:
         stored = _header(path, file.read(_LONGEST_HEADER))
     header = stored.copy()
     header.check_fix()
-    values = np.asanyarray(ArrayProxy(path, header))
-    return values, {
+    shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    offset = header.get_data_offset()
+    if len(shape) < 3 or 0 in shape:
+        raise InputError(f"{path}: expected a volume (X, Y, Z), found {shape}.")
+    content = _content(path, offset + math.prod(shape) * dtype.itemsize)
+    stored_values: Array = np.ndarray(shape, dtype, content, offset, order="F")
+    return apply_read_scaling(stored_values, *header.get_slope_inter()), {
         "affine": _affine(path, stored, header),
         **{name: int(header[name]) for name in KEPT_FIELDS},
     }
+
+
+def _content(path: Path, size: int) -> bytearray | Array:
+    """All bytes of a file, inflated and verified, if they are as many as its header says."""
+    content: bytearray | Array = bytearray()
+    if path.suffix.lower() == ".gz":
+        for piece in inflate(path):
+            content += piece
+            if len(content) > size:
+                break
+    else:
+        content = np.memmap(path, mode="r")
+    if len(content) != size:
+        raise InputError(
+            f"{path}: expected {size} bytes as its header says, found "
+            f"{'more' if len(content) > size else len(content)}. Header and voxels do not belong "
+            "together; copy or export the file again."
+        )
+    return content
 
 
 def _header(path: Path, start: bytes) -> Any:

@@ -1,5 +1,6 @@
 """NIfTI files: the affine is the one that the header gives by nibabel's rules."""
 
+import gzip
 from pathlib import Path
 
 import nibabel as nib
@@ -86,3 +87,75 @@ class TestAffine:
         nib.save(made, tmp_path / "b.nii")
         read_image(tmp_path / "b.nii")
         assert not recwarn.list
+
+    def test_a_file_without_a_header_is_refused(self, tmp_path):
+        (tmp_path / "a.nii").write_bytes(bytes(600))
+        with pytest.raises(InputError, match=r"a\.nii: .*no NIfTI header"):
+            read_image(tmp_path / "a.nii")
+
+
+class TestSize:
+    @pytest.mark.parametrize("lost", [-2, 2])
+    @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+    def test_values_that_do_not_fit_the_header(self, tmp_path, name, lost):
+        content = save(tmp_path / "whole.nii").read_bytes()
+        content = content[:-lost] if lost > 0 else content + bytes(-lost)
+        (tmp_path / name).write_bytes(gzip.compress(content) if ".gz" in name else content)
+        with pytest.raises(InputError, match=rf"{name}: expected 400 bytes .*found"):
+            read_image(tmp_path / name)
+
+    def test_no_voxels(self, tmp_path):
+        path = save(tmp_path / "a.nii", dim=[3, 2, 0, 4, 1, 1, 1, 1])
+        with pytest.raises(InputError, match=r"expected a volume .*found \(2, 0, 4\)"):
+            read_image(path)
+
+
+class TestCompressed:
+    @pytest.fixture(scope="class")
+    def compressed(self, tmp_path_factory) -> tuple[bytes, np.ndarray]:
+        path = tmp_path_factory.mktemp("gz") / "a.nii"
+        values = np.random.default_rng(0).integers(0, 4096, (9, 8, 7)).astype(np.int16)
+        nib.save(nib.Nifti1Image(values, ROTATED), path)
+        return gzip.compress(path.read_bytes(), mtime=0), values
+
+    @given(data=st.data())
+    def test_one_flipped_bit_is_refused_or_harmless(self, tmp_path_factory, compressed, data):
+        content, values = compressed
+        bit = data.draw(st.integers(0, 8 * len(content) - 1))
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path = tmp_path_factory.getbasetemp() / "flipped.nii.gz"
+        path.write_bytes(damaged)
+        try:
+            image = read_image(path)
+        except InputError as error:
+            assert str(path) in str(error)
+        else:
+            assert bit < 80, "only gzip's own header says what does not matter"
+            np.testing.assert_array_equal(image.numpy()[0], values)
+
+    @pytest.mark.parametrize("lost", [1, 4, 8, 20, 600])
+    def test_truncated(self, tmp_path, compressed, lost):
+        (tmp_path / "a.nii.gz").write_bytes(compressed[0][:-lost])
+        with pytest.raises(InputError, match=r"a\.nii\.gz: expected .*cut off"):
+            read_image(tmp_path / "a.nii.gz")
+
+    def test_what_follows(self, tmp_path, compressed):
+        content, values = compressed
+        path = tmp_path / "a.nii.gz"
+        path.write_bytes(content + b"something else")
+        with pytest.raises(InputError, match=r"a\.nii\.gz: expected .*intact"):
+            read_image(path)
+        plain = gzip.decompress(content)
+        for same in (content + bytes(100), gzip.compress(plain[:500]) + gzip.compress(plain[500:])):
+            path.write_bytes(same)
+            np.testing.assert_array_equal(read_image(path).numpy()[0], values)
+
+    def test_formats_and_scaling_are_nibabels(self, tmp_path):
+        for kind in (nib.Nifti1Image, nib.Nifti2Image):
+            for endian in "<>":
+                made = kind(VALUES, ROTATED, kind.header_class(endianness=endian))
+                made.header.set_slope_inter(0.25, -3)
+                nib.save(made, tmp_path / "a.nii.gz")
+                expected = nib.load(tmp_path / "a.nii.gz").get_fdata()
+                np.testing.assert_array_equal(read_image(tmp_path / "a.nii.gz")[0], expected)

@@ -239,7 +239,7 @@ class TestVolumes:
         with pytest.raises(InputError, match="real numbers"):
             read_image(imaginary)
         singular = nib.Nifti1Image(np.zeros((2, 3, 4), dtype=np.int16), np.eye(4))
-        singular.header["srow_z"] = 0
+        singular.header["srow_z"], singular.header["vox_offset"] = 0, 352
         path = tmp_path / "s.nii"
         path.write_bytes(singular.header.binaryblock + bytes(4 + 48))
         with pytest.raises(InputError, match="invertible affine"):
