@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from monai.utils.enums import MetaKeys, SpaceKeys
 from monai.utils.misc import ensure_tuple
 from monai.utils.module import optional_import
 
+from transforms.compressed import require_intact
 from transforms.errors import InputError
+from transforms.itk_header import read_header
 
 ITK_SUFFIXES = (".nrrd", ".nhdr", ".mha", ".mhd")
 
@@ -56,7 +59,11 @@ class SimpleItkReader(ImageReader):
         path = Path(paths[0])
         sitk, _ = optional_import("SimpleITK")
         image_io = _IMAGE_IO.get(path.suffix.lower(), "MetaImageIO")
-        image = sitk.ReadImage(str(path), imageIO=image_io)
+        header = read_header(path)
+        with tempfile.TemporaryDirectory() as folder:
+            image = sitk.ReadImage(str(header.write(Path(folder))), imageIO=image_io)
+        if header.compressed:
+            require_intact(header.data, header.start, sitk.GetArrayViewFromImage(image))
         vectors = image.GetNumberOfComponentsPerPixel() > 1
         if image.GetDimension() not in (2, 3, 4) or (image.GetDimension() == 4 and vectors):
             raise InputError(
