@@ -54,7 +54,7 @@ def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
             are not finite or all the same.
     """
     image = _read(Path(path), series_uid)
-    lowest, highest = torch.aminmax(image.as_tensor())
+    lowest, highest = _finite_extremes(path, image)
     if lowest == highest:
         raise InputError(
             f"{path}: expected an image, found the value {float(lowest):g} everywhere. "
@@ -153,6 +153,7 @@ def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
             "pixels around every lesion. Save the mask as PNG."
         )
     mask = _read(path)
+    _finite_extremes(path, mask)
     if mask.ndim == 4 and len(mask) > 1:
         raise InputError(
             f"{path}: expected a mask of one channel, found {len(mask)}. Save one volume in which "
@@ -164,23 +165,26 @@ def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
 
 
 def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
-    """Read any supported file as finite float32, channel first."""
+    """Read any supported file as float32, channel first."""
     reader = _reader_of(path)
     if reader is _read_dicom:
-        image = _read_dicom(path, series_uid)
-    elif series_uid is None:
-        image = reader(path)
-    else:
-        raise InputError(
-            f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
-        )
-    if not all_finite(image.as_tensor()):
+        return _read_dicom(path, series_uid)
+    if series_uid is None:
+        return reader(path)
+    raise InputError(
+        f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
+    )
+
+
+def _finite_extremes(path: Path | str, image: MetaTensor) -> tuple[torch.Tensor, torch.Tensor]:
+    lowest, highest = torch.aminmax(image.as_tensor())
+    if not (torch.isfinite(lowest) and torch.isfinite(highest)):
         bad = int((~torch.isfinite(image.as_tensor())).sum())
         raise InputError(
             f"{path}: expected finite values, found {bad} that are NaN or infinite. Replace them "
             "(outside the body: by 0) and save the file again."
         )
-    return image
+    return lowest, highest
 
 
 def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
