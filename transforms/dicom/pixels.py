@@ -13,6 +13,7 @@ import pydicom
 from monai.utils.module import optional_import
 
 from transforms.dicom.files import reading
+from transforms.dicom.fit import require_fit
 from transforms.dicom.header import Array, DicomHeader
 from transforms.errors import InputError
 
@@ -108,24 +109,8 @@ def _pixels_only(path: Path) -> pydicom.FileDataset:
     kept = {pydicom.datadict.tag_for_keyword(keyword) for keyword in _PIXEL_KEYWORDS}
     for tag in set(dataset.keys()) - kept:
         del dataset[tag]
-    _require_whole_pixels(path, dataset)
+    require_fit(path, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         dataset.PhotometricInterpretation = "MONOCHROME2"
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = _SECONDARY_CAPTURE
     return dataset
-
-
-def _require_whole_pixels(path: Path, dataset: pydicom.FileDataset) -> None:
-    """Refuse uncompressed pixels that are cut off, which the decoder would make up."""
-    if dataset.file_meta.TransferSyntaxUID.is_compressed:
-        return
-    # YBR_FULL_422 shares the two colour values between neighbouring pixels.
-    halved = dataset.PhotometricInterpretation == "YBR_FULL_422"
-    samples = 2 if halved else int(dataset.get("SamplesPerPixel") or 1)
-    frames = int(dataset.get("NumberOfFrames") or 1)
-    bits = frames * dataset.Rows * dataset.Columns * samples * dataset.BitsAllocated
-    if len(dataset.PixelData) < bits // 8:
-        raise InputError(
-            f"{path}: expected {bits // 8} bytes of pixels, found {len(dataset.PixelData)}: the "
-            "file is cut off. Copy it again."
-        )

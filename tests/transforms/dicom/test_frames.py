@@ -169,7 +169,7 @@ class TestRefusals:
         with pytest.raises(InputError, match="each of 6 frame.* found 5"):
             read_image(path)
         path = save_frames(tmp_path / "b.dcm", stored, affine, PixelData=stored.tobytes()[:-48])
-        with pytest.raises(InputError, match="expected 240 bytes of pixels, found 192"):
+        with pytest.raises(InputError, match="expected 240 bytes of pixels .*found 192"):
             read_image(path)
 
     def test_several_objects_of_one_series_are_refused(self, tmp_path, save_frames, stored, affine):

@@ -68,7 +68,6 @@ class TestPictures:
             "MR_small_implicit.dcm",
             "MR_small_jp2klossless.dcm",
             "MR_small_jpeg_ls_lossless.dcm",
-            "MR_small_padded.dcm",
         ],
     )
     def test_transfer_syntaxes_agree(self, name):
