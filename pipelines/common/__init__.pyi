@@ -19,4 +19,5 @@ from .schema import check_values as check_values
 from .seeding import EpochSampler as EpochSampler
 from .seeding import derive_seed as derive_seed
 from .seeding import generator as generator
+from .stopping import StopSignals as StopSignals
 from .versions import installed_version as installed_version

@@ -52,6 +52,10 @@ class EpochSampler(DistributedSampler[int]):
         min_samples: least length of an epoch; fewer data are gone through several times.
         num_replicas: number of processes.
         rank: which of them this is, from 0.
+
+    Attributes:
+        start: samples of this process that the next epoch leaves out, which an interrupted
+            training has already seen; then 0 again.
     """
 
     def __init__(
@@ -69,10 +73,13 @@ class EpochSampler(DistributedSampler[int]):
         super().__init__(whole, num_replicas, rank, seed=seed)
         self.phase = phase
         self.epoch = 1
+        self.start = 0
 
     def __iter__(self) -> Iterator[int]:
         """Yields this process's share of every index once per round, in the epoch's order."""
         source = generator(self.seed, self.phase, self.epoch)
         rounds = [torch.randperm(self.size, generator=source) for _ in range(self.rounds)]
         order = cycle(torch.cat(rounds).tolist())
-        return islice(order, self.rank, self.total_size, self.num_replicas)
+        start, self.start = self.start, 0
+        first = self.rank + start * self.num_replicas
+        return islice(order, first, self.total_size, self.num_replicas)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import torch
 
-from networks import Detector, Stage
+from networks import Detector
+from pipelines.common import derive_seed
 from pipelines.training.batches import Images, NormalBatches
+from pipelines.training.resume import Checkpoints
 from pipelines.training.stages import StageTrainer
 
 
@@ -19,6 +21,7 @@ class StagedTraining:
         trainers: of its stages; those of other stages stay idle.
         dataset: the normal images.
         device: where to train.
+        checkpoints: from which it goes on, and which it saves; None for none.
 
     Raises:
         ValueError: when a stage has no trainer.
@@ -30,6 +33,7 @@ class StagedTraining:
         trainers: Sequence[StageTrainer],
         dataset: Images,
         device: torch.device | str,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         by_stage = {one.step.stage.name: one for one in trainers if one.step.stage is not None}
         missing = [stage.name for stage in detector.stages if stage.name not in by_stage]
@@ -42,13 +46,27 @@ class StagedTraining:
         self.trainers = [by_stage[stage.name] for stage in detector.stages]
         self.dataset = dataset
         self.device = torch.device(device)
+        self.checkpoints = checkpoints
 
     def run(self) -> None:
         """Trains."""
         detector = self.detector.to(self.device)
         batches = NormalBatches(self.dataset, self.device)
         for trainer in self.trainers:
-            stage: Stage = trainer.step.stage  # type: ignore[assignment]
-            detector.prepare(batches, stage.name)
-            trainer.run()
-        detector.prepare(batches, None)
+            self._prepare(batches, trainer.phase)
+            if self.checkpoints is None:
+                trainer.run()
+            elif not self._passed(trainer):
+                self.checkpoints.train(detector, trainer)
+        self._prepare(batches, None)
+
+    def _prepare(self, batches: NormalBatches, stage: str | None) -> None:
+        """Prepares the detector; what is random in it depends on the stage alone."""
+        seed = self.trainers[0].step.seed if self.trainers else 0
+        torch.manual_seed(derive_seed(seed, f"prepare-{stage}"))
+        self.detector.prepare(batches, stage)
+
+    def _passed(self, trainer: StageTrainer) -> bool:
+        """Whether an earlier training stopped behind this stage."""
+        later = [one.phase for one in self.trainers[self.trainers.index(trainer) + 1 :]]
+        return self.checkpoints is not None and self.checkpoints.stage in later

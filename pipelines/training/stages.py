@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs, Stage
-from pipelines.common import generator
+from pipelines.common import derive_seed, generator
 from pipelines.training.batches import as_inputs
 from pipelines.training.cache import FeatureCache
 from transforms.synthetic import SyntheticAnomalies
@@ -107,13 +107,20 @@ class Stepper:
         stage = self._known_stage()
         inputs, mask = self.inputs(engine, batch, *draw)
         with self.precision(engine):
-            features = None
-            if self.cache is not None:
-                size = len(engine.data_loader.dataset)
-                features = self.cache.encode(inputs, batch["index"], size)
+            features = self._cached(engine, inputs, batch)
             output = engine.inferer(inputs, engine.network, features, stage.name)
             terms = self.detector.loss(output, inputs, stage.name, mask)
         return Step(output, terms, mask)
+
+    def encode(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> None:
+        """Keeps the features of a batch of a cached stage, as `__call__` does."""
+        with self.precision(engine), torch.no_grad():
+            self._cached(engine, inputs, batch)
+
+    def _cached(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> Any:
+        if self.cache is None:
+            return None
+        return self.cache.encode(inputs, batch["index"], len(engine.data_loader.dataset))
 
     def _known_stage(self) -> Stage:
         if self.stage is None:
@@ -172,6 +179,7 @@ class StageTrainer(SupervisedTrainer):
     Attributes:
         phase: name of the stage.
         terms: names of its metrics.
+        means: the metrics.
         validator: tells the loss on held-out images; None without any.
     """
 
@@ -206,7 +214,8 @@ class StageTrainer(SupervisedTrainer):
         self.averages = bool(average)
         self.average: AveragedModel | None = None
         self.began = 0.0
-        metrics = self.step.metrics()
+        self.means = self.step.metrics()
+        metrics = dict(self.means)
         key = next(iter(metrics), None)
         super().__init__(
             network=detector,
@@ -219,6 +228,7 @@ class StageTrainer(SupervisedTrainer):
             metric_cmp_fn=lambda current, best: current < best,
             **kwargs,
         )
+        self.state_dict_user_keys.extend(("best_metric", "best_metric_epoch"))
         self.amp &= self.state.device.type == "cuda"
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
@@ -258,7 +268,8 @@ class StageTrainer(SupervisedTrainer):
 
     @staticmethod
     def _schedule(engine: StageTrainer) -> None:
-        share = engine.share_done()
+        step, share = engine.step, engine.share_done()
+        torch.manual_seed(derive_seed(step.seed, f"{engine.phase}-global", engine.state.iteration))
         if engine.cosine:
             total = engine.state.max_epochs * engine.state.epoch_length
             warm = min(1.0, engine.state.iteration / min(WARM_UP, 0.1 * total))
