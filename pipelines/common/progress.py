@@ -148,6 +148,14 @@ class ProgressFile:
         self.started = datetime.now().astimezone()
         self._done: dict[str, int] = {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a later process needs to go on with the file."""
+        return {"done": dict(self._done)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Counts the epochs of an earlier process too."""
+        self._done = dict(state["done"])
+
     def write(self, phase: str, epoch: int, of: int, metrics: Mapping[str, float]) -> None:
         """Takes the place of what the file said before."""
         self._done[phase] = epoch

@@ -260,6 +260,14 @@ class Options(BaseModel):
         "`output_dir`"
     )
     register_model: Text = Field(description="name of the scorer in the MLflow model registry")
+    resume: Text = Field(
+        description="`auto` goes on where a training in `ckpt_dir` was interrupted, `never` starts "
+        "anew; or the checkpoint's file to go on from"
+    )
+    checkpoint_epochs: FromOne = Field(description="epochs from one checkpoint to the next")
+    checkpoint_minutes: Amount = Field(
+        description="minutes likewise, within an epoch too; 0 for epochs alone"
+    )
     seed: FromZero = Field(description="of everything random")
     device: Device = Field(description="where to compute; `auto` takes a GPU if there is one")
     amp: Flag = Field(description="train in bfloat16 on a GPU")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipelines.batch import CaseRun, Gathered, viewer_volumes
 from pipelines.common import (
     FolderLock,
+    StopSignals,
     duration,
     executed_config,
     plain_options,
@@ -61,6 +62,7 @@ class Session:
         self.output_dir = case_run.output_dir
         self.tracker = tracker or Tracker(str(self.output_dir), "none")
         self.history: list[dict[str, float]] = []
+        self.stops = StopSignals()
         self.began = time.monotonic()
         self.locks = [FolderLock(self.output_dir, "output_dir", WRITTEN_FOLDERS)]
 
@@ -70,9 +72,10 @@ class Session:
         self.finish()
 
     def begin(self) -> None:
-        """Takes the folders and opens the tracking."""
+        """Takes the folders, listens to signals that stop the run, and opens the tracking."""
         for lock in self.locks:
             lock.acquire()
+        self.stops.listen(self.tracker.stop)
         self._prepare()
         self.tracker.start(self._parameters(), {"phase": self.title.lower()})
 
@@ -90,6 +93,8 @@ class Session:
             report = write_report(self.output_dir, self._content(gathered, metrics))
             self._track(metrics)
         self.tracker.finish()
+        self.stops.ignore()
+        self._clear()
         for lock in self.locks:
             lock.release()
         places = {"report": report} | self._places() | {"duration": self._duration()}
@@ -98,6 +103,9 @@ class Session:
 
     def _prepare(self) -> None:
         """What is written before the tracking is opened."""
+
+    def _clear(self) -> None:
+        """Removes what only an unfinished run needs."""
 
     def _parameters(self) -> dict[str, Any]:
         """What the tracking gets beforehand."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import platform
@@ -27,7 +28,7 @@ from pipelines.export import check_registry, register_scorer
 from pipelines.runs.evaluation import Evaluation
 from pipelines.scoring import Calibrator, CaseEvaluator, CaseReference, save_model
 from pipelines.tracking import Tracker, masked
-from pipelines.training import StageTrainer
+from pipelines.training import Checkpoints, StageTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,12 @@ SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
 
 PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
+
+FREE = (
+    "resume", "checkpoint_epochs", "checkpoint_minutes", "dataset_dir", "output_dir", "ckpt_dir",
+    "tracking_uri", "register_model", "save_maps", "device", "num_workers",
+)  # fmt: skip
+"""Options that may change when a training goes on; the data are known by their content."""
 
 
 def installed_versions() -> dict[str, str]:
@@ -57,6 +64,7 @@ class Training(Evaluation):
             whose images with their regions.
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
+        checkpoints: from which an interrupted training goes on; None for none.
     """
 
     title = "Training"
@@ -73,6 +81,7 @@ class Training(Evaluation):
         trainer: StageTrainer,
         seed: int,
         register_model: str | None = None,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         super().__init__(case_run, evaluator, tracker, data)
         self.preprocessing = preprocessing
@@ -85,6 +94,18 @@ class Training(Evaluation):
         self.trainer = trainer
         self.locks.append(FolderLock(self.model_path.parent, "ckpt_dir"))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._remember)
+        self.checkpoints = checkpoints
+        if checkpoints is not None:
+            checkpoints.beside["session"] = self
+            self.stops = checkpoints.stops
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is told at the end of the epochs so far."""
+        return {"history": list(self.history)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes up what an earlier process has seen."""
+        self.history = list(state["history"])
 
     def _remember(self, engine: Any) -> None:
         epoch = {f"train_{k}": v for k, v in engine.state.metrics.items()}
@@ -92,7 +113,10 @@ class Training(Evaluation):
         self.history.append({name: float(value) for name, value in epoch.items()})
 
     def begin(self) -> None:
-        """Checks what can be checked beforehand and opens the tracking.
+        """Checks what can be checked beforehand, and opens the tracking.
+
+        A training that was interrupted goes on, in its own run; the run of one that is given up
+        has failed.
 
         Raises:
             InputError: when the run could not end well.
@@ -106,8 +130,27 @@ class Training(Evaluation):
     def _prepare(self) -> None:
         if self.config.get("tracking_uri"):
             self.config["tracking_uri"] = masked(str(self.config["tracking_uri"]))
+        if self.checkpoints is not None:
+            given_up = self.checkpoints.begin(self.identity())
+            if "tracker" in given_up:
+                self.tracker.close_dead(given_up["tracker"])
         with replacing(self.output_dir / "config.json") as temporary:
             temporary.write_text(json.dumps(self.config, indent=2, default=str))
+
+    def identity(self) -> dict[str, Any]:
+        """What makes two trainings the same: the data, the options and the versions."""
+        content = hashlib.sha256("".join(seen_content(self.data)).encode()).hexdigest()[:16]
+        options = json.loads(json.dumps(self.config, default=str))
+        return {
+            "the data's division": self.data.fingerprint,
+            "the data's content": content,
+            **{name: value for name, value in options.items() if name not in FREE},
+            **{f"version of {name}": value for name, value in installed_versions().items()},
+        }
+
+    def _clear(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.end()
 
     def _parameters(self) -> dict[str, Any]:
         return plain_options(self.config) | {

@@ -42,10 +42,11 @@ class Record:
     """One thing to be told to the tracking server.
 
     Attributes:
-        kind: ``params``, ``metrics``, ``artifact``, ``model`` or ``end``.
+        kind: ``params``, ``metrics``, ``artifact``, ``model``, ``again`` or ``end``.
         content: plain values. Params: ``values``. Metrics: ``values``, ``step`` and ``time``.
-            Artifact: ``path`` and ``folder``. Model: ``name`` and ``path``. End: ``status`` and
-            ``time``. Times are in milliseconds since 1970, paths absolute.
+            Artifact: ``path`` and ``folder``. Model: ``name`` and ``path``. Again, for a run
+            that goes on: nothing. End: ``status`` and ``time``. Times are in milliseconds since
+            1970, paths absolute.
     """
 
     kind: str
@@ -124,6 +125,15 @@ class RunLink:
                 run.run_id = (self._find(client) if run.attempted else None) or self._create(client)
         return run.run_id
 
+    def find(self) -> bool:
+        """Whether the server knows of the run; it is not created."""
+        client, run = self.connect(), self.run
+        with _patience(QUICK_TIMEOUT):
+            if not self._exists(client, run.run_id):
+                run.run_id = self._find(client)
+        self._verified = True
+        return run.run_id is not None
+
     def check_registry(self) -> None:
         """Asks the store for its registered models; raises where it keeps none."""
         client = self.connect()
@@ -156,6 +166,7 @@ class RunLink:
             "params": self._send_params,
             "artifact": self._send_artifact,
             "model": self._send_model,
+            "again": self._send_again,
             "end": self._send_end,
         }
         sending[kind](run_id, **record.content)
@@ -208,8 +219,9 @@ class RunLink:
     def _send_params(self, run_id: str, values: dict[str, str]) -> None:
         from mlflow.entities import Param
 
-        params = [Param(name, value) for name, value in values.items()]
         with _patience(QUICK_TIMEOUT):
+            known = self.connect().get_run(run_id).data.params  # MLflow lets none be changed
+            params = [Param(name, value) for name, value in values.items() if name not in known]
             for start in range(0, len(params), MOST_PARAMS):
                 self.connect().log_batch(run_id, params=params[start : start + MOST_PARAMS])
 
@@ -241,6 +253,10 @@ class RunLink:
             artifacts = client.get_run(run_id).info.artifact_uri.rstrip("/")
             made = client.create_model_version(name, f"{artifacts}/{MODEL_FOLDER}", run_id)
             logger.info("Model registered: models:/%s/%s", name, made.version)
+
+    def _send_again(self, run_id: str) -> None:
+        with _patience(QUICK_TIMEOUT):
+            self.connect().update_run(run_id, status="RUNNING")
 
     def _send_end(self, run_id: str, status: str, time: int) -> None:
         # MLflow prints the run's address, password included.

@@ -80,6 +80,11 @@ class Outbox:
             f"--tracking_uri {masked(self.link.uri)}"
         )
 
+    def take_up(self) -> None:
+        """Takes what an earlier process of this run has kept on disk."""
+        if self.file.is_file():
+            self.waiting.extend(read_untracked(self.file)[1])
+
     def add(self, record: Record) -> None:
         """Takes a record and sends what waits, if the server was not away a moment ago."""
         self.waiting.append(record)

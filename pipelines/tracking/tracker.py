@@ -7,10 +7,12 @@ what could not be sent by the end is kept on disk, see `pipelines.tracking.outbo
 from __future__ import annotations
 
 import atexit
+import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,11 @@ from ignite.engine import Engine, Events
 
 from pipelines.common import on_failure, quieten, writable_folder
 from pipelines.tracking.address import masked, resolve_uri
-from pipelines.tracking.errors import mistake_of
+from pipelines.tracking.errors import describe, mistake_of
 from pipelines.tracking.link import Record, RunFacts, RunLink
 from pipelines.tracking.outbox import LAST_PATIENCE, Outbox
+
+logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 500
 
@@ -28,8 +32,9 @@ MAX_PARAM_LENGTH = 500
 class Tracker:
     """Tracks one run; every method does nothing when tracking is off.
 
-    The run is FINISHED by `finish`, FAILED by `fail` or when the process ends before either. After
-    `start` nothing that happens to the server raises.
+    The run is FINISHED by `finish`, FAILED by `fail` or when the process ends before either, and
+    KILLED in place of FAILED after `stop`. A run that an earlier process began goes on when its
+    state is loaded before `start`. After `start` nothing that happens to the server raises.
 
     Args:
         output_dir: the run's folder, home of the default database and its artifacts, and of what
@@ -48,6 +53,18 @@ class Tracker:
         self.patience = LAST_PATIENCE
         self.outbox: Outbox | None = None
         self._left = ""
+        self._failure = "FAILED"
+        self._resumed = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """What finds the run again, whether or not the server knows of it yet."""
+        return asdict(self.link.run) | {"attempted": True}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Lets `start` go on with the run of an earlier process."""
+        run = RunFacts(**state)
+        self.run_name, self.link = run.name, RunLink(self.uri or "none", run)
+        self._resumed = True
 
     @property
     def active(self) -> bool:
@@ -76,8 +93,12 @@ class Tracker:
             return
         writable_folder(self.output_dir)
         run = self.link.run
-        run.started, run.tags = _now(), {k: str(v) for k, v in (tags or {}).items()}
+        run.tags = {k: str(v) for k, v in (tags or {}).items()}
         outbox = Outbox(self.link, self.output_dir)
+        if self._resumed:
+            outbox.take_up()
+        else:
+            run.started = _now()
         try:
             self.link.open()
         except Exception as error:  # of any store; a mistake is told, the rest may pass
@@ -90,6 +111,8 @@ class Tracker:
         # The address itself is an option, and may hold a password.
         values = {name: masked(v) if v == self.uri else v for name, v in parameters.items()}
         self._add("params", values={name: _short(value) for name, value in values.items()})
+        if self._resumed:
+            self._add("again")
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Records numbers at a step, as of now."""
@@ -110,8 +133,29 @@ class Tracker:
         self._end("FINISHED", self.patience)
 
     def fail(self) -> None:
-        """Ends the run as FAILED, if it is still open."""
-        self._end("FAILED", 0.0)
+        """Ends the run as FAILED, or as KILLED, if it is still open."""
+        self._end(self._failure, 0.0)
+
+    def stop(self) -> None:
+        """Notes that the run is being stopped: unless it still finishes, it was KILLED."""
+        self._failure = "KILLED"
+
+    def close_dead(self, state: Mapping[str, Any]) -> None:
+        """Ends another run as FAILED whose process died, if the server takes it for running.
+
+        Args:
+            state: that run's `state_dict`.
+        """
+        if self.uri is None:
+            return
+        link = RunLink(self.uri, RunFacts(**state))
+        try:
+            if link.find() and link.running:
+                link.send([Record("end", {"status": "FAILED", "time": _now()})])
+        except Exception as error:  # MLflow and its stores raise anything; training goes on
+            logger.warning("Tracking: %s is left open: %s.", link.run.name, describe(error))
+        finally:
+            link.close()
 
     @contextmanager
     def guard(self) -> Iterator[None]:

@@ -135,8 +135,9 @@ class Checkpoints:
             )
         for name, one in self.beside.items():
             one.load_state_dict(found["beside"][name])
-        self._tell(found["where"])
-        logger.info("Going on from a checkpoint in %s: %s.", self.folder, found["where"])
+        where = found["where"] or "its beginning"
+        logger.info("Going on with an interrupted training from %s (%s).", where, self.folder)
+        self._advise(found["where"])
 
     def _after_iteration(self, trainer: StageTrainer, detector: Detector) -> None:
         state = trainer.state
@@ -163,7 +164,7 @@ class Checkpoints:
         self,
         trainer: StageTrainer | None,
         detector: Detector | None,
-        where: str = "its beginning",
+        where: str = "",
         state: Mapping[str, Any] | None = None,
     ) -> None:
         """Saves a training before its first stage, within one, or, without a state, after it."""
@@ -183,12 +184,13 @@ class Checkpoints:
         for old in files[: 1 - KEPT]:
             old.unlink()
         self._saved = time.monotonic()
-        self._tell(where)
+        self._advise(where)
 
-    def _tell(self, where: str) -> None:
-        self.stops.advice = (
-            f"All up to {where} is kept in {self.folder}. The same command goes on from there."
-        )
+    def _advise(self, where: str) -> None:
+        if where:
+            self.stops.advice = (
+                f"All up to {where} is kept in {self.folder}. The same command goes on from there."
+            )
 
     def _files(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.pt"))

@@ -143,6 +143,77 @@ def test_an_error_in_a_guarded_block_fails_the_run(tracker: Tracker) -> None:
         pass
 
 
+def test_a_stopped_run_is_killed_rather_than_failed(tracker: Tracker) -> None:
+    tracker.start({})
+    with pytest.raises(SystemExit), tracker.guard():
+        tracker.stop()
+        raise SystemExit(143)
+    assert find(tracker).info.status == "KILLED"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_a_resumed_run_is_the_same_run(tracker: Tracker, tmp_path: Path, ended: bool) -> None:
+    state = tracker.state_dict()  # saved before the server knows of the run
+    tracker.start({"seed": 3, "resume": "never"}, {"phase": "training"})
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    if ended:
+        tracker.stop()
+        tracker.fail()
+        state = tracker.state_dict()
+    atexit.unregister(tracker.fail)
+    again = Tracker(str(tmp_path), tracker.uri, "test")
+    assert again.run_name != tracker.run_name
+    again.load_state_dict(state)
+    again.start({"seed": 3, "resume": "auto", "new": 1}, {"phase": "training"})
+    run = find(tracker)
+    assert again.run_name == tracker.run_name and run.info.status == "RUNNING"
+    again.log_metrics({"loss": 1.0}, step=2)
+    again.finish()
+    run = find(tracker)
+    assert run.info.status == "FINISHED"
+    assert run.data.params == {"seed": "3", "resume": "never", "new": "1"}
+    history = MlflowClient(tracking_uri=tracker.uri).get_metric_history(run.info.run_id, "loss")
+    assert [(one.step, one.value) for one in history] == [(1, 2.0), (2, 1.0)]
+
+
+def test_a_resumed_run_sends_what_the_killed_one_could_not(
+    tracker: Tracker, tmp_path: Path
+) -> None:
+    tracker.start({})
+    assert tracker.outbox is not None
+    tracker.outbox.lose(ConnectionError())
+    tracker.log_metrics({"loss": 2.0}, step=1)
+    tracker.outbox.keep()
+    atexit.unregister(tracker.fail)
+    again = Tracker(str(tmp_path), tracker.uri, "test")
+    again.load_state_dict(tracker.state_dict())
+    again.start({})
+    assert find(tracker).data.metrics == {"loss": 2.0}
+    again.finish()
+    assert not (tmp_path / "untracked").exists()
+
+
+def test_a_run_that_died_is_closed_as_failed(tracker: Tracker, tmp_path: Path) -> None:
+    tracker.start({})
+    atexit.unregister(tracker.fail)
+    state = tracker.state_dict()
+    other = Tracker(str(tmp_path), tracker.uri, "test")
+    other.close_dead(state)
+    run = find(tracker)
+    assert run.info.status == "FAILED" and run.info.end_time
+    other.start({})
+    other.finish()
+    third = Tracker(str(tmp_path), tracker.uri, "test")
+    third.close_dead(other.state_dict())
+    assert find(other).info.status == "FINISHED"
+    third.close_dead(third.state_dict())  # it never came to the server, and does not now
+    assert tracker.uri is not None
+    assert third.run_name not in {run.info.run_name for run in runs(tracker.uri)}
+    Tracker(str(tmp_path), "none").close_dead(state)
+    absent = Tracker(str(tmp_path), "http://127.0.0.1:9", "test")
+    absent.close_dead(state)  # told, and passed over
+
+
 @pytest.mark.parametrize("first", ["progress", "tracker"])
 def test_an_error_in_an_engine_fails_the_run(tracker: Tracker, first: str) -> None:
     def fail(engine: Engine, batch: int) -> None:
