@@ -128,8 +128,9 @@ class Checkpoints:
     def _take(self, found: Mapping[str, Any]) -> None:
         different = differences(found["identity"], self._identity)
         if different:
+            place = self.folder if self.resume == "auto" else self.resume
             raise InputError(
-                f"resume: {self.folder} holds the checkpoint of an unfinished training that was "
+                f"resume: {place} holds the checkpoint of an unfinished training that was "
                 f"another one: {'; '.join(different)}. Go on with what was given then, give "
                 f"--resume never to start anew, or another --ckpt_dir to keep both."
             )

@@ -228,7 +228,6 @@ class StageTrainer(SupervisedTrainer):
             metric_cmp_fn=lambda current, best: current < best,
             **kwargs,
         )
-        self.state_dict_user_keys.extend(("best_metric", "best_metric_epoch"))
         self.amp &= self.state.device.type == "cuda"
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)

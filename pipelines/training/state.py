@@ -11,6 +11,9 @@ from ignite.engine import Events
 
 from pipelines.training.stages import StageTrainer
 
+BEST = ("best_metric", "best_metric_epoch")
+"""What MONAI keeps in an engine's state of the epochs so far."""
+
 
 def state_of(trainer: StageTrainer) -> dict[str, Any]:
     """A trainer's state between two iterations, beside the detector's weights.
@@ -21,6 +24,7 @@ def state_of(trainer: StageTrainer) -> dict[str, Any]:
     validator = trainer.validator
     return {
         "engine": dict(trainer.state_dict()),
+        "best": {name: getattr(trainer.state, name) for name in BEST},
         "optimizers": {name: one.state_dict() for name, one in trainer.optimizers.items()},
         "average": None if trainer.average is None else trainer.average.state_dict(),
         "seconds": time.monotonic() - trainer.began,
@@ -37,6 +41,8 @@ def take_up(trainer: StageTrainer, state: Mapping[str, Any]) -> None:
         state: see `state_of`.
     """
     trainer.load_state_dict(state["engine"])
+    for name, value in state["best"].items():
+        setattr(trainer.state, name, value)
     for name, optimizer in trainer.optimizers.items():
         optimizer.load_state_dict(state["optimizers"][name])
     if trainer.validator is not None:

@@ -1,7 +1,8 @@
 """What the tests of all runs share: cases that are not scored, and a tracking that takes notes."""
 
 import logging
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -57,6 +58,18 @@ class FakeTracker:
     def finish(self) -> None:
         self.told.append("finish")
 
+    def stop(self) -> None:
+        self.told.append("stop")
+
+    def close_dead(self, state: dict[str, Any]) -> None:
+        self.told.append(f"close {state['name']}")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"name": "a run"}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.told.append(f"again {state['name']}")
+
 
 class FakeCases:
     """Scores nothing: gives the rows when run."""
@@ -106,6 +119,15 @@ def eight_slices() -> list[ScoreRow]:
     unknown = replace(rows[0], case="c8", label=None, score=50.0)
     whole = replace(rows[0], level="volume", slice=None, label=1, score=99.0, percentile=None)
     return [*rows, unknown, whole]
+
+
+@pytest.fixture(autouse=True)
+def _own_signals() -> Iterator[None]:
+    """Sessions that do not finish go on listening."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture

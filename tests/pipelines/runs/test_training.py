@@ -19,6 +19,7 @@ from pipelines.runs import training as session
 from pipelines.runs.training import Training, installed_versions
 from pipelines.scoring.model_file import MODEL_NAME
 from pipelines.scoring.volume import CaseReference
+from pipelines.training.resume import Checkpoints
 from transforms.errors import InputError
 
 MakeTraining = Callable[..., tuple[Training, Engine]]
@@ -29,7 +30,11 @@ def make_training(
     make_cases: Callable[..., Any], evaluator: Any, tracker: Any, data: Data, reports: list[Any]
 ) -> MakeTraining:
     def make(
-        folder: Path, data: Data = data, check: Any = lambda: None, **how: Any
+        folder: Path,
+        data: Data = data,
+        check: Any = lambda: None,
+        resume: str | None = None,
+        **how: Any,
     ) -> tuple[Training, Engine]:
         trainer: Any = Engine(lambda engine, batch: None)
         shown = SimpleNamespace(
@@ -60,6 +65,9 @@ def make_training(
             calibrator=calibrator,
             trainer=trainer,
             seed=3,
+            checkpoints=None
+            if resume is None
+            else Checkpoints(str(folder / "models"), resume, beside={"tracker": tracker}),
         )
         return training, trainer
 
@@ -116,6 +124,43 @@ def test_a_whole_training(
     assert len(training.history) == 2
     assert training.history[1]["train_loss"] == 0.5 and training.history[1]["val_loss"] == 2.0
     assert str(tmp_path / "models" / MODEL_NAME) in lines()
+
+
+def test_an_interrupted_training_goes_on_or_is_given_up(
+    make_training: MakeTraining, tracker: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"alpha": 0.5, "resume": "auto", "device": "cpu", "run": "%training"}
+    monkeypatch.setattr(session, "executed_config", lambda: dict(config))
+    training, _ = make_training(tmp_path, resume="auto")
+    training.history.append({"train_loss": 1.0})
+    training.begin()
+    training.checkpoints._write(None, None)  # type: ignore[union-attr]
+    config |= {"resume": "never", "device": "cuda"}
+    again, _ = make_training(tmp_path, resume="auto")
+    again.begin()
+    assert tracker.told == ["start training", "again a run", "start training"]
+    assert again.history == [{"train_loss": 1.0}]
+    config["alpha"] = 0.25
+    with pytest.raises(InputError, match=r"another one: alpha was 0.5 and is 0.25\. Go on"):
+        make_training(tmp_path, resume="auto")[0].begin()
+    monkeypatch.setattr(session, "installed_versions", lambda: {"torch": "9"})
+    with pytest.raises(InputError, match="version of torch was '.*' and is '9'"):
+        make_training(tmp_path, resume="auto")[0].begin()
+    del tracker.told[:]
+    make_training(tmp_path, resume="never")[0].begin()
+    assert tracker.told == ["close a run", "start training"]
+
+
+def test_checkpoints_go_with_the_end_of_a_training(
+    make_training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "save_model", lambda path, *_: path.write_text("model"))
+    training, _ = make_training(tmp_path, resume="auto")
+    training.begin()
+    training.save_model()
+    assert (tmp_path / "models" / "resume").is_dir()
+    training.finish()
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {MODEL_NAME, "split.json"}
 
 
 def test_weights_are_told_with_where_they_come_from(
