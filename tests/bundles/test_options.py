@@ -109,7 +109,9 @@ def test_no_file_is_opened_to_define_a_network(tmp_path: Path) -> None:
 
 def test_the_series_to_score_can_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "1.dcm").write_bytes(bytes(128) + b"DICM")
-    series = [SimpleNamespace(number=n, uid=f"1.{n}", path=tmp_path, problem="") for n in (2, 3)]
+    series = [
+        SimpleNamespace(number=n, uid=f"1.{n}", path=tmp_path, files=(), problem="") for n in (2, 3)
+    ]
     monkeypatch.setattr("pipelines.data.inputs.list_series", lambda *_, **__: series)
 
     def chosen(**options: Any) -> list[str | None]:
@@ -117,8 +119,8 @@ def test_the_series_to_score_can_be_chosen(tmp_path: Path, monkeypatch: pytest.M
         parser.read_config(BUNDLE / "inference.json")
         parser["model"] = {"volumetric": True, "modalities": ["ct"]}
         parser.update({"input": str(tmp_path), **options})
-        cases: Any = parser.get_parsed_content("inputs")
-        return [case.series_uid for case in cases]
+        inputs: Any = parser.get_parsed_content("inputs")
+        return [case.series_uid for case in inputs.cases]
 
     assert chosen() == [None]
     assert chosen(series_uid="1.2") == ["1.2"]
