@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from transforms.errors import InputError
+from transforms.limits import require_memory
 
 LONGEST_HEADER = 1 << 20
 """Bytes of a header, at most."""
@@ -134,7 +135,8 @@ def _nrrd(path: Path, file: BinaryIO) -> ItkHeader:
             "these."
         )
     compressed = encoding != "raw"
-    size = math.prod(sizes) * _item_size(path, _required(path, fields, "type").lower(), _NRRD_TYPES)
+    values = math.prod(sizes)
+    size = values * _item_size(path, _required(path, fields, "type").lower(), _NRRD_TYPES)
     named = fields.get("data file")
     data = path.resolve() if named is None else _beside(path, named)
     start = 0 if named is not None else file.tell()
@@ -146,6 +148,7 @@ def _nrrd(path: Path, file: BinaryIO) -> ItkHeader:
         )
     start = _start(path, data, size, start, skip)
     _require_fit(path, data, start, size, compressed)
+    require_memory(path, max(size, 4 * values))
     kept = [magic, *(f"{key}: {fields[key]}" for key in fields if key in _NRRD_KEPT)]
     if compressed:  # bytes would be skipped in the inflated data
         kept += ["encoding: gzip", f"line skip: {_line_count(path, start)}"]
@@ -195,7 +198,8 @@ def _meta(path: Path, file: BinaryIO) -> ItkHeader:
     if channels < 1:
         raise _unreadable(path, f"{channels} channels")
     item = _item_size(path, _required(path, fields, "ElementType"), _META_TYPES)
-    size = math.prod(sizes) * channels * item
+    values = math.prod(sizes) * channels
+    size = values * item
     compressed = _flag(path, fields, "CompressedData", "False")
     named = _required(path, fields, "ElementDataFile")
     local = named.upper() == "LOCAL"
@@ -205,6 +209,7 @@ def _meta(path: Path, file: BinaryIO) -> ItkHeader:
         raise _unreadable(path, f"HeaderSize {skip} in one file or before compressed values")
     start = _start(path, data, size, file.tell() if local else 0, skip)
     _require_fit(path, data, start, size, compressed)
+    require_memory(path, max(size, 4 * values))
     lines = [
         "ObjectType = Image",
         *(f"{key} = {fields[key]}" for key in _META_KEPT if key in fields),

@@ -18,6 +18,7 @@ from nibabel.volumeutils import apply_read_scaling
 
 from transforms.compressed import inflate
 from transforms.errors import InputError
+from transforms.limits import require_memory
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -53,7 +54,9 @@ def read_nifti(path: Path) -> tuple[Array, dict[str, Any]]:
     offset = header.get_data_offset()
     if len(shape) < 3 or 0 in shape:
         raise InputError(f"{path}: expected a volume (X, Y, Z), found {shape}.")
-    content = _content(path, offset + math.prod(shape) * dtype.itemsize)
+    voxels = math.prod(shape)
+    require_memory(path, offset + voxels * max(dtype.itemsize, 4))
+    content = _content(path, offset + voxels * dtype.itemsize)
     stored_values: Array = np.ndarray(shape, dtype, content, offset, order="F")
     return apply_read_scaling(stored_values, *header.get_slope_inter()), {
         "affine": _affine(path, stored, header),

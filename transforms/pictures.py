@@ -13,6 +13,7 @@ from monai.utils.module import optional_import
 from PIL import Image, ImageOps
 
 from transforms.errors import InputError
+from transforms.limits import require_memory
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -54,6 +55,7 @@ class PictureReader(ImageReader):
         path = str(paths[0])
         # By handle, since Pillow maps named TIFFs into memory and then misplaces rotated pixels.
         with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as picture:
+            require_memory(path, 4 * picture.width * picture.height * len(picture.getbands()))
             pages = getattr(picture, "n_frames", 1)
             if pages > 1 and picture.format != "MPO":  # an MPO is a JPEG with its previews
                 raise InputError(

@@ -7,6 +7,7 @@ pydicom reads the headers, which decide what is read and what is refused;
 from __future__ import annotations
 
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
+from transforms.compressed import inflate
 from transforms.dicom.frames import FRAME_KEYWORDS, frame_headers
 from transforms.dicom.header import GREY, DicomHeader, header_of, text
 from transforms.errors import InputError
+from transforms.limits import require_memory
 
 _COLOUR = ("RGB", "YBR_RCT", "YBR_ICT", "YBR_FULL", "YBR_FULL_422")
 # The compressions with which the decoder is known to turn YBR_FULL and YBR_FULL_422 into RGB.
@@ -30,6 +33,7 @@ _ABOUT_IMAGES = {
     "1.2.840.10008.5.1.4.1.1.30": "a parametric map",
     "1.2.840.10008.5.1.4.1.1.481.2": "a radiation dose",
 }
+_META_START = 144  # of what the meta information's length counts
 _DIRECTORY_CLASS = "1.2.840.10008.1.3.10"
 
 # Only these are ever converted to values, so that no error or warning can quote a patient's name.
@@ -124,10 +128,22 @@ def read_object(path: Path) -> DicomObject:
         InputError: if the file is not DICOM or damaged.
     """
     with reading(path):
+        _require_bounded(path)
         dataset = pydicom.dcmread(
             path, stop_before_pixels=True, specific_tags=list(_HEADER_KEYWORDS)
         )
         return _object(path, dataset)
+
+
+def _require_bounded(path: Path) -> None:
+    """Refuse a deflated file that is damaged or too large, before pydicom inflates all of it."""
+    meta = pydicom.filereader.read_file_meta_info(path)
+    if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:
+        size = 0
+        start = _META_START + meta.FileMetaInformationGroupLength
+        for piece in inflate(path, start, -zlib.MAX_WBITS):
+            size += len(piece)
+            require_memory(path, size)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from transforms.dicom.header import Array, DicomHeader
 from transforms.dicom.pixels import decode, meaning, shown_window
 from transforms.dicom.stack import stack
 from transforms.errors import InputError
+from transforms.limits import require_memory
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,10 @@ class DicomImage:
             (H, W) or (H, W, 3), float64, for a picture; (X, Y, Z), float32, for a volume.
 
         Raises:
-            InputError: if the pixels of a file cannot be decoded.
+            InputError: if the image is too large, or the pixels of a file cannot be decoded.
         """
+        channels = 1 if self.headers[0].grey else 3
+        require_memory(self.headers[0].path, 4 * channels * math.prod(self.shape))
         if self.affine is None:
             return meaning(self.headers[0], decode(self.headers[0])[0])
         volume = np.empty(self.shape, np.float32)
