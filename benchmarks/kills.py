@@ -48,10 +48,10 @@ class Kill(NamedTuple):
 
 
 def phase_of(log: str) -> str:
-    """The phase that a training is in, from what it has told so far.
+    r"""The phase that a training is in, from what it has told so far.
 
     Example:
-        >>> phase_of("Tracking: off\\nPre-training epoch 2/2: loss 1\\nEpoch 1/3: loss 1\\n")
+        >>> phase_of("Tracking: off\nPre-training epoch 2/2: loss 1\nEpoch 1/3: loss 1\n")
         'training'
     """
     phase = resumed_phase = "reading"
