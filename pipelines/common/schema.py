@@ -272,6 +272,7 @@ class Options(BaseModel):
     device: Device = Field(description="where to compute; `auto` takes a GPU if there is one")
     amp: Flag = Field(description="train in bfloat16 on a GPU")
     num_workers: FromZero = Field(description="worker processes; they do not change the result")
+    max_gigabytes: Positive = Field(description="memory that one image may take, in GiB")
 
 
 def takes(option: str) -> str:

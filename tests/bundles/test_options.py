@@ -15,6 +15,8 @@ from monai.bundle import ConfigParser
 
 from pipelines.common.options import plain_options
 from pipelines.common.schema import Options, check_values, takes
+from transforms.errors import InputError
+from transforms.limits import MAX_GIGABYTES, require_memory
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
@@ -125,6 +127,17 @@ def test_the_series_to_score_can_be_chosen(tmp_path: Path, monkeypatch: pytest.M
     assert chosen() == [None]
     assert chosen(series_uid="1.2") == ["1.2"]
     assert chosen(all_series=True) == ["1.2", "1.3"]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_the_memory_of_an_image_can_be_bounded(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transforms.limits._max_gigabytes", MAX_GIGABYTES)
+    parser = ConfigParser(load(config) | {"max_gigabytes": 0.001})
+    parser.get_parsed_content("initialize")
+    with pytest.raises(InputError, match=r"at most 0\.001 GiB"):
+        require_memory(tmp_path, 2**21)
 
 
 if __name__ == "__main__":
