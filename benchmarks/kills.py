@@ -29,6 +29,9 @@ ROOT = Path(__file__).parents[1]
 PHASES = ("reading", "pre-training", "training", "calibration", "model writing", "evaluation")
 """Of a training, in their order."""
 
+ENDED = "its end"
+"""What follows them: all is done, and the process about to leave."""
+
 POLL = 0.002
 """Seconds between two looks at a log."""
 
@@ -67,6 +70,8 @@ def phase_of(log: str) -> str:
             phase = "model writing"
         elif "Model written" in line:
             phase = "evaluation"
+        elif line.startswith("===="):
+            phase = ENDED
     return phase
 
 
@@ -83,7 +88,7 @@ def durations(command: Sequence[str], log: Path) -> dict[str, float]:
     Raises:
         RuntimeError: when it fails.
     """
-    spent = dict.fromkeys(PHASES, 0.0)
+    spent = dict.fromkeys((*PHASES, ENDED), 0.0)
     process = _start(command, log)
     before = time.monotonic()
     while process.poll() is None:
@@ -98,10 +103,11 @@ def durations(command: Sequence[str], log: Path) -> dict[str, float]:
 
 def killed(command: Sequence[str], log: Path, phase: str, delay: float) -> Kill | None:
     """Runs a training and kills it some seconds after a phase has begun; None if it ended first."""
+    order = (*PHASES, ENDED)
     process, began, due = _start(command, log), time.monotonic(), None
     while process.poll() is None:
         now = time.monotonic()
-        if due is None and PHASES.index(phase_of(log.read_text())) >= PHASES.index(phase):
+        if due is None and order.index(phase_of(log.read_text())) >= order.index(phase):
             due = now + delay
         if due is not None and now >= due:
             process.kill()
@@ -111,6 +117,8 @@ def killed(command: Sequence[str], log: Path, phase: str, delay: float) -> Kill 
     else:
         return None
     told = log.read_text()
+    if phase_of(told) == ENDED:
+        return None
     found = re.search(r"interrupted training from (.*?) \(", told)
     return Kill(phase_of(told), time.monotonic() - began, found[1] if found else "")
 
@@ -174,7 +182,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if kill is None:
             break
         kills.append(kill)
-    durations(command, output / "last.log")
+    else:
+        durations(command, output / "last.log")
     equal = equal_weights(*(output / n / "models" / "model.pt" for n in ("straight", "killed")))
     print(table(kills))
     print(f"\nEqual weights: {'yes' if equal else 'NO'}.")

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from benchmarks import kills
-from benchmarks.kills import PHASES, Kill, durations, equal_weights, killed, phase_of, table
+from benchmarks.kills import ENDED, PHASES, Kill, durations, equal_weights, killed, phase_of, table
 
 LINES = (
     "Data: a folder",
@@ -47,8 +47,10 @@ def test_a_kill_falls_into_its_phase(tmp_path: Path, phase: str) -> None:
 
 def test_a_program_that_ends_is_not_killed(tmp_path: Path) -> None:
     assert killed(stand_in("Data", seconds=0.0), tmp_path / "log", "evaluation", 0.0) is None
-    spent = durations(stand_in(*LINES, seconds=0.05), tmp_path / "log")
-    assert set(spent) == set(PHASES) and all(seconds > 0 for seconds in spent.values())
+    late = stand_in(*LINES, "====", seconds=0.05)
+    assert killed(late, tmp_path / "log", ENDED, 0.0) is None
+    spent = durations(late, tmp_path / "log")
+    assert set(spent) == {*PHASES, ENDED} and all(seconds > 0 for seconds in spent.values())
     with pytest.raises(RuntimeError, match="failed; its log is"):
         durations([sys.executable, "-c", "raise SystemExit(1)"], tmp_path / "log")
 
