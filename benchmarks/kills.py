@@ -102,7 +102,11 @@ def durations(command: Sequence[str], log: Path) -> dict[str, float]:
 
 
 def killed(command: Sequence[str], log: Path, phase: str, delay: float) -> Kill | None:
-    """Runs a training and kills it some seconds after a phase has begun; None if it ended first."""
+    """Runs a training and kills it some seconds after a phase has begun; None if it ended first.
+
+    Raises:
+        RuntimeError: when it fails by itself.
+    """
     order = (*PHASES, ENDED)
     process, began, due = _start(command, log), time.monotonic(), None
     while process.poll() is None:
@@ -114,7 +118,9 @@ def killed(command: Sequence[str], log: Path, phase: str, delay: float) -> Kill 
             process.wait()
             break
         time.sleep(POLL)
-    else:
+    if process.returncode > 0:
+        raise RuntimeError(f"the training failed; its log is {log}.")
+    if process.returncode == 0:
         return None
     told = log.read_text()
     if phase_of(told) == ENDED:

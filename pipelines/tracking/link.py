@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from pipelines.common import writable_folder
 from pipelines.tracking.address import URI_VARIABLE
+from pipelines.tracking.database import make_database
 from pipelines.tracking.errors import Trouble, diagnose
 from transforms.errors import InputError
 
@@ -99,6 +100,7 @@ class RunLink:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from monai.handlers import MLFlowHandler
 
+            make_database(self.uri)
             with hidden_environment(), _patience(QUICK_TIMEOUT):
                 handler: Any = MLFlowHandler(
                     tracking_uri=self.uri, experiment_name=EXPERIMENT, iteration_log=False

@@ -51,8 +51,9 @@ def test_a_program_that_ends_is_not_killed(tmp_path: Path) -> None:
     assert killed(late, tmp_path / "log", ENDED, 0.0) is None
     spent = durations(late, tmp_path / "log")
     assert set(spent) == {*PHASES, ENDED} and all(seconds > 0 for seconds in spent.values())
-    with pytest.raises(RuntimeError, match="failed; its log is"):
-        durations([sys.executable, "-c", "raise SystemExit(1)"], tmp_path / "log")
+    for run in (durations, lambda *given: killed(*given, "evaluation", 0.0)):
+        with pytest.raises(RuntimeError, match="failed; its log is"):
+            run([sys.executable, "-c", "raise SystemExit(1)"], tmp_path / "log")
 
 
 def test_weights_are_compared_bit_for_bit(tmp_path: Path) -> None:
