@@ -1,5 +1,6 @@
 from .devices import choose_device as choose_device
 from .failures import on_failure as on_failure
+from .files import PARTIAL as PARTIAL
 from .files import replacing as replacing
 from .files import writable_folder as writable_folder
 from .files import write_csv as write_csv

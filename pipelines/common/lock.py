@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterable
@@ -55,7 +56,7 @@ class FolderLock:
         write_json(self.folder / OWNER_NAME, owner)
         for part in ("", *self.parts):
             for orphan in (self.folder / part).glob(f"{PARTIAL}*"):
-                orphan.unlink(missing_ok=True)
+                shutil.rmtree(orphan) if orphan.is_dir() else orphan.unlink(missing_ok=True)
 
     def release(self) -> None:
         """Gives the lock back."""

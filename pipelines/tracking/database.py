@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from pipelines.common import PARTIAL
+
 PREFIX = "sqlite:///"
 
 
@@ -21,7 +23,7 @@ def make_database(uri: str) -> None:
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.stem}-") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{PARTIAL}{path.stem}-") as folder:
         made = Path(folder) / path.name
         artifacts = (path.parent / "mlruns").resolve().as_uri()
         store: Any = SqlAlchemyStore(f"{PREFIX}{made}", artifacts)  # type: ignore[no-untyped-call]

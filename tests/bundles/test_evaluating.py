@@ -146,7 +146,7 @@ def test_a_folder_as_it_comes(trained: Path, messy: Path, tmp_path: Path, seen: 
     assert "4 of 7 cases could not be used" in mistake and str(out / "failures.csv") in mistake
     failed = {row["case"]: row["reason"] for row in table(out / "failures.csv")}
     said = {
-        "bad_cut": "truncated",
+        "bad_cut": "cut off",
         "bad_nan": "NaN",
         "bad_shape": "(24, 22, 8)",
         "bad_zero": "the value 0 everywhere",

@@ -48,11 +48,11 @@ run("training", **json.loads(options))
 """
 
 DEATHS = (
-    ("SIGKILL", ".checkpoint-", 3, "auto", ["RUNNING"]),
-    ("SIGKILL", ".checkpoint-", 3, "never", ["FAILED", "RUNNING"]),
+    ("SIGKILL", ".partial-checkpoint-", 3, "auto", ["RUNNING"]),
+    ("SIGKILL", ".partial-checkpoint-", 3, "never", ["FAILED", "RUNNING"]),
     ("SIGTERM", "Pre-training epoch 1/2", 1, "auto", ["FAILED", "KILLED"]),
     ("SIGKILL", "Epoch 2/2", 1, "auto", ["FAILED", "RUNNING"]),
-    ("SIGKILL", ".model-", 1, "auto", ["FAILED", "RUNNING"]),
+    ("SIGKILL", ".partial-model-", 1, "auto", ["FAILED", "RUNNING"]),
     ("SIGINT", "Model written", 1, "auto", ["FAILED", "KILLED"]),
 )
 """Signal; what is told or written then, for the how manyth time; --resume; the runs then."""

@@ -43,7 +43,7 @@ def test_model_file_loads_safely_and_says_what_it_is(trained: Path) -> None:
     assert content["preprocessing"]["image_size"] == [32, 32]
     assert not set(content["split"]["train"]) & set(content["split"]["test"])
     assert content["versions"]["torch"]
-    assert not list((trained / "models").glob(".*"))
+    assert not list((trained / "models").glob(".partial*"))
 
 
 def test_metrics_hold_every_figure_with_its_interval(trained: Path) -> None:

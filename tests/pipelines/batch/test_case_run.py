@@ -318,7 +318,7 @@ def test_what_cannot_be_used_does_not_stop_the_rest(
     assert seen == ["c_good"] and {row.case for row in gathered.rows} == {"c_good"}
     told = failures_in(tmp_path / "out")
     assert list(told) == ["a_cut", "b_zero", "d_nan", "e_shape"]
-    assert "cut.nii.gz" in told["a_cut"] and "truncated" in told["a_cut"]
+    assert "cut.nii.gz" in told["a_cut"] and "cut off" in told["a_cut"]
     assert "found the value 0 everywhere" in told["b_zero"]
     assert "NaN" in told["d_nan"] and "nan.nii.gz" in told["d_nan"]
     assert "(24, 24, 5)" in told["e_shape"] and "(24, 24, 4)" in told["e_shape"]

@@ -51,9 +51,10 @@ def test_what_a_killed_process_left_is_swept(tmp_path: Path) -> None:
     for name in (".partial-a.npz", "maps/.partial-b.nii.gz", "maps/whole.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / ".partial-mlruns-x").mkdir()
     lock = FolderLock(tmp_path, "output_dir", ["maps", "panels"])
     lock.acquire()
-    found = {file.name for file in tmp_path.rglob("*") if file.is_file()}
+    found = {file.name for file in tmp_path.rglob("*")}
     assert "whole.nii.gz" in found and not any("partial" in name for name in found)
     lock.release()
 

@@ -60,7 +60,7 @@ def test_all_files_are_written(
         make_run(folder, failures=2).run()
     names = ["metrics.json", "scores.csv", "report.html"]
     assert tracker.artifacts == names
-    assert sorted(path.name for path in folder.iterdir()) == sorted(names)
+    assert sorted(path.name for path in folder.glob("[!.]*")) == sorted(names)
     metrics = load(folder / "metrics.json")
     assert metrics["notes"] == ["a note"] and metrics["about"] == about_model(MODEL, data)
     assert metrics["n_calibration"] == {"value": 40, "ci95": None}

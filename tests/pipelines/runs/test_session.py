@@ -86,7 +86,7 @@ def test_without_tracking_nothing_is_tracked(
     run = Session(make_cases(tmp_path), evaluator, True)
     run.run()
     assert run.tracker.where == "off"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.html", "scores.csv"]
+    assert sorted(path.name for path in tmp_path.glob("[!.]*")) == ["report.html", "scores.csv"]
 
 
 def test_the_report_holds_what_was_found(

@@ -160,7 +160,7 @@ def test_checkpoints_go_with_the_end_of_a_training(
     training.save_model()
     assert (tmp_path / "models" / "resume").is_dir()
     training.finish()
-    assert {path.name for path in (tmp_path / "models").iterdir()} == {MODEL_NAME, "split.json"}
+    assert {path.name for path in (tmp_path / "models").glob("[!.]*")} == {MODEL_NAME, "split.json"}
 
 
 def test_weights_are_told_with_where_they_come_from(
