@@ -31,7 +31,8 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
         end, is reached.
 
     Raises:
-        InputError: if the file is damaged or cut off, or if something else follows.
+        InputError: if the file is damaged or cut off, or if something else follows; raw deflate
+            (negative `wbits`) may have a trailer.
     """
     decoder = zlib.decompressobj(wbits)
     with open(path, "rb") as file:
@@ -40,6 +41,8 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
         try:
             while data := rest or file.read(_BLOCK):
                 rest = b""
+                if decoder.eof and wbits < 0:  # a raw stream is one; some writers add a trailer
+                    break
                 if decoder.eof:
                     data = data.lstrip(b"\0")
                     if not data:  # padding

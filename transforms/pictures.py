@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,6 +65,8 @@ class PictureReader(ImageReader):
                     f"{path}: expected one picture, found {pages} pages. Save each page as a file "
                     "of its own, or the stack as NIfTI."
                 )
+            if picture.format == "PNG":
+                _require_intact_png(path)
             if _is_deep_colour(picture):
                 return _read_deep_colour(path, picture)
             return _pixels(path, ImageOps.exif_transpose(picture))
@@ -80,6 +85,22 @@ class PictureReader(ImageReader):
             "original_channel_dim": float("nan") if img.ndim == 2 else -1,
             "bit_depth": 8 * img.dtype.itemsize,
         }
+
+
+def _require_intact_png(path: str) -> None:
+    """Compare the checksum of every chunk, up to the last; Pillow looks at some of them."""
+    content = Path(path).read_bytes()
+    end, kind = 8, b""
+    while kind != b"IEND":
+        start, end = end, end + 12
+        if end <= len(content):
+            size, kind = struct.unpack_from(">I4s", content, start)
+            end += size
+        if content[end - 4 : end] != zlib.crc32(content[start + 4 : end - 4]).to_bytes(4, "big"):
+            raise InputError(
+                f"{path}: expected a whole PNG, found a chunk without its end or that does not "
+                "fit its checksum. It was damaged; copy or export it again."
+            )
 
 
 def _raw_mode(picture: Image.Image) -> str:
