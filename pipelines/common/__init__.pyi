@@ -1,3 +1,4 @@
+from .archive import read_archive as read_archive
 from .devices import choose_device as choose_device
 from .failures import on_failure as on_failure
 from .files import PARTIAL as PARTIAL

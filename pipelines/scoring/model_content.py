@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -45,21 +43,6 @@ class ModelContent(ScoringContent):
     notes: list[str]
     layout: str
     fingerprint: str
-
-
-def file_problem(path: Path) -> str:
-    """Why a file is no undamaged archive as `torch.save` writes it; "" if it is one.
-
-    PyTorch keeps a CRC-32 of each record, but does not compare it when it reads.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist()):
-                return "it was packed again"
-            damaged = archive.testzip()
-    except Exception as error:  # whatever a foreign file leads the reader of archives to
-        return type(error).__name__
-    return f"the checksum of {damaged} differs" if damaged else ""
 
 
 def content_problem(content: Mapping[str, Any], complete: bool = True) -> str:

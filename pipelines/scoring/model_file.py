@@ -10,10 +10,9 @@ import torch
 
 from networks import DETECTORS, AnomalyScorer, make_fusion
 from networks.choices import nearest
-from pipelines.common import replacing
+from pipelines.common import read_archive, replacing
 from pipelines.scoring.model_content import (
     content_problem,
-    file_problem,
     state_problem,
     summary,
 )
@@ -80,13 +79,7 @@ def read_model(path: str | Path, complete: bool = True) -> dict[str, Any]:
             f"training --config_file bundles/aeflow/train.json), or point --ckpt_dir at the "
             f"folder that holds {MODEL_NAME}."
         )
-    content: Any = None
-    problem = file_problem(path)
-    if not problem:
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a foreign file makes the unpickler fail in any way
-            problem = type(error).__name__
+    content, problem = read_archive(path)
     if problem:
         raise InputError(
             f"ckpt_dir: {path} is damaged or no PyTorch file of plain values ({problem}). "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,7 +13,7 @@ import torch
 from ignite.engine import Events
 
 from networks import Detector
-from pipelines.common import StopSignals, replacing, writable_folder
+from pipelines.common import StopSignals, read_archive, replacing, writable_folder
 from pipelines.training.stages import StageTrainer
 from pipelines.training.state import state_of, take_up
 from transforms.errors import InputError
@@ -225,13 +224,7 @@ def read_checkpoint(path: Path) -> dict[str, Any] | None:
     Returns:
         Its content; None for a damaged or a foreign file.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not look at the checksums
-            if archive.testzip() is not None:
-                return None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file makes zip and unpickler fail in any way
-        return None
+    content, _ = read_archive(path)
     return content if isinstance(content, dict) and "identity" in content else None
 
 

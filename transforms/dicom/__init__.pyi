@@ -4,6 +4,7 @@ from .frames import single_frames as single_frames
 from .header import vector as vector
 from .reader import DicomReader as DicomReader
 from .series import DICOM_SUFFIXES as DICOM_SUFFIXES
+from .series import MAX_DEPTH as MAX_DEPTH
 from .series import SeriesInfo as SeriesInfo
 from .series import holds_dicom as holds_dicom
 from .series import list_series as list_series

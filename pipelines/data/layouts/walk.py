@@ -15,9 +15,7 @@ from pipelines.data.layouts.files import (
     shortened,
     suffix_of,
 )
-
-#: Deepest level of folders that is looked at.
-MAX_DEPTH = 8
+from transforms.dicom import MAX_DEPTH
 
 
 @dataclass(frozen=True)
