@@ -12,9 +12,9 @@ import numpy as np
 from monai.config.type_definitions import PathLike
 from monai.data.image_reader import ImageReader
 from monai.utils.misc import ensure_tuple
-from monai.utils.module import optional_import
 from PIL import Image, ImageOps
 
+from transforms.decoder import decode
 from transforms.errors import InputError
 from transforms.limits import require_memory
 
@@ -121,9 +121,7 @@ def _read_deep_colour(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
             f"{path}: expected 16-bit grey or upright RGB, found 16-bit {_raw_mode(picture)} with "
             "transparency or a rotation tag. Save it as 16-bit grey or plain RGB."
         )
-    sitk, _ = optional_import("SimpleITK")
-    pixels: np.ndarray[Any, Any] = sitk.GetArrayFromImage(sitk.ReadImage(path))
-    return pixels
+    return decode(Path(path), Path(path)).values
 
 
 def _pixels(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:

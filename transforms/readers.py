@@ -10,6 +10,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import torch
 from monai.data.image_reader import ImageReader
 from monai.data.meta_tensor import MetaTensor
 
+from transforms.decoder import stop_decoder
 from transforms.dicom import DICOM_SUFFIXES, DicomReader, holds_dicom, is_dicom
 from transforms.errors import InputError
+from transforms.limits import in_time
 from transforms.nifti import KEPT_FIELDS, NIFTI_SUFFIXES, read_nifti
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
@@ -168,12 +171,12 @@ def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
     """Read any supported file as float32, channel first."""
     reader = _reader_of(path)
     if reader is _read_dicom:
-        return _read_dicom(path, series_uid)
-    if series_uid is None:
-        return reader(path)
-    raise InputError(
-        f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
-    )
+        reader = partial(_read_dicom, series_uid=series_uid)
+    elif series_uid is not None:
+        raise InputError(
+            f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
+        )
+    return in_time(path, partial(reader, path), stop_decoder)
 
 
 def _finite_extremes(path: Path | str, image: MetaTensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,9 +13,9 @@ from monai.config.type_definitions import PathLike
 from monai.data.image_reader import ImageReader
 from monai.utils.enums import MetaKeys, SpaceKeys
 from monai.utils.misc import ensure_tuple
-from monai.utils.module import optional_import
 
 from transforms.compressed import require_intact
+from transforms.decoder import Decoded, decode
 from transforms.errors import InputError
 from transforms.itk_header import read_header
 
@@ -40,7 +40,7 @@ class SimpleItkReader(ImageReader):
         """Whether the name ends like one of these files'."""
         return all(str(name).lower().endswith(ITK_SUFFIXES) for name in ensure_tuple(filename))
 
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Any:
+    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> Decoded:
         """Decode one file.
 
         Args:
@@ -48,7 +48,7 @@ class SimpleItkReader(ImageReader):
             kwargs: not used.
 
         Returns:
-            SimpleITK's image, of two to four dimensions.
+            An image of two to four dimensions.
 
         Raises:
             InputError: for several files, or other numbers of dimensions.
@@ -57,30 +57,28 @@ class SimpleItkReader(ImageReader):
         if len(paths) != 1:
             raise InputError(f"SimpleItkReader: expected one file, found {len(paths)}.")
         path = Path(paths[0])
-        sitk, _ = optional_import("SimpleITK")
         image_io = _IMAGE_IO.get(path.suffix.lower(), "MetaImageIO")
         header = read_header(path)
         with tempfile.TemporaryDirectory() as folder:
-            image = sitk.ReadImage(str(header.write(Path(folder))), imageIO=image_io)
+            image = decode(path, header.write(Path(folder)), image_io)
         if header.compressed:
-            require_intact(header.data, header.start, sitk.GetArrayViewFromImage(image))
-        vectors = image.GetNumberOfComponentsPerPixel() > 1
-        if image.GetDimension() not in (2, 3, 4) or (image.GetDimension() == 4 and vectors):
+            require_intact(header.data, header.start, image.values)
+        dimension = len(image.spacing)
+        if dimension not in (2, 3, 4) or (dimension == 4 and image.vectors):
             raise InputError(
                 f"{path}: expected a picture (X, Y), a volume (X, Y, Z) or volumes with channels, "
-                f"found {image.GetDimension()} dimensions with "
-                f"{image.GetNumberOfComponentsPerPixel()} value(s) each. Save one volume."
+                f"found values of shape {image.values.shape[::-1]}. Save one volume."
             )
-        if image_io == "NrrdImageIO" and _space(image) != _READ_SPACE and image.GetDimension() > 2:
+        if image_io == "NrrdImageIO" and image.space != _READ_SPACE and dimension > 2:
             warnings.warn(
-                f"{path}: the header gives no anatomical space (found {_space(image) or 'none'}), "
+                f"{path}: the header gives no anatomical space (found {image.space or 'none'}), "
                 "so left and right are a guess: the voxels are taken as stored towards the left, "
                 "the back and the head.",
                 stacklevel=2,
             )
         return image
 
-    def get_data(self, img: Any) -> tuple[Array, dict[str, Any]]:
+    def get_data(self, img: Decoded) -> tuple[Array, dict[str, Any]]:
         """The values and what is known of them, as MONAI's readers return it.
 
         Args:
@@ -91,9 +89,7 @@ class SimpleItkReader(ImageReader):
             (H, W), or (H, W, channels), with rows as rows, the identity and ``bit_depth``: 8 for
             unsigned 8-bit values, 16 for other 8- and 16-bit ones, and None for the rest.
         """
-        sitk, _ = optional_import("SimpleITK")
-        array: Array = sitk.GetArrayFromImage(img)
-        dimension, vectors = img.GetDimension(), img.GetNumberOfComponentsPerPixel() > 1
+        array, dimension, vectors = img.values, len(img.spacing), img.vectors
         meta: dict[str, Any] = {
             MetaKeys.SPACE: SpaceKeys.RAS,
             MetaKeys.ORIGINAL_CHANNEL_DIM: -1 if vectors or dimension == 4 else float("nan"),
@@ -117,15 +113,11 @@ class SimpleItkReader(ImageReader):
         return array, meta
 
 
-def _space(image: Any) -> str:
-    return str(image.GetMetaData("NRRD_space")) if image.HasMetaDataKey("NRRD_space") else ""
-
-
-def _affine(image: Any) -> Array:
+def _affine(image: Decoded) -> Array:
     """Voxel indices to mm in RAS+, float64 4 x 4, of the first three axes."""
-    size = image.GetDimension()
-    directions = np.asarray(image.GetDirection()).reshape(size, size)
+    size = len(image.spacing)
+    directions = np.asarray(image.direction).reshape(size, size)
     affine = np.eye(4)
-    affine[:3, :3] = directions[:3, :3] * np.asarray(image.GetSpacing()[:3])
-    affine[:3, 3] = image.GetOrigin()[:3]
+    affine[:3, :3] = directions[:3, :3] * np.asarray(image.spacing[:3])
+    affine[:3, 3] = image.origin[:3]
     return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine

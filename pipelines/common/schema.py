@@ -273,6 +273,7 @@ class Options(BaseModel):
     amp: Flag = Field(description="train in bfloat16 on a GPU")
     num_workers: FromZero = Field(description="worker processes; they do not change the result")
     max_gigabytes: Positive = Field(description="memory that one image may take, in GiB")
+    max_seconds: Positive = Field(description="time that reading one image may take")
 
 
 def takes(option: str) -> str:

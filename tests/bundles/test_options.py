@@ -133,7 +133,8 @@ def test_the_series_to_score_can_be_chosen(tmp_path: Path, monkeypatch: pytest.M
 def test_the_memory_of_an_image_can_be_bounded(
     config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("transforms.limits._max_gigabytes", MAX_GIGABYTES)
+    monkeypatch.setenv("AEFLOW_MAX_GIGABYTES", str(MAX_GIGABYTES))
+    monkeypatch.setenv("AEFLOW_MAX_SECONDS", "300")
     parser = ConfigParser(load(config) | {"max_gigabytes": 0.001})
     parser.get_parsed_content("initialize")
     with pytest.raises(InputError, match=r"at most 0\.001 GiB"):

@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from transforms.errors import InputError
-from transforms.limits import MAX_GIGABYTES, set_max_gigabytes
+from transforms.limits import MAX_GIGABYTES, set_limits
 from transforms.readers import read_image
 
 VALUES = np.random.default_rng(0).integers(0, 255, (30, 30, 30)).astype(np.uint8)
@@ -28,9 +28,9 @@ def shipped(name: str) -> Path:
 @pytest.fixture
 def small() -> Iterator[None]:
     """Allows 100 KiB, where 27,000 values take 108,000 bytes once read."""
-    set_max_gigabytes(100 / 2**20)
+    set_limits(100 / 2**20)
     yield
-    set_max_gigabytes(MAX_GIGABYTES)
+    set_limits(MAX_GIGABYTES)
 
 
 def save(path: Path) -> Path:
@@ -51,13 +51,13 @@ def test_every_format(tmp_path, small, name):
     path = save(tmp_path / name)
     with pytest.raises(InputError, match=rf"{name}: .*at most 9.5\d+e-05 GiB .*--max_gigabytes"):
         read_image(path)
-    set_max_gigabytes(MAX_GIGABYTES)
+    set_limits(MAX_GIGABYTES)
     assert read_image(path).numel() == VALUES.size
 
 
 @pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "MR_small.dcm", DEFLATED])
 def test_dicom(small, name):
-    set_max_gigabytes(4 / 2**20)
+    set_limits(4 / 2**20)
     with pytest.raises(InputError, match=rf"{name}: .*--max_gigabytes"):
         read_image(shipped(name))
 
@@ -66,7 +66,7 @@ def test_a_series_counts_as_one_volume(tmp_path, save_volume, small):
     volume = VALUES[:, :, :12].astype(np.uint16)
     folder = save_volume(tmp_path / "series", volume, np.diag([1.0, -1, 1, 1]))
     assert read_image(folder).shape == (1, 30, 30, 12)
-    set_max_gigabytes(40 / 2**20)
+    set_limits(40 / 2**20)
     with pytest.raises(InputError, match="--max_gigabytes"):
         read_image(folder)
 
@@ -88,7 +88,7 @@ def test_what_deflated_dicom_inflates_to(tmp_path, small):
     (tmp_path / "a.dcm").write_bytes(content[:start] + bomb)
     with pytest.raises(InputError, match=r"a\.dcm: .*--max_gigabytes"):
         read_image(tmp_path / "a.dcm")
-    set_max_gigabytes(MAX_GIGABYTES)
+    set_limits(MAX_GIGABYTES)
     (tmp_path / "b.dcm").write_bytes(content[:-900])
     with pytest.raises(InputError, match=r"b\.dcm: .*cut off"):
         read_image(tmp_path / "b.dcm")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from monai.utils.module import optional_import
 
+from transforms import decoder
 from transforms.dicom.files import reading
 from transforms.dicom.fit import require_fit
 from transforms.dicom.header import Array, DicomHeader
@@ -53,13 +53,11 @@ def decode(header: DicomHeader) -> Array:
     Raises:
         InputError: if the pixels are missing, cut off or cannot be decoded.
     """
-    sitk, _ = optional_import("SimpleITK")
     path = header.path
     with reading(path), tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "pixels.dcm"
         _pixels_only(path).save_as(copy)
-        image = sitk.ReadImage(str(copy), imageIO="GDCMImageIO")
-    pixels: Array = sitk.GetArrayFromImage(image)
+        pixels = decoder.decode(path, copy, "GDCMImageIO").values
     expected = (header.frames, *header.shape) + (() if header.grey else (3,))
     if pixels.shape != expected:
         raise InputError(

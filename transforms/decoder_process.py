@@ -1,0 +1,58 @@
+"""Decodes files by SimpleITK; ``transforms.decoder`` runs it: a request and its answer a line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import numpy as np
+
+sitk: Any = importlib.import_module("SimpleITK")  # without types
+
+_OWN_GIGABYTES = 4
+
+
+def decode(file: str, image_io: str, values: str) -> dict[str, Any]:
+    """Decode a file, write its values into another, and tell the rest."""
+    image = sitk.ReadImage(file, imageIO=image_io)
+    np.save(values, sitk.GetArrayViewFromImage(image))
+    return {
+        "vectors": image.GetNumberOfComponentsPerPixel() > 1,
+        "spacing": image.GetSpacing(),
+        "origin": image.GetOrigin(),
+        "direction": image.GetDirection(),
+        "space": image.GetMetaData("NRRD_space") if image.HasMetaDataKey("NRRD_space") else "",
+    }
+
+
+def bound_memory(gigabytes: float) -> None:
+    """Let the process take no more than an image may, beside what it takes itself."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    most = int((gigabytes + _OWN_GIGABYTES) * 2**30)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    resource.setrlimit(resource.RLIMIT_AS, (most if hard < 0 else min(most, hard), hard))
+
+
+def main() -> None:
+    """Answer until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program that asks ends, and with it this
+    bound_memory(float(sys.argv[1]))
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what decoders print is no answer
+    for line in sys.stdin:
+        try:
+            answer = decode(*json.loads(line))
+        except Exception as error:
+            answer = {"error": str(error)}
+        print(json.dumps(answer), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
