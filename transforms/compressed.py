@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from transforms.errors import InputError
+
+Content = np.ndarray[Any, np.dtype[np.uint8]]
 
 _BLOCK = 1 << 18
 _PIECE = 1 << 22
@@ -62,35 +63,33 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
         )
 
 
-def require_intact(path: Path, start: int, values: np.ndarray[Any, Any]) -> None:
-    """Refuse a compressed file that another decoder, which compares no checksum, has inflated.
+def read_values(path: Path, start: int, size: int, compressed: bool) -> Content:
+    """The bytes of a file from a place to its end, inflated and verified.
 
     Args:
         path: the file.
-        start: where in the file the compressed bytes begin.
-        values: what the other decoder found. If the checksum is theirs, nothing is inflated again;
-            it is not if their bytes were swapped or moved, or come from several streams.
+        start: the first byte.
+        size: how many there are by the header, once inflated.
+        compressed: whether they are to be inflated; else they are mapped.
 
     Raises:
         InputError: see ``inflate``; or if the file holds more or fewer bytes.
     """
-    with open(path, "rb") as file:
-        file.seek(start)
-        gzip = file.read(2) == b"\x1f\x8b"
-        file.seek(-8, 2)
-        end = file.read()
-    if gzip and end == struct.pack("<II", zlib.crc32(values.data), values.nbytes % (1 << 32)):
-        return
-    if not gzip and end[4:] == struct.pack(">I", zlib.adler32(values.data)):
-        return
-    found = 0
-    for piece in inflate(path, start):
-        found += len(piece)
-        if found > values.nbytes:
-            break
-    if found != values.nbytes:
+    if compressed:
+        content: Content = np.empty(size, np.uint8)
+        found = 0
+        for piece in inflate(path, start):
+            content[found : found + len(piece)] = np.frombuffer(piece, np.uint8)[: size - found]
+            found += len(piece)
+            if found > size:
+                break
+    else:
+        content = np.memmap(path, mode="r", offset=start)
+        found = len(content)
+    if found != size:
         raise InputError(
-            f"{path}: expected {values.nbytes} bytes as its header says, found "
-            f"{'more' if found > values.nbytes else found} once inflated. Header and values do not "
-            "belong together; copy or export the file again."
+            f"{path}: expected {size} bytes as its header says, found "
+            f"{'more' if found > size else found}. Header and values do not belong together; copy "
+            "or export the file again."
         )
+    return content

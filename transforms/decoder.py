@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,53 +22,43 @@ from transforms.limits import max_gigabytes
 _PROGRAM = Path(__file__).with_name("decoder_process.py")
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
 
-
-@dataclass(frozen=True)
-class Decoded:
-    """What SimpleITK found in a file, in its own conventions.
-
-    Attributes:
-        values: in NumPy's order: the last axis of the file first, components last.
-        vectors: whether there are several components.
-        spacing: mm per voxel along each axis of the file.
-        origin: mm towards the patient's left and back.
-        direction: of each axis, row by row.
-        space: the anatomical space that an NRRD names, else empty.
-    """
-
-    values: np.ndarray[Any, Any]
-    vectors: bool
-    spacing: tuple[float, ...]
-    origin: tuple[float, ...]
-    direction: tuple[float, ...]
-    space: str
+Array = np.ndarray[Any, Any]
 
 
-def decode(path: Path, file: Path, image_io: str = "") -> Decoded:
-    """Decode a file that has been checked.
+def decode(
+    path: Path, prepare: Callable[[Path], Path], image_io: str = "", compressed: bool = True
+) -> Array:
+    """Decode the values of a file that has been checked, in NumPy's order.
 
     Args:
         path: the user's file, for messages.
-        file: what to decode.
+        prepare: names the file to decode, which it may write into the folder that it is given.
         image_io: SimpleITK's name of the format; empty tells it by the file.
+        compressed: whether the values are; if not, they are safe to be read here.
 
     Raises:
         InputError: if the decoder dies.
         ValueError: if SimpleITK cannot decode the file.
     """
-    # Values come through a file that is mapped, much faster than through a pipe.
+    # Values come through a file, which is much faster than a pipe.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         values = Path(folder) / "values.npy"
-        answer = _decoder().ask([str(file), image_io, str(values)])
+        file = str(prepare(Path(folder)))
+        if not compressed:
+            from transforms import decoder_process
+
+            return decoder_process.decode(file, image_io)
+        answer = _decoder().ask([file, image_io, str(values)])
         if answer is None:
             raise InputError(
                 f"{path}: expected a readable image, but decoding it ended the decoder's process: "
                 "the file is damaged, or needs more memory than there is or than --max_gigabytes "
                 "allows. Copy or export it again."
             )
-        if "error" in answer:
-            raise ValueError(answer["error"])
-        return Decoded(np.load(values, mmap_mode="c"), **answer)
+        if answer:
+            raise ValueError(answer)
+        found: Array = np.load(values)
+        return found
 
 
 def stop_decoder() -> None:
@@ -86,27 +77,30 @@ class _Decoder:
         self.process = subprocess.Popen(
             command, stdin=pipe, stdout=pipe, env=os.environ | _ONE_THREAD, text=True
         )
+        assert self.process.stdin and self.process.stdout
+        self._asked, self._told = self.process.stdin, self.process.stdout
         self._lock = threading.Lock()
 
-    def ask(self, request: list[str]) -> dict[str, Any] | None:
-        """The answer to a request; None if the decoder dies of it."""
-        assert self.process.stdin and self.process.stdout
+    def ask(self, request: list[str]) -> str | None:
+        """What went wrong with a request, empty if nothing did; None if the decoder died of it."""
         with self._lock:
             try:
-                print(json.dumps(request), file=self.process.stdin, flush=True)
-                answer = self.process.stdout.readline()
-            except OSError:
+                print(json.dumps(request), file=self._asked, flush=True)
+                answer = self._told.readline()
+            except (OSError, ValueError):  # it was ended, or has been
                 answer = ""
         if answer:
-            found: dict[str, Any] = json.loads(answer)
-            return found
+            return str(json.loads(answer))
         self.end()
         return None
 
     def end(self) -> None:
         """End the process, so that whoever waits for its answer gets none."""
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        for pipe in (self._asked, self._told):
+            with suppress(OSError, ValueError):
+                pipe.close()
 
 
 _decoders: dict[int, _Decoder] = {}  # by process: a fork has none

@@ -16,17 +16,10 @@ sitk: Any = importlib.import_module("SimpleITK")  # without types
 _OWN_GIGABYTES = 4
 
 
-def decode(file: str, image_io: str, values: str) -> dict[str, Any]:
-    """Decode a file, write its values into another, and tell the rest."""
-    image = sitk.ReadImage(file, imageIO=image_io)
-    np.save(values, sitk.GetArrayViewFromImage(image))
-    return {
-        "vectors": image.GetNumberOfComponentsPerPixel() > 1,
-        "spacing": image.GetSpacing(),
-        "origin": image.GetOrigin(),
-        "direction": image.GetDirection(),
-        "space": image.GetMetaData("NRRD_space") if image.HasMetaDataKey("NRRD_space") else "",
-    }
+def decode(file: str, image_io: str = "") -> np.ndarray[Any, Any]:
+    """The values of a file, in NumPy's order."""
+    values: np.ndarray[Any, Any] = sitk.GetArrayFromImage(sitk.ReadImage(file, imageIO=image_io))
+    return values
 
 
 def bound_memory(gigabytes: float) -> None:
@@ -47,11 +40,13 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what decoders print is no answer
     for line in sys.stdin:
+        wrong = ""
         try:
-            answer = decode(*json.loads(line))
+            *request, values = json.loads(line)
+            np.save(values, decode(*request))
         except Exception as error:
-            answer = {"error": str(error)}
-        print(json.dumps(answer), file=answers, flush=True)
+            wrong = str(error) or type(error).__name__
+        print(json.dumps(wrong), file=answers, flush=True)
 
 
 if __name__ == "__main__":

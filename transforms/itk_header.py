@@ -1,6 +1,7 @@
 """NRRD and MetaImage headers, read and checked here, since SimpleITK's own parsers can crash.
 
-SimpleITK is given a header written anew from what has been understood; it never sees the file's.
+SimpleITK tells the geometry of a header that is written anew from what has been understood; it
+never sees the file's, nor its values.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from transforms.errors import InputError
 from transforms.limits import require_memory
@@ -21,20 +24,19 @@ LONGEST_HEADER = 1 << 20
 _LONGEST_FIELD = 500  # SimpleITK's parser writes beyond its buffers from about 1000 characters
 
 _NRRD_TYPES = {
-    1: ("signed char", "int8", "int8_t", "uchar", "unsigned char", "uint8", "uint8_t"),
-    2: (
-        *("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
-        *("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
-    ),
-    4: (
-        *("int", "signed int", "int32", "int32_t", "float"),
-        *("uint", "unsigned int", "uint32", "uint32_t"),
-    ),
-    8: (
+    "i1": ("signed char", "int8", "int8_t"),
+    "u1": ("uchar", "unsigned char", "uint8", "uint8_t"),
+    "i2": ("short", "short int", "signed short", "signed short int", "int16", "int16_t"),
+    "u2": ("ushort", "unsigned short", "unsigned short int", "uint16", "uint16_t"),
+    "i4": ("int", "signed int", "int32", "int32_t"),
+    "u4": ("uint", "unsigned int", "uint32", "uint32_t"),
+    "i8": (
         *("longlong", "long long", "long long int", "signed long long", "signed long long int"),
-        *("int64", "int64_t", "ulonglong", "unsigned long long", "unsigned long long int"),
-        *("uint64", "uint64_t", "double"),
+        *("int64", "int64_t"),
     ),
+    "u8": (*("ulonglong", "unsigned long long", "unsigned long long int", "uint64", "uint64_t"),),
+    "f4": ("float",),
+    "f8": ("double",),
 }
 _NRRD_ALIASES = {
     "datafile": "data file",
@@ -55,11 +57,19 @@ _NRRD_LEFT_OUT = (
     *("blocksize", "sample units", "sampleunits", "space units", "measurement frame"),
 )
 
+_NRRD_PLACES = ("domain", "space", "time", "none", "???")  # kinds of axes that lead to voxels
+
 _META_TYPES = {
-    1: ("MET_CHAR", "MET_UCHAR"),
-    2: ("MET_SHORT", "MET_USHORT"),
-    4: ("MET_INT", "MET_UINT", "MET_LONG", "MET_ULONG", "MET_FLOAT"),
-    8: ("MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"),
+    "i1": ("MET_CHAR",),
+    "u1": ("MET_UCHAR",),
+    "i2": ("MET_SHORT",),
+    "u2": ("MET_USHORT",),
+    "i4": ("MET_INT", "MET_LONG"),
+    "u4": ("MET_UINT", "MET_ULONG"),
+    "i8": ("MET_LONG_LONG",),
+    "u8": ("MET_ULONG_LONG",),
+    "f4": ("MET_FLOAT",),
+    "f8": ("MET_DOUBLE",),
 }
 # Numbers per axis, to the power given.
 _META_NUMBERS = {
@@ -69,11 +79,12 @@ _META_NUMBERS = {
 }
 _META_KEPT = (
     *("NDims", *_META_NUMBERS, "BinaryDataByteOrderMSB", "ElementByteOrderMSB"),
-    *("CompressedData", "ElementNumberOfChannels", "ElementType"),
+    *("ElementNumberOfChannels", "ElementType"),
 )
 _META_READ = (
     *_META_KEPT,
-    *("ObjectType", "BinaryData", "CompressedDataSize", "HeaderSize", "ElementDataFile"),
+    *("ObjectType", "BinaryData", "CompressedData", "CompressedDataSize", "HeaderSize"),
+    "ElementDataFile",
 )
 
 
@@ -84,25 +95,32 @@ class ItkHeader:
     Attributes:
         data: the file that holds them, resolved.
         start: their first byte in it, as stored.
-        size: their bytes, inflated.
         compressed: whether they are, by gzip or zlib.
-        lines: a header for them, without the name of the data file.
-        data_key: what precedes that name.
+        dtype: of a value.
+        sizes: of the axes, the fastest first; of a MetaImage with channels, these come before.
+        components: the axis along which the components of a voxel lie, if one does.
+        lines: a header for them that names no file.
     """
 
     data: Path
     start: int
-    size: int
     compressed: bool
+    dtype: np.dtype[Any]
+    sizes: tuple[int, ...]
+    components: int | None
     lines: tuple[str, ...]
-    data_key: str
+
+    @property
+    def size(self) -> int:
+        """Bytes of the values, inflated."""
+        return math.prod(self.sizes) * self.dtype.itemsize
 
     def write(self, folder: Path) -> Path:
-        """Write the header into a folder, where a link leads to the values."""
-        (folder / "data").symlink_to(self.data)
-        suffix = "nhdr" if self.lines[0].startswith("NRRD") else "mhd"
-        path = folder / f"header.{suffix}"
-        path.write_text("\n".join([*self.lines, f"{self.data_key}data", ""]), "ascii")
+        """Write the header into a folder, without the values."""
+        nrrd = self.lines[0].startswith("NRRD")
+        path = folder / ("header.nrrd" if nrrd else "header.mhd")
+        end = ["encoding: raw", "", ""] if nrrd else ["ElementDataFile = none", ""]
+        path.write_text("\n".join([*self.lines, *end]), "ascii")
         return path
 
 
@@ -135,8 +153,8 @@ def _nrrd(path: Path, file: BinaryIO) -> ItkHeader:
             "these."
         )
     compressed = encoding != "raw"
-    values = math.prod(sizes)
-    size = values * _item_size(path, _required(path, fields, "type").lower(), _NRRD_TYPES)
+    dtype = _dtype(path, _required(path, fields, "type").lower(), _NRRD_TYPES)
+    big = _choice(path, fields, "endian", "little", ("little", "big")) == "big"
     named = fields.get("data file")
     data = path.resolve() if named is None else _beside(path, named)
     start = 0 if named is not None else file.tell()
@@ -146,15 +164,16 @@ def _nrrd(path: Path, file: BinaryIO) -> ItkHeader:
             f"{path}: expected values without lines or compressed bytes to skip before them. Save "
             "the volume as one file."
         )
-    start = _start(path, data, size, start, skip)
-    _require_fit(path, data, start, size, compressed)
-    require_memory(path, max(size, 4 * values))
-    kept = [magic, *(f"{key}: {fields[key]}" for key in fields if key in _NRRD_KEPT)]
-    if compressed:  # bytes would be skipped in the inflated data
-        kept += ["encoding: gzip", f"line skip: {_line_count(path, start)}"]
-    else:
-        kept += ["encoding: raw", f"byte skip: {start}"]
-    return ItkHeader(data, start, size, compressed, tuple(kept), "data file: ")
+    kept = (magic, *(f"{key}: {fields[key]}" for key in fields if key in _NRRD_KEPT))
+    stored = dtype.newbyteorder(">" if big else "<")
+    kinds = fields.get("kinds", "").lower().split()
+    if "complex" in kinds:
+        raise InputError(
+            f"{path}: expected real numbers, found complex ones. Save their magnitude."
+        )
+    components = next((axis for axis, kind in enumerate(kinds) if kind not in _NRRD_PLACES), None)
+    header = ItkHeader(data, start, compressed, stored, sizes, components, kept)
+    return _checked(path, header, skip)
 
 
 def _nrrd_fields(path: Path, lines: Iterator[str]) -> dict[str, str]:
@@ -174,16 +193,9 @@ def _nrrd_fields(path: Path, lines: Iterator[str]) -> dict[str, str]:
     return fields
 
 
-def _line_count(path: Path, size: int) -> int:
-    with open(path, "rb") as file:
-        return file.read(size).count(b"\n")
-
-
 def _meta(path: Path, file: BinaryIO) -> ItkHeader:
     fields = _meta_fields(path, _lines(path, file))
-    if fields.get("ObjectType", "Image") != "Image" or not _flag(
-        path, fields, "BinaryData", "True"
-    ):
+    if fields.get("ObjectType", "Image") != "Image" or not _flag(path, fields, "BinaryData", True):
         raise InputError(
             f"{path}: expected an image with binary values, found the object type "
             f"{fields.get('ObjectType', 'Image')} and BinaryData {fields.get('BinaryData')}. Save "
@@ -197,31 +209,40 @@ def _meta(path: Path, file: BinaryIO) -> ItkHeader:
     channels = _integer(path, "channels", fields.get("ElementNumberOfChannels", "1"))
     if channels < 1:
         raise _unreadable(path, f"{channels} channels")
-    item = _item_size(path, _required(path, fields, "ElementType"), _META_TYPES)
-    values = math.prod(sizes) * channels
-    size = values * item
-    compressed = _flag(path, fields, "CompressedData", "False")
+    dtype = _dtype(path, _required(path, fields, "ElementType"), _META_TYPES)
+    compressed = _flag(path, fields, "CompressedData", False)
+    big = any(
+        _flag(path, fields, f"{what}ByteOrderMSB", False) for what in ("BinaryData", "Element")
+    )
     named = _required(path, fields, "ElementDataFile")
     local = named.upper() == "LOCAL"
     data = path.resolve() if local else _beside(path, named)
     skip = _integer(path, "HeaderSize", fields.get("HeaderSize", "0"))
     if skip and (local or compressed):
         raise _unreadable(path, f"HeaderSize {skip} in one file or before compressed values")
-    start = _start(path, data, size, file.tell() if local else 0, skip)
-    _require_fit(path, data, start, size, compressed)
-    require_memory(path, max(size, 4 * values))
-    lines = [
-        "ObjectType = Image",
-        *(f"{key} = {fields[key]}" for key in _META_KEPT if key in fields),
-        f"HeaderSize = {start}",
-    ]
     if compressed:
-        found = data.stat().st_size - start
+        found = data.stat().st_size - (file.tell() if local else 0)
         stated = _integer(path, "size", fields.get("CompressedDataSize", str(found)))
         if stated != found:
             raise _misfit(path, data, f"{stated} compressed bytes", found)
-        lines.append(f"CompressedDataSize = {found}")
-    return ItkHeader(data, start, size, compressed, tuple(lines), "ElementDataFile = ")
+    lines = ("ObjectType = Image", *(f"{k} = {fields[k]}" for k in _META_KEPT if k in fields))
+    stored = dtype.newbyteorder(">" if big else "<")
+    sizes, components = ((channels, *sizes), 0) if channels > 1 else (sizes, None)
+    start = file.tell() if local else 0
+    header = ItkHeader(data, start, compressed, stored, sizes, components, lines)
+    return _checked(path, header, skip)
+
+
+def _checked(path: Path, header: ItkHeader, skip: int) -> ItkHeader:
+    """The header with its start moved on, if the values lie there and may be read."""
+    start = _start(path, header.data, header.size, header.start, skip)
+    found = header.data.stat().st_size - start
+    if not header.compressed and found != header.size:
+        raise _misfit(path, header.data, f"{header.size} bytes of values", found)
+    if header.compressed and found <= 0:
+        raise _misfit(path, header.data, "compressed values", found)
+    require_memory(path, max(header.size, 4 * math.prod(header.sizes)))
+    return replace(header, start=start)
 
 
 def _meta_fields(path: Path, lines: Iterator[str]) -> dict[str, str]:
@@ -266,14 +287,14 @@ def _integer(path: Path, name: str, text: str) -> int:
     return int(text)
 
 
-def _sizes(path: Path, name: str, text: str) -> list[int]:
-    sizes = [_integer(path, name, word) for word in text.split()]
+def _sizes(path: Path, name: str, text: str) -> tuple[int, ...]:
+    sizes = tuple(_integer(path, name, word) for word in text.split())
     if not all(size > 0 for size in sizes):
         raise _unreadable(path, f"{text!r} for {name!r}")
     return sizes
 
 
-def _require_axes(path: Path, dimension: str, sizes: list[int]) -> None:
+def _require_axes(path: Path, dimension: str, sizes: tuple[int, ...]) -> None:
     if str(len(sizes)) != dimension or len(sizes) not in (2, 3, 4):
         raise InputError(
             f"{path}: expected two to four dimensions with their sizes, found the dimension "
@@ -290,17 +311,23 @@ def _require_numbers(path: Path, name: str, text: str, count: int) -> None:
         raise _unreadable(path, f"{text[:40]!r} for {name!r}, which takes {count} numbers")
 
 
-def _flag(path: Path, fields: Mapping[str, str], name: str, default: str) -> bool:
+def _flag(path: Path, fields: Mapping[str, str], name: str, default: bool) -> bool:
+    return _choice(path, fields, name, str(default), ("true", "false")) == "true"
+
+
+def _choice(
+    path: Path, fields: Mapping[str, str], name: str, default: str, choices: tuple[str, ...]
+) -> str:
     text = fields.get(name, default).lower()
-    if text not in ("true", "false"):
+    if text not in choices:
         raise _unreadable(path, f"{text[:40]!r} for {name!r}")
-    return text == "true"
+    return text
 
 
-def _item_size(path: Path, name: str, types: Mapping[int, tuple[str, ...]]) -> int:
-    for size, names in types.items():
+def _dtype(path: Path, name: str, types: Mapping[str, tuple[str, ...]]) -> np.dtype[Any]:
+    for code, names in types.items():
         if name in names:
-            return size
+            return np.dtype(code)
     raise InputError(
         f"{path}: expected whole or floating point numbers, found the type {name[:40]}. Save it as "
         "one of these."
@@ -326,14 +353,6 @@ def _start(path: Path, data: Path, size: int, start: int, skip: int) -> int:
     if skip < -1:
         raise _unreadable(path, f"{skip} bytes to skip")
     return max(start, data.stat().st_size - size) if skip == -1 else start + skip
-
-
-def _require_fit(path: Path, data: Path, start: int, size: int, compressed: bool) -> None:
-    found = data.stat().st_size - start
-    if not compressed and found != size:
-        raise _misfit(path, data, f"{size} bytes of values", found)
-    if compressed and found <= 0:
-        raise _misfit(path, data, "compressed values", found)
 
 
 def _misfit(path: Path, data: Path, expected: str, found: int) -> InputError:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TypeVar
 
 from transforms.errors import InputError
@@ -25,6 +26,7 @@ _GIGABYTES_VARIABLE = "AEFLOW_MAX_GIGABYTES"
 _SECONDS_VARIABLE = "AEFLOW_MAX_SECONDS"
 
 T = TypeVar("T")
+_here = threading.local()
 
 
 def set_limits(gigabytes: float = MAX_GIGABYTES, seconds: float = MAX_SECONDS) -> None:
@@ -74,24 +76,48 @@ def in_time(path: Path | str, read: Callable[[], T], give_up: Callable[[], None]
         InputError: if it takes longer than it may, naming the option that allows more.
         Exception: what ``read`` raises.
     """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(read())
-        except BaseException as error:  # raised where it was asked for
-            outcome.set_exception(error)
-
-    threading.Thread(target=work, daemon=True).start()
+    if getattr(_here, "process", None) != os.getpid():  # a fork has no threads
+        _here.reader, _here.process = _Reader(), os.getpid()
+    outcome: Future[T] = _here.reader.submit(read)
     seconds = float(os.environ.get(_SECONDS_VARIABLE, MAX_SECONDS))
     try:
         return outcome.result(seconds)
     except TimeoutError:
         if outcome.done():  # of the reader itself
             raise
+        _here.process = None
         give_up()
         raise InputError(
             f"{path}: expected an image that is read within {seconds:g} s, and gave up. If the "
             "disk is slow or the file that large, allow more with --max_seconds (in Python "
             "set_limits of transforms.limits)."
         ) from None
+
+
+class _Reader:
+    """A thread that does not keep the program from ending; it ends with the thread that asks."""
+
+    def __init__(self) -> None:
+        self._queue: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        threading.Thread(target=_work, args=(self._queue,), daemon=True).start()
+
+    def __del__(self) -> None:
+        self._queue.put(None)
+
+    def submit(self, read: Callable[[], T]) -> Future[T]:
+        outcome: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                outcome.set_result(read())
+            except BaseException as error:  # raised where it was asked for
+                outcome.set_exception(error)
+
+        self._queue.put(work)
+        return outcome
+
+
+def _work(queue: SimpleQueue[Callable[[], None] | None]) -> None:
+    while (job := queue.get()) is not None:
+        job()
+        del job  # with what it read

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.openers import ImageOpener
 from nibabel.volumeutils import apply_read_scaling
 
-from transforms.compressed import inflate
+from transforms.compressed import read_values
 from transforms.errors import InputError
 from transforms.limits import require_memory
 
@@ -56,31 +56,13 @@ def read_nifti(path: Path) -> tuple[Array, dict[str, Any]]:
         raise InputError(f"{path}: expected a volume (X, Y, Z), found {shape}.")
     voxels = math.prod(shape)
     require_memory(path, offset + voxels * max(dtype.itemsize, 4))
-    content = _content(path, offset + voxels * dtype.itemsize)
+    compressed = path.suffix.lower() == ".gz"
+    content = read_values(path, 0, offset + voxels * dtype.itemsize, compressed)
     stored_values: Array = np.ndarray(shape, dtype, content, offset, order="F")
     return apply_read_scaling(stored_values, *header.get_slope_inter()), {
         "affine": _affine(path, stored, header),
         **{name: int(header[name]) for name in KEPT_FIELDS},
     }
-
-
-def _content(path: Path, size: int) -> bytearray | Array:
-    """All bytes of a file, inflated and verified, if they are as many as its header says."""
-    content: bytearray | Array = bytearray()
-    if path.suffix.lower() == ".gz":
-        for piece in inflate(path):
-            content += piece
-            if len(content) > size:
-                break
-    else:
-        content = np.memmap(path, mode="r")
-    if len(content) != size:
-        raise InputError(
-            f"{path}: expected {size} bytes as its header says, found "
-            f"{'more' if len(content) > size else len(content)}. Header and voxels do not belong "
-            "together; copy or export the file again."
-        )
-    return content
 
 
 def _header(path: Path, start: bytes) -> Any:

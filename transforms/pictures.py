@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import zlib
 from collections.abc import Sequence
@@ -56,8 +57,9 @@ class PictureReader(ImageReader):
         if len(paths) != 1:
             raise InputError(f"PictureReader: expected one file, found {len(paths)}.")
         path = str(paths[0])
-        # By handle, since Pillow maps named TIFFs into memory and then misplaces rotated pixels.
-        with open(path, "rb") as file, Image.open(file, formats=_FORMATS) as picture:
+        require_memory(path, Path(path).stat().st_size)
+        content = Path(path).read_bytes()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
             require_memory(path, 4 * picture.width * picture.height * len(picture.getbands()))
             pages = getattr(picture, "n_frames", 1)
             if pages > 1 and picture.format != "MPO":  # an MPO is a JPEG with its previews
@@ -66,7 +68,7 @@ class PictureReader(ImageReader):
                     "of its own, or the stack as NIfTI."
                 )
             if picture.format == "PNG":
-                _require_intact_png(path)
+                _require_intact_png(path, content)
             if _is_deep_colour(picture):
                 return _read_deep_colour(path, picture)
             return _pixels(path, ImageOps.exif_transpose(picture))
@@ -87,9 +89,8 @@ class PictureReader(ImageReader):
         }
 
 
-def _require_intact_png(path: str) -> None:
+def _require_intact_png(path: str, content: bytes) -> None:
     """Compare the checksum of every chunk, up to the last; Pillow looks at some of them."""
-    content = Path(path).read_bytes()
     end, kind = 8, b""
     while kind != b"IEND":
         start, end = end, end + 12
@@ -121,7 +122,7 @@ def _read_deep_colour(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
             f"{path}: expected 16-bit grey or upright RGB, found 16-bit {_raw_mode(picture)} with "
             "transparency or a rotation tag. Save it as 16-bit grey or plain RGB."
         )
-    return decode(Path(path), Path(path)).values
+    return decode(Path(path), lambda folder: Path(path))
 
 
 def _pixels(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:

@@ -26,7 +26,7 @@ from transforms.limits import in_time
 from transforms.nifti import KEPT_FIELDS, NIFTI_SUFFIXES, read_nifti
 from transforms.pictures import PICTURE_SUFFIXES, PictureReader
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
-from transforms.volumes import ITK_SUFFIXES, SimpleItkReader
+from transforms.volumes import ITK_SUFFIXES, ItkReader
 
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
@@ -228,7 +228,7 @@ def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _read_itk(path: Path) -> MetaTensor:
-    array, meta = _decode(SimpleItkReader(), path)
+    array, meta = _decode(ItkReader(), path)
     if len(meta["spatial_shape"]) == 3:
         return _volume(path, array, meta)
     if meta["bit_depth"] is None:

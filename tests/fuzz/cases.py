@@ -21,6 +21,7 @@ from pydicom.data import get_testdata_file
 
 from tests.fuzz.mutations import MUTATIONS
 from transforms.errors import InputError
+from transforms.limits import set_limits
 from transforms.readers import read_image
 
 MOST_SECONDS = 10
@@ -79,6 +80,7 @@ def damaged(name: str, mutation: str, number: int) -> bytes:
 
 def outcome(path: Path) -> str:
     """Reads a file: ``refused``, ``read``, or what is wrong with how it was taken."""
+    set_limits(seconds=MOST_SECONDS - 2)
     try:
         with _limited(), warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
@@ -87,6 +89,8 @@ def outcome(path: Path) -> str:
         return "refused" if path.name in str(error) else "refused without its name"
     except Exception as error:  # what is looked for
         return f"{type(error).__name__}: {error}"
+    finally:
+        set_limits()
     if not np.isfinite(image.numpy()).all() or not np.isfinite(image.affine.numpy()).all():
         return "read values that are not finite"
     check = CHECKS.get("".join(path.suffixes[-2:]), CHECKS.get(path.suffix))

@@ -1,13 +1,15 @@
 """Decoders that crash or never end cost their file, and nothing else."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from pydicom.data import get_testdata_file
 from torch.utils.data import DataLoader
 
 from transforms import decoder
@@ -16,64 +18,73 @@ from transforms.limits import set_limits
 from transforms.readers import read_image
 
 WRAPPED = f"""
-import resource, runpy, sys, os, time
+import os, resource, sys, time
 sys.path.insert(0, {str(Path(decoder.__file__).parent)!r})
 import decoder_process
 sound = decoder_process.decode
 def decode(*request):
-    found = sound(*request)
-    spacing = found["spacing"][0]
-    if spacing == 2:
+    what = open({{plan!r}}).read()
+    if what == "crash":
         os.kill(os.getpid(), 11)
-    if spacing == 3:
+    if what == "sleep":
         time.sleep(1000)
-    if spacing == 4:
+    if what == "tell":
         raise MemoryError(resource.getrlimit(resource.RLIMIT_AS)[0] / 2**30)
-    return found
+    return sound(*request)
 decoder_process.decode = decode
 decoder_process.main()
 """
+COMPRESSED = Path(str(get_testdata_file("MR_small_RLE.dcm", download=False)))
+PLAIN = Path(str(get_testdata_file("MR_small.dcm", download=False)))
 
 
 @pytest.fixture
-def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A decoder that crashes at a spacing of 2 mm, never ends at 3, and tells its bound at 4."""
-    program = tmp_path / "fragile.py"
-    program.write_text(WRAPPED)
+def fragile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
+    """A decoder that can be told to crash, to sleep, or to tell what memory it may take."""
+    program, plan = tmp_path / "fragile.py", tmp_path / "plan"
+    program.write_text(WRAPPED.format(plan=str(plan)))
+    plan.write_text("")
     decoder.stop_decoder()
     monkeypatch.setattr(decoder, "_PROGRAM", program)
-    yield
+    yield plan.write_text
     set_limits()
     decoder.stop_decoder()
 
 
-def volume(path: Path, spacing: float = 1.0) -> Path:
-    values = np.random.default_rng(0).integers(0, 99, (4, 5, 6)).astype(np.int16)
-    image = sitk.GetImageFromArray(values)
-    image.SetSpacing((spacing, 1.0, 1.0))
-    sitk.WriteImage(image, str(path))
-    return path
+def test_compressed_files_are_decoded_as_others_are(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(read_image(COMPRESSED), read_image(PLAIN))
+    picture = np.random.default_rng(0).integers(0, 2**16, (8, 9, 3)).astype(np.uint16)
+    sitk.WriteImage(sitk.GetImageFromArray(picture, isVector=True), str(tmp_path / "deep.png"))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.png"), np.moveaxis(picture, -1, 0))
 
 
-def test_a_crash_costs_one_file(tmp_path: Path, fragile: None) -> None:
-    for name in ("a.nrrd", "b.mha"):
-        with pytest.raises(InputError, match=rf"{name}: .*ended the decoder's process"):
-            read_image(volume(tmp_path / name, spacing=2))
-        assert read_image(volume(tmp_path / "sound.mha")).shape == (1, 6, 5, 4)
+def test_a_crash_costs_one_file(fragile: Callable[[str], Any]) -> None:
+    read_image(COMPRESSED)
+    for _ in range(2):
+        fragile("crash")
+        with pytest.raises(InputError, match=r"RLE\.dcm: .*ended the decoder's process"):
+            read_image(COMPRESSED)
+        read_image(PLAIN)
+        fragile("")
+        read_image(COMPRESSED)
 
 
-def test_a_file_has_its_time(tmp_path: Path, fragile: None) -> None:
+def test_a_file_has_its_time(fragile: Callable[[str], Any]) -> None:
     set_limits(seconds=2)
-    with pytest.raises(InputError, match=r"a\.nrrd: .*within 2 s.*--max_seconds"):
-        read_image(volume(tmp_path / "a.nrrd", spacing=3))
-    assert read_image(volume(tmp_path / "sound.nrrd")).shape == (1, 6, 5, 4)
+    fragile("sleep")
+    with pytest.raises(InputError, match=r"RLE\.dcm: .*within 2 s.*--max_seconds"):
+        read_image(COMPRESSED)
+    fragile("")
+    read_image(COMPRESSED)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs limits of memory")
-def test_a_decoder_has_its_memory(tmp_path: Path, fragile: None) -> None:
+def test_a_decoder_has_its_memory(fragile: Callable[[str], Any]) -> None:
     set_limits(gigabytes=2)
-    with pytest.raises(InputError, match=r"a\.nrrd: .*\(ValueError: 6\.0\)"):
-        read_image(volume(tmp_path / "a.nrrd", spacing=4))
+    fragile("tell")
+    with pytest.raises(InputError, match=r"RLE\.dcm: ") as caught:
+        read_image(COMPRESSED)
+    assert str(caught.value.__cause__) == "6.0"
 
 
 def test_mistakes_of_the_reader_itself_are_told(
@@ -88,19 +99,18 @@ def test_mistakes_of_the_reader_itself_are_told(
         read_image(tmp_path / "a.nii")
 
 
-def shape(path: Path) -> tuple[int, ...]:
-    return tuple(read_image(path).shape)
+def shape(paths: list[Path]) -> tuple[int, ...]:
+    return tuple(read_image(paths[0]).shape)
 
 
-def test_worker_processes_have_decoders_of_their_own(tmp_path: Path) -> None:
-    paths = [volume(tmp_path / name) for name in ("a.nrrd", "b.nrrd")]
-    shape(paths[0])  # starts one here
-    loader = DataLoader(paths, batch_size=1, num_workers=2, collate_fn=lambda one: shape(one[0]))
-    assert list(loader) == [(1, 6, 5, 4)] * 2
+def test_worker_processes_have_decoders_of_their_own() -> None:
+    shape([COMPRESSED])  # starts one here
+    loader = DataLoader([COMPRESSED] * 2, batch_size=1, num_workers=2, collate_fn=shape)  # type: ignore[arg-type]
+    assert list(loader) == [(1, 64, 64)] * 2
 
 
 def test_other_readers_have_their_time_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fragile: None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fragile: Callable[[str], Any]
 ) -> None:
     monkeypatch.setattr("transforms.readers.read_nifti", lambda path: Event().wait())
     (tmp_path / "a.nii").write_bytes(b"1")

@@ -5,7 +5,7 @@ SimpleITK decodes, since it knows the compressed transfer syntaxes.
 
 from __future__ import annotations
 
-import tempfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +54,10 @@ def decode(header: DicomHeader) -> Array:
         InputError: if the pixels are missing, cut off or cannot be decoded.
     """
     path = header.path
-    with reading(path), tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "pixels.dcm"
-        _pixels_only(path).save_as(copy)
-        pixels = decoder.decode(path, copy, "GDCMImageIO").values
+    with reading(path):
+        dataset = _pixels_only(path)
+        compressed = dataset.file_meta.TransferSyntaxUID.is_compressed
+        pixels = decoder.decode(path, partial(_written, dataset), "GDCMImageIO", compressed)
     expected = (header.frames, *header.shape) + (() if header.grey else (3,))
     if pixels.shape != expected:
         raise InputError(
@@ -65,6 +65,11 @@ def decode(header: DicomHeader) -> Array:
             f"{pixels.shape}. Copy or export the file again."
         )
     return pixels
+
+
+def _written(dataset: pydicom.FileDataset, folder: Path) -> Path:
+    dataset.save_as(folder / "pixels.dcm")
+    return folder / "pixels.dcm"
 
 
 def meaning(header: DicomHeader, stored: Array) -> Array:
