@@ -89,7 +89,7 @@ def durations(command: Sequence[str], log: Path) -> dict[str, float]:
         RuntimeError: when it fails.
     """
     spent = dict.fromkeys((*PHASES, ENDED), 0.0)
-    process = _start(command, log)
+    process = start(command, log)
     before = time.monotonic()
     while process.poll() is None:
         time.sleep(POLL)
@@ -108,7 +108,7 @@ def killed(command: Sequence[str], log: Path, phase: str, delay: float) -> Kill 
         RuntimeError: when it fails by itself.
     """
     order = (*PHASES, ENDED)
-    process, began, due = _start(command, log), time.monotonic(), None
+    process, began, due = start(command, log), time.monotonic(), None
     while process.poll() is None:
         now = time.monotonic()
         if due is None and order.index(phase_of(log.read_text())) >= order.index(phase):
@@ -155,7 +155,8 @@ def table(kills: Sequence[Kill]) -> str:
     return "\n".join(lines)
 
 
-def _start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+def start(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
+    """Starts a program of this project, on one thread and with its output in a log."""
     environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": str(ROOT)}
     with log.open("w") as stream:
         return subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
