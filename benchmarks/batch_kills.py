@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import random
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -48,6 +47,16 @@ def killed(command: Sequence[str], log: Path, folder: Path, more: int, delay: fl
     if process.returncode:
         raise RuntimeError(f"the batch failed; its log is {log}.")
     return None
+
+
+def finished(command: Sequence[str], log: Path) -> None:
+    """Runs a batch to its end.
+
+    Raises:
+        RuntimeError: when it fails.
+    """
+    if start(command, log).wait():
+        raise RuntimeError(f"the batch failed; its log is {log}.")
 
 
 def scores(folder: Path) -> Mapping[tuple[str, str, str], str]:
@@ -92,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     straight, again = options.output / "straight", options.output / "killed"
     begun = time.monotonic()
-    subprocess.run(_command(straight, options), check=True, stdout=subprocess.DEVNULL)
+    finished(_command(straight, options), options.output / "straight.log")
     count = len(list(straight.glob(MAPS)))
     each = (time.monotonic() - begun) / count
     print("| kill | after maps |\n|---|---|")
@@ -103,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if done is None:
             break
         print(f"| {number + 1} | {done} of {count} |", flush=True)
-    subprocess.run(_command(again, options), check=True, stdout=subprocess.DEVNULL)
+    finished(_command(again, options), options.output / "last.log")
     once = scores(straight) == scores(again)
     print(f"\nEach scan once, with equal scores: {'yes' if once else 'NO'}.")
     print(f"Equal maps: {'yes' if equal_maps(straight, again) else 'NO'}.")

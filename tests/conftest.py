@@ -213,7 +213,7 @@ def model_facts() -> dict[str, Any]:
     return {
         "case_scores": [],
         "target_fpr": 0.05,
-        "preprocessing": {"image_size": [32, 32], "axis": "axial"},
+        "preprocessing": CaseLoader(32, volumetric=True).parameters,
         "modalities": ["flair"],
         "volumetric": True,
         "layout": "folder",

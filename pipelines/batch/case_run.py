@@ -108,6 +108,7 @@ class CaseRun:
     ) -> None:
         dataset: Any = dataloader.dataset
         self.evaluator = evaluator
+        self.scorer = evaluator.scorer
         self.dataloader = dataloader
         self.dataset: CaseDataset = dataset
         self.output_dir = Path(output_dir)
@@ -133,7 +134,7 @@ class CaseRun:
 
     @property
     def _pixel_threshold(self) -> float:
-        return float(self.evaluator.scorer.calibration.pixel_threshold)
+        return float(self.scorer.calibration.pixel_threshold)
 
     def _score(self, cases: tuple[Case, ...], store: CaseStore) -> list[FailedCase]:
         """Scores cases and writes what comes out; gives those that cannot be used."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ def guard_options() -> None:
             raise InputError(
                 f"--{option}: there is no such option. {_near_option(option, defined.get())}"
             )
-        if not _is_plain(defined.get(option)) and _is_scalar(value):
+        if not _is_plain(defined.get(option)) and _is_inner(value):
             raise InputError(
                 f"--{option}: this is a part of the program, not an option that takes a value. "
                 f"{_near_option(option, defined.get())}"
@@ -95,16 +96,50 @@ def tell_mistake(
 def find_mistake(error: BaseException) -> str | None:
     """Finds the message of a user's mistake in a chain of exceptions, if there is one.
 
-    A mistake is an `InputError`, or the `ArgumentError` of the networks.
+    A mistake is an `InputError`, the `ArgumentError` of the networks, or what MONAI cannot make of
+    a config.
     """
-    seen: set[int] = set()
+    chain: list[BaseException] = []
     current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        if isinstance(current, (InputError, ArgumentError)):
-            return str(current)
+    while current is not None and current not in chain:
+        chain.append(current)
         current = current.__cause__ or current.__context__
-    return None
+    for one in chain:
+        if isinstance(one, (InputError, ArgumentError)):
+            return str(one)
+    return next(filter(None, map(_config_mistake, chain)), None)
+
+
+def _config_mistake(error: BaseException) -> str | None:
+    """What is wrong with a config by one of MONAI's errors, if it is that."""
+    undefined = re.match(
+        r"the referring item `(.+)` is not defined|Cannot locate class or function path: (.+?)\.?$",
+        str(error),
+    )
+    if undefined:
+        return (
+            f"the config: it refers to {undefined[1] or undefined[2]}, which is not defined. "
+            "Define it, or undo what was changed in the config or by an option."
+        )
+    cause = error.__cause__
+    if not isinstance(error, RuntimeError) or cause is None:
+        return None
+    told = re.match(r"Failed to instantiate component '([\w.]+)'", str(error))
+    if told is None and _is_of_an_expression(cause):
+        told = re.match(r"Failed to evaluate ConfigExpression:\s+['\"](.+)['\"]$", str(error))
+    return told and (
+        f"the config: {told[1]} fails with what it is given ({type(cause).__name__}: "
+        f"{(str(cause).splitlines() or [''])[0][:200]}). Undo what was changed in the config or by "
+        f"an option; {TRACEBACK_VARIABLE}=1 shows the whole traceback."
+    )
+
+
+def _is_of_an_expression(cause: BaseException) -> bool:
+    """Whether an expression fails itself, not what it calls."""
+    trace = cause.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename == "<string>"
 
 
 def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,13 +154,6 @@ def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def _near_option(option: str, config: dict[str, Any]) -> str:
     known = list(plain_options(config) or config)
     return nearest(option, known) or f"Known: {', '.join(sorted(known))}."
-
-
-def _is_scalar(value: Any) -> bool:
-    """Whether a value is plain text or a number: neither an object nor a reference to one."""
-    if isinstance(value, str):
-        return not value.startswith(("$", "@", "%"))
-    return isinstance(value, (bool, int, float))
 
 
 def _is_plain(value: Any) -> bool:
@@ -176,7 +204,8 @@ def _require_known_ids(workflow: ConfigWorkflow) -> None:
     runs = [name for name, value in config.items() if _is_run(value)]
     for argument, usual in (("run_id", "run"), ("init_id", "initialize"), ("final_id", "finalize")):
         found = getattr(workflow, argument)
-        if found == usual or found in runs or (argument == "init_id" and found in config):
+        known = [*runs, usual, *(config if argument == "init_id" else ())]
+        if found in known:
             continue
         raise InputError(
             f"{argument}: expected what this config runs ({', '.join(runs)}), found {found!r}. "

@@ -104,6 +104,8 @@ def slice_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of slices, in their order or shuffled by (seed, phase, epoch).
 
+    A shuffled epoch has no last batch of one slice, by which nothing can be normalised.
+
     Args:
         dataset: the slices.
         batch_size: slices per batch.
@@ -117,6 +119,7 @@ def slice_loader(
         dataset,
         batch_size=int(batch_size),
         sampler=sampler,
+        drop_last=sampler is not None and len(sampler) > 1 == len(sampler) % int(batch_size),
         num_workers=num_workers,
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),

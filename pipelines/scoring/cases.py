@@ -22,6 +22,8 @@ from networks import AnomalyScorer, ImageScores, Part, part_column
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
+from transforms.errors import InputError
+from transforms.readers import all_finite
 from transforms.slices import on_grid, to_native
 
 
@@ -84,6 +86,9 @@ class CaseEvaluator(SupervisedEvaluator):
         inferer: runs it over slices; by default a `ScoreSlices`.
         reference: scores of held-out normal volumes; a model without has none.
         **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
+
+    Raises:
+        InputError: for another scorer than an `AnomalyScorer`.
     """
 
     def __init__(
@@ -93,6 +98,11 @@ class CaseEvaluator(SupervisedEvaluator):
         reference: CaseReference | None = None,
         **kwargs: Any,
     ) -> None:
+        if not isinstance(scorer, AnomalyScorer):
+            raise InputError(
+                f"network_def: expected an AnomalyScorer, found {type(scorer).__name__}. Undo what "
+                "was changed in the config or by an option."
+            )
         inferer = inferer or ScoreSlices()
         super().__init__(network=scorer, inferer=inferer, decollate=False, **kwargs)
         self.scorer = scorer
@@ -131,6 +141,9 @@ def score_cases(
         inferer: runs the scorer over their slices.
         device: where to compute.
         reference: scores of held-out normal volumes.
+
+    Raises:
+        InputError: if a score or a map is not finite.
     """
     if not samples:
         return []
@@ -140,6 +153,12 @@ def score_cases(
         for name in scorer.detector.needs
     }
     scored = inferer(images, scorer, context, device)
+    if not (all_finite(scored["score"]) and all_finite(scored["anomaly_map"])):
+        raise InputError(
+            f"the model: expected finite scores, found others for {samples[0].case.name} or what "
+            "was scored with it. Its weights are damaged, or its training diverged: copy it "
+            "again, or train anew with a smaller --learning_rate."
+        )
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     starts = [0, *ends[:-1]]
     return [

@@ -60,10 +60,19 @@ def content_problem(content: Mapping[str, Any], complete: bool = True) -> str:
         return f"{place}: {first['msg']}"
     try:
         check_values(content["preprocessing"])
-        CaseLoader(**content["preprocessing"])
+        loader = CaseLoader(**content["preprocessing"])
     except Exception as error:  # its values are as foreign as the file may be
         return f"preprocessing: {summary(error)}"
-    return next(filter(None, (_tensor_problem(*one) for one in content["model"].items())), "")
+    missing = lacking("preprocessing", loader.parameters, content["preprocessing"])
+    return missing or next(
+        filter(None, (_tensor_problem(*one) for one in content["model"].items())), ""
+    )
+
+
+def lacking(place: str, expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What settings lack, for which a default would stand in unseen; "" if nothing."""
+    names = sorted(expected.keys() - found.keys())
+    return f"{place}: {', '.join(names)} missing" if names else ""
 
 
 def state_problem(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:

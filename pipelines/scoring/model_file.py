@@ -11,11 +11,7 @@ import torch
 from networks import DETECTORS, AnomalyScorer, make_fusion
 from networks.choices import nearest
 from pipelines.common import read_archive, replacing
-from pipelines.scoring.model_content import (
-    content_problem,
-    state_problem,
-    summary,
-)
+from pipelines.scoring.model_content import content_problem, lacking, state_problem, summary
 from transforms.errors import InputError
 
 FORMAT = 3
@@ -141,7 +137,11 @@ def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") ->
 def _rebuilt(model: Mapping[str, Any]) -> AnomalyScorer:
     detector = DETECTORS[model["detector"]](**model["config"])
     scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]))
-    problem = state_problem(scorer.state_dict(), model["model"])
+    problem = (
+        lacking("config", detector.config, model["config"])
+        or lacking("fusion", scorer.fusion.config, model["fusion"])
+        or state_problem(scorer.state_dict(), model["model"])
+    )
     if problem:
         raise ValueError(problem)
     scorer.load_state_dict(model["model"])

@@ -1,8 +1,8 @@
-"""Reads damaged files of every format, thousands of them, in a process that may die.
+"""Damaged images and models, wrong command lines and configs: thousands, in a process that may die.
 
-    python -m tests.fuzz --cases 10000
+    python -m tests.fuzz --cases 10000 [--of images|models|lines]
 
-Prints a table: how many files of each format were refused, were read, or ended otherwise, and names
+Prints a table: how many of each kind were refused, were accepted, or ended otherwise, and names
 the latter. The exit code is 1 if there are any.
 """
 
@@ -10,4 +10,5 @@ import sys
 
 from tests.fuzz.run import main
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Reads damaged files in a process that may die."""
+"""Tries cases in a process that may die."""
 
 import argparse
 import multiprocessing
@@ -7,20 +7,22 @@ import tempfile
 from collections import Counter, defaultdict
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
-from tests.fuzz.cases import MOST_SECONDS, damaged, outcome, seeds
-from tests.fuzz.mutations import MUTATIONS
+from tests.fuzz import images, lines, models
+from tests.fuzz.images import MOST_SECONDS
 
-Case = tuple[str, str, int]
+Case = tuple[str, str, str, int]
+ROOMS: dict[str, Any] = {"images": images, "models": models, "lines": lines}
+
+USUAL = ("refused", "accepted", lines.MONAIS)
 
 
 def work(cases: list[Case], told: Connection) -> None:
-    """Reads cases and tells of each before and after."""
+    """Tries cases and tells what each comes to."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, mutation, number in cases:
-            path = Path(folder) / name
-            path.write_bytes(damaged(name, mutation, number))
-            told.send(outcome(path))
+        for room, *case in cases:
+            told.send(ROOMS[room].check(*case, Path(folder)))
     told.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     told.close()
 
@@ -54,23 +56,25 @@ def main() -> int:
     """Runs the command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz")
     parser.add_argument("--cases", type=int, default=1000)
+    parser.add_argument("--of", choices=ROOMS, default="images")
     parser.add_argument("--first", type=int, default=0, help="number of the first mutation")
     options = parser.parse_args()
-    kinds = [(name, mutation) for name in seeds() for mutation in MUTATIONS]
+    kinds = [(options.of, *kind) for kind in ROOMS[options.of].kinds()]
     times = max(1, options.cases // len(kinds))
     numbers = range(options.first, options.first + times)
     cases = [(*kind, number) for kind in kinds for number in numbers]
     found, memory = outcomes(cases)
     table: dict[str, Counter[str]] = defaultdict(Counter)
-    for (name, *rest), said in zip(cases, found, strict=True):
-        usual = said in ("read", "refused")
-        table[name][said if usual else "wrong"] += 1
+    for (_, name, *rest), said in zip(cases, found, strict=True):
+        usual = said in USUAL
+        row = name if options.of == "images" else rest[0]
+        table[row][said if usual else "wrong"] += 1
         if not usual:
             print(name, *rest, said)
-    for name, counts in table.items():
+    for row, counts in table.items():
         print(
-            f"{name:16}",
-            "  ".join(f"{kind} {counts[kind]:5}" for kind in ("refused", "read", "wrong")),
+            f"{row:30}",
+            "  ".join(f"{kind} {counts[kind]:5}" for kind in (*USUAL, "wrong") if counts[kind]),
         )
     wrong = sum(counts["wrong"] for counts in table.values())
     print(f"{len(cases)} cases, {wrong} wrong, at most {memory / 1024:.0f} MiB of memory")

@@ -1,6 +1,7 @@
 """Options and mistakes."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,39 @@ def test_a_mistake_is_found_behind_other_errors() -> None:
     except RuntimeError as implicit:
         assert find_mistake(implicit) == "dataset_dir: no such folder"
     assert find_mistake(raised(ValueError("a bug"))) is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"_target_": "builtins.int", "base": "x"}, "builtins.int fails .*TypeError.*TRACEBACK=1"),
+        ({"_target_": "nowhere.Nothing"}, "refers to 'nowhere.Nothing', which is not defined"),
+        ("@nothing", "refers to @nothing, which is not defined"),
+        ("$nothing + 1", r"\$nothing \+ 1 fails .*NameError"),
+    ],
+)
+def test_a_config_that_cannot_be_made_is_a_mistake(config: str, part: Any, told: str) -> None:
+    Path(config).write_text(json.dumps(CONFIG | {"part": part, "run": ["$@part"]}))
+    with pytest.raises(Exception) as caught:
+        start(config).run()
+    assert re.search(told, str(find_mistake(caught.value)))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_what_fails_once_it_runs_keeps_its_traceback(config: str) -> None:
+    Path(config).write_text(json.dumps(CONFIG | {"run": ["$__import__('json').loads('')"]}))
+    with pytest.raises(Exception) as caught:
+        start(config).run()
+    assert find_mistake(caught.value) is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_parts_of_the_program_are_no_options(config: str) -> None:
+    for value in ("x", 3, [1, 2], {"a": 1}):
+        with pytest.raises(Exception) as caught:
+            start(config, bundle_root=value)
+        assert "--bundle_root: this is a part of the program" in str(find_mistake(caught.value))
 
 
 def test_a_wrong_argument_of_a_network_is_a_mistake() -> None:

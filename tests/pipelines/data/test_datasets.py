@@ -78,13 +78,21 @@ def orders(loader: Any, epochs: tuple[int, ...]) -> list[list[int]]:
 
 def test_the_order_is_shuffled_by_epoch_or_not_at_all(make_slices: Any, make_images: Any) -> None:
     dataset = make_slices(make_images(9))
-    first = orders(slice_loader(dataset, 4, 1, phase="train"), (1, 2))
-    assert orders(slice_loader(dataset, 4, 1, phase="train", num_workers=2), (2, 1)) == first[::-1]
+    first = orders(slice_loader(dataset, 5, 1, phase="train"), (1, 2))
+    assert orders(slice_loader(dataset, 5, 1, phase="train", num_workers=2), (2, 1)) == first[::-1]
     assert first[0] != first[1] and sorted(first[0]) == list(range(9))
     assert orders(slice_loader(dataset, 4), (1, 2)) == [list(range(9))] * 2
     longer = slice_loader(dataset, 4, 1, phase="train", min_samples=20)
     assert len(longer) == 7  # three rounds of nine
     assert sorted(orders(longer, (1,))[0]) == sorted(list(range(9)) * 3)
+
+
+def test_no_batch_of_one_slice_is_trained_on(make_slices: Any, make_images: Any) -> None:
+    dataset = make_slices(make_images(9))
+    assert [len(b["index"]) for b in slice_loader(dataset, 4, 1, phase="train")] == [4, 4]
+    assert [len(b["index"]) for b in slice_loader(dataset, 4)] == [4, 4, 1]
+    (alone,) = slice_loader(make_slices(make_images(1)), 4, 1, phase="train")
+    assert len(alone["index"]) == 1
 
 
 def test_volumes_come_one_by_one(volume: Case) -> None:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipelines.data.cases import Case
 from pipelines.scoring.model_file import MODEL_NAME, load_scorer, read_model
 from pipelines.scoring.predictor import Predictor
 from transforms.errors import InputError
@@ -168,6 +169,9 @@ WRONG: dict[str, tuple[Callable[[Content], object], str]] = {
     "an unknown fusion": (lambda c: c["fusion"].update(score="guess"), "guess"),
     "a size not divisible": (lambda c: c["preprocessing"].update(image_size=[7, 7]), "image_size"),
     "an unknown preprocessing": (lambda c: c["preprocessing"].update(blur=2), "blur"),
+    "intensity missing": (lambda c: c["preprocessing"].pop("intensity") and None, "intensity"),
+    "a pool missing": (lambda c: c["config"].pop("head_pool") and None, "config: head_pool"),
+    "no margin": (lambda c: c["fusion"].pop("margin") and None, "fusion: margin"),
     "a tensor missing": (lambda c: weights(c, "network", None), "missing"),
     "a tensor of another shape": (lambda c: weights(c, QUANTILES, torch.ones(7)), "shape"),
     "a tensor of another kind": (lambda c: weights(c, QUANTILES, torch.ones(1001).long()), "int64"),
@@ -190,6 +194,17 @@ def test_wrong_content_ends_in_a_paragraph(name: str, model: Path) -> None:
     change, said = WRONG[name]
     changed(model, change)
     assert said in told(model)
+
+
+def test_scores_that_are_not_finite_are_told(model: Path, write_volume: Any) -> None:
+    def grow(content: Content) -> None:
+        for name, value in content["model"].items():
+            if name.startswith("detector") and value.is_floating_point():
+                content["model"][name] = value * 1e30
+
+    changed(model, grow)
+    with pytest.raises(InputError, match="finite scores"):
+        Predictor(model)(Case("a", "a", (write_volume("a.nii.gz"),)))
 
 
 def test_a_missing_link_and_a_pipe_are_told(tmp_path: Path) -> None:

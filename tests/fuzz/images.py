@@ -72,6 +72,18 @@ def _save_itk(volume: np.ndarray[Any, Any], folder: Path) -> None:
         sitk.WriteImage(image, folder / f"packed.{suffix}", useCompression=True)
 
 
+def kinds() -> list[tuple[str, str]]:
+    """Every change of every file."""
+    return [(name, mutation) for name in seeds() for mutation in MUTATIONS]
+
+
+def check(name: str, mutation: str, number: int, folder: Path) -> str:
+    """Reads a file gone wrong: what that comes to."""
+    path = folder / name
+    path.write_bytes(damaged(name, mutation, number))
+    return outcome(path)
+
+
 def damaged(name: str, mutation: str, number: int) -> bytes:
     """A sound file gone wrong; the same for the same number."""
     source = np.random.default_rng([number, *name.encode(), *mutation.encode()])
@@ -79,7 +91,7 @@ def damaged(name: str, mutation: str, number: int) -> bytes:
 
 
 def outcome(path: Path) -> str:
-    """Reads a file: ``refused``, ``read``, or what is wrong with how it was taken."""
+    """Reads a file: ``refused``, ``accepted``, or what is wrong with how it was taken."""
     set_limits(seconds=MOST_SECONDS - 2)
     try:
         with _limited(), warnings.catch_warnings(record=True) as told:
@@ -92,11 +104,11 @@ def outcome(path: Path) -> str:
     finally:
         set_limits()
     if not np.isfinite(image.numpy()).all() or not np.isfinite(image.affine.numpy()).all():
-        return "read values that are not finite"
+        return "accepted values that are not finite"
     check = CHECKS.get("".join(path.suffixes[-2:]), CHECKS.get(path.suffix))
     if check is not None and not told and not check(path.read_bytes()):
-        return "read although its checksum is wrong"
-    return "read"
+        return "accepted although its checksum is wrong"
+    return "accepted"
 
 
 @contextmanager
