@@ -70,7 +70,7 @@ def read_values(path: Path, start: int, size: int, compressed: bool) -> Content:
         path: the file.
         start: the first byte.
         size: how many there are by the header, once inflated.
-        compressed: whether they are to be inflated; else they are mapped.
+        compressed: whether they are to be inflated; else they are mapped, to be copied if written.
 
     Raises:
         InputError: see ``inflate``; or if the file holds more or fewer bytes.
@@ -84,7 +84,7 @@ def read_values(path: Path, start: int, size: int, compressed: bool) -> Content:
             if found > size:
                 break
     else:
-        content = np.memmap(path, mode="r", offset=start)
+        content = np.memmap(path, mode="c", offset=start)
         found = len(content)
     if found != size:
         raise InputError(

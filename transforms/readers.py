@@ -311,9 +311,7 @@ def _meta_tensor(
         extra: further meta data; of pictures alone with ``bit_depth``.
     """
     spatial = 2 if "bit_depth" in extra else 3
-    channels = array[None] if array.ndim == spatial else np.moveaxis(array, -1, 0)
-    with np.errstate(over="ignore"):  # what overflows float32 is reported as infinite
-        values = np.require(channels, np.float32, ["C", "W"])
+    values = _float32(array[None] if array.ndim == spatial else np.moveaxis(array, -1, 0))
     meta = {
         "filename_or_obj": str(path),
         "spatial_shape": tuple(values.shape[1:]),
@@ -321,7 +319,20 @@ def _meta_tensor(
         "original_affine": affine.copy(),
         **extra,
     }
-    return MetaTensor(torch.from_numpy(values), meta=meta)
+    return MetaTensor(values, meta=meta)
+
+
+def _float32(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """A copy in C order; torch makes it with all threads where NumPy would take one.
+
+    What overflows float32 becomes infinite, which is reported.
+    """
+    wide = array.dtype.kind == "f" and array.dtype.itemsize > 8
+    native = array.astype(np.float64 if wide else array.dtype.newbyteorder("="), copy=False)
+    if any(stride < 0 for stride in native.strides):
+        native = np.ascontiguousarray(native)
+    stored = torch.from_numpy(native)
+    return stored.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
 
 
 def _joined_meta(parts: Sequence[MetaTensor]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import re
 import sys
@@ -31,7 +32,8 @@ def guard_options() -> None:
     here an option that no config file defines is an error that names the nearest one.
 
     Raises:
-        InputError: for an unknown option, a value that an option does not take, or ``--tracking``.
+        InputError: for an unknown option or one that nothing reads, a value that an option does not
+            take, or ``--tracking``.
     """
     sys.excepthook = tell_mistake
     workflow = _running_workflow()
@@ -58,6 +60,11 @@ def guard_options() -> None:
             raise InputError(
                 f"--{option}: this is a part of the program, not an option that takes a value. "
                 f"{_near_option(option, defined.get())}"
+            )
+        if "#" not in option and not _is_read(option, defined.get()):
+            raise InputError(
+                f"--{option}: nothing in {call['config_file']} reads this option, so it would "
+                "change nothing. Leave it out, or refer to it in the config."
             )
         if isinstance(value, str) and value.startswith(("$", "@")):
             check_values({option: _evaluated(workflow, option, value)})
@@ -149,6 +156,12 @@ def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if _is_plain(value) and not key.startswith("_") and key != "run"
     }
+
+
+def _is_read(option: str, config: Mapping[str, Any]) -> bool:
+    """Whether anything of a config refers to an option, or it is no plain value but a part."""
+    reference = re.compile(rf"[@%]{re.escape(option)}\b")
+    return option not in plain_options(config) or bool(reference.search(json.dumps(config)))
 
 
 def _near_option(option: str, config: dict[str, Any]) -> str:

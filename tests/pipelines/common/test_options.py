@@ -23,6 +23,8 @@ CONFIG = {
     "flow_strides": [16],
     "dataset_dir": None,
     "train": {"batch_size": 2},
+    "unread": 1,
+    "part": {"_target_": "builtins.dict", "a": "@max_epochs", "b": "@further", "c": "@dataset_dir"},
     "initialize": [{"_target_": "pipelines.common.options.guard_options"}],
     "run": ["$None"],
 }
@@ -90,6 +92,11 @@ class TestGuard:
             start(config, **{given: 5})
         message = find_mistake(caught.value)
         assert message is not None and told in message
+
+    def test_an_option_that_nothing_reads_is_refused(self, config: str) -> None:
+        with pytest.raises(Exception) as caught:
+            start(config, unread=2)
+        assert "--unread: nothing in " in str(find_mistake(caught.value))
 
     def test_monais_own_options_pass(self, config: str, tmp_path: Path) -> None:
         meta = tmp_path / "configs" / "metadata.json"
