@@ -148,6 +148,8 @@ def outcome(
     data: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., dict[str, Any]]:
     """Runs a bundle's config and gives all that can be told of it from outside."""
+    for limit in ("AEFLOW_MAX_GIGABYTES", "AEFLOW_MAX_SECONDS"):
+        monkeypatch.setenv(limit, "100")  # so that what a run sets is undone
     saves: list[Any] = []
     genuine = torch.save
     monkeypatch.setattr(torch, "save", lambda *given: (saves.append(1), genuine(*given))[1])

@@ -195,13 +195,16 @@ def _quiet(folder: Path) -> Iterator[None]:
     place()
     logging.disable(logging.CRITICAL)
     with (
+        contextlib.ExitStack() as undone,
         mock.patch.object(StagedTraining, "run", side_effect=Began),
         warnings.catch_warnings(),
         (folder / "said").open("w") as said,
         mock.patch("sys.stdout", said),
         mock.patch("sys.stderr", said),
         mock.patch.dict("os.environ"),
+        mock.patch("sys.excepthook"),
         contextlib.chdir(folder),
     ):
+        undone.callback(logging.disable, logging.NOTSET)
         warnings.simplefilter("ignore")
         yield

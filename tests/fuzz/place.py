@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 from monai.bundle import run
@@ -25,7 +26,7 @@ def place() -> Path:
             picture = Image.fromarray(source.integers(0, 255, (32, 32), dtype=np.uint8))
             picture.save(folder / "pictures" / part / f"{part[:2]}{part[-2:]}{number}.png")
     logging.disable(logging.INFO)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mock.patch.dict("os.environ"), mock.patch("sys.excepthook"):
         warnings.simplefilter("ignore")
         run(
             "training", config_file=str(BUNDLE / "train.json"),
@@ -34,6 +35,7 @@ def place() -> Path:
             decoder_width=4, pretrain_epochs=1, pretrain_epoch_size=16, max_epochs=1,
             batch_size=16, fractions=[0.5, 0.5, 0.0], target_fpr=0.3, device="cpu",
         )  # fmt: skip
+    logging.disable(logging.NOTSET)
     return folder
 
 
