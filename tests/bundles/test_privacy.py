@@ -29,6 +29,7 @@ def planted_dicom(path: Path, values: np.ndarray, number: int) -> Path:
     meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
     meta.MediaStorageSOPInstanceUID = f"1.2.4.{number}"
     one = pydicom.dataset.FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    one.is_little_endian, one.is_implicit_VR = True, False
     for tag, (vr, _, _, retired, keyword) in pydicom.datadict.DicomDictionary.items():
         if vr in TEXTS and not retired and tag >> 16 not in (0x0000, 0x0002):
             one.add_new(tag, vr, f"{PLANTED} {keyword}"[:16])
@@ -42,6 +43,7 @@ def planted_dicom(path: Path, values: np.ndarray, number: int) -> Path:
     one.SamplesPerPixel, one.PhotometricInterpretation = 1, "MONOCHROME2"
     one.BitsAllocated, one.BitsStored, one.HighBit, one.PixelRepresentation = 16, 16, 15, 0
     one.PixelData = values.astype(np.uint16).tobytes()
+    one["PixelData"].VR = "OW"
     path.parent.mkdir(parents=True, exist_ok=True)
     one.save_as(path)
     return path
