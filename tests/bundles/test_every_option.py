@@ -118,18 +118,20 @@ EVALUATION: dict[str, Any] = {"cases": "Phantom_00000", "limit": 1}
 INFERENCE: dict[str, Any] = {"input": "{folder}/nowhere.nii", "save_panels": False}
 
 ELSEWHERE = {
-    "series_uid": "test_options.py: test_the_series_to_score_can_be_chosen",
-    "all_series": "test_options.py: test_the_series_to_score_can_be_chosen",
-    "resample": "test_training.py: modalities on other grids",
-    "save_dicom": "test_inferring.py: test_dicom_objects_name_the_model_that_made_them",
-    "very_suspicious": "test_bands.py",
-    "fit_weights": "test_weights.py, with the 20 patients that it needs",
-    "encoder_sha256": "test_encoder.py, with weights",
-    "cache_gigabytes": "test_cache.py; it changes no result",
-    "num_workers": "test_datasets.py; it changes no result",
-    "amp": "tests with a GPU",
+    "series_uid": "bundles/test_options.py",
+    "all_series": "bundles/test_options.py",
+    "resample": "transforms/test_resample.py",
+    "save_dicom": "bundles/test_inferring.py",
+    "very_suspicious": "pipelines/scoring/test_bands.py",
+    "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
+    "encoder_sha256": "pipelines/training/test_network.py",  # with weights
+    "cache_gigabytes": "pipelines/training/test_cache.py",  # it changes no result
+    "num_workers": "pipelines/data/test_datasets.py",  # nor does this
 }
 """Options that tests of their own look at."""
+
+ON_A_GPU = {"amp"}
+"""Options that change nothing without one."""
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +205,8 @@ def options_of(config: str) -> set[str]:
 
 
 def test_every_option_is_looked_at() -> None:
-    ours = {*CHANGED, *WITH, *RESULTS, *ELSEWHERE}
+    assert all((Path(__file__).parents[1] / file).is_file() for file in ELSEWHERE.values())
+    ours = {*CHANGED, *WITH, *RESULTS, *ELSEWHERE, *ON_A_GPU}
     assert options_of("train") <= ours
     assert options_of("evaluate") - options_of("train") <= {*EVALUATION, *ELSEWHERE}
     assert options_of("inference") - options_of("train") <= {*INFERENCE, *ELSEWHERE}

@@ -20,7 +20,6 @@ from pipelines.training.sequence import StagedTraining
 from tests.fuzz.place import BUNDLE, place
 
 COMMANDS = {"train": "training", "evaluate": "evaluating", "inference": "inferring"}
-PLACED = ("dataset_dir", "output_dir", "ckpt_dir", "input", "tracking_uri")
 ODD_WORDS = (
     *("nan", "-1", "0", "1e300", "[]", "{}", "None", "True", "", "x" * 300, "$1/0", "$nothing"),
     *("@nowhere", "%nowhere", "/dev/null", "[1,2,3]", "{'a':1}", "1.5", "\u00fcn\u00ef"),
@@ -33,7 +32,6 @@ ODD_VALUES: tuple[Any, ...] = (
 
 Words = list[str]
 Change = Callable[[str, Words, np.random.Generator, Path], None]
-
 
 MONAIS = "told by MONAI"
 """Before anything of the bundle is imported."""

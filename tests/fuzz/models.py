@@ -50,7 +50,7 @@ def another_value(content: Content, source: np.random.Generator) -> None:
 
 
 def a_value_more(content: Content, source: np.random.Generator) -> None:
-    holders = [holder for holder, _ in _places(content) if isinstance(holder, dict)]
+    holders = [holder for holder, _ in _places(content)]
     holders[source.integers(len(holders))]["further"] = ODD[source.integers(len(ODD))]
 
 
