@@ -35,6 +35,9 @@ _ASK_TO_RESAMPLE = (
     "(--resample true; in Python resample=True)."
 )
 
+_Content = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], Mapping[str, Any]]
+"""Values, affine and further meta data, as ``_meta_tensor`` takes them."""
+
 
 def read_image(path: Path | str, series_uid: str | None = None) -> MetaTensor:
     """Read one picture or one volume.
@@ -168,7 +171,11 @@ def read_mask(path: Path | str, image: MetaTensor) -> MetaTensor:
 
 
 def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
-    """Read any supported file as float32, channel first."""
+    """Read any supported file as float32, channel first.
+
+    Tensors are made out here: in a thread of its own, torch would start a second set of threads,
+    and where these are more than the processors, all its work slows down from then on.
+    """
     reader = _reader_of(path)
     if reader is _read_dicom:
         reader = partial(_read_dicom, series_uid=series_uid)
@@ -176,7 +183,7 @@ def _read(path: Path, series_uid: str | None = None) -> MetaTensor:
         raise InputError(
             f"series_uid: expected DICOM files, found {path}. Leave the option out for other files."
         )
-    return in_time(path, partial(reader, path), stop_decoder)
+    return _meta_tensor(path, *in_time(path, partial(reader, path), stop_decoder))
 
 
 def _finite_extremes(path: Path | str, image: MetaTensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -190,7 +197,7 @@ def _finite_extremes(path: Path | str, image: MetaTensor) -> tuple[torch.Tensor,
     return lowest, highest
 
 
-def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
+def _reader_of(path: Path) -> Callable[[Path], _Content]:
     """Choose the reader by the file's name, once it is known to be a file with content."""
     if path.is_dir() and holds_dicom(path, recursive=True):
         return _read_dicom
@@ -215,9 +222,9 @@ def _reader_of(path: Path) -> Callable[[Path], MetaTensor]:
     )
 
 
-def _read_picture(path: Path) -> MetaTensor:
+def _read_picture(path: Path) -> _Content:
     array, meta = _decode(PictureReader(), path)
-    return _meta_tensor(path, _grey(array), np.eye(4), {"bit_depth": meta["bit_depth"]})
+    return _grey(array), np.eye(4), {"bit_depth": meta["bit_depth"]}
 
 
 def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -227,7 +234,7 @@ def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return picture
 
 
-def _read_itk(path: Path) -> MetaTensor:
+def _read_itk(path: Path) -> _Content:
     array, meta = _decode(ItkReader(), path)
     if len(meta["spatial_shape"]) == 3:
         return _volume(path, array, meta)
@@ -236,16 +243,16 @@ def _read_itk(path: Path) -> MetaTensor:
             f"{path}: expected a picture of 8 or 16 bits, found two dimensions of type "
             f"{array.dtype}. Save the picture with 16 bits, or a volume with three dimensions."
         )
-    return _meta_tensor(path, array, np.eye(4), {"bit_depth": meta["bit_depth"]})
+    return array, np.eye(4), {"bit_depth": meta["bit_depth"]}
 
 
-def _read_nifti(path: Path) -> MetaTensor:
+def _read_nifti(path: Path) -> _Content:
     with _decoding(path):
         array, meta = read_nifti(path)
     return _volume(path, array, meta)
 
 
-def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) -> MetaTensor:
+def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) -> _Content:
     if array.dtype.kind not in "biuf":
         raise InputError(f"{path}: expected real numbers, found voxels of type {array.dtype}.")
     if array.ndim == 5 and array.shape[3] == 1:  # NIfTI keeps vectors in the fifth dimension
@@ -265,14 +272,14 @@ def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) ->
             "to anterior, inferior to superior.",
             stacklevel=2,
         )
-    return _meta_tensor(path, array, affine, header)
+    return array, affine, header
 
 
-def _read_dicom(path: Path, series_uid: str | None = None) -> MetaTensor:
+def _read_dicom(path: Path, series_uid: str | None = None) -> _Content:
     image = DicomReader(series_uid).read(path)
     if image.affine is None:
-        return _meta_tensor(path, _grey(image.values()), np.eye(4), image.meta())
-    return _meta_tensor(path, image.values(), image.affine, image.meta())
+        return _grey(image.values()), np.eye(4), image.meta()
+    return image.values(), image.affine, image.meta()
 
 
 def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:

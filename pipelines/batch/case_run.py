@@ -16,7 +16,7 @@ from monai.data.thread_buffer import ThreadDataLoader
 
 from pipelines.batch.results import case_result, is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
-from pipelines.common import writable_folder, write_csv
+from pipelines.common import check_values, require_part, writable_folder, write_csv
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example, ExampleKeeper, candidates
@@ -104,8 +104,12 @@ class CaseRun:
         ckpt_dir: str,
         save_maps: bool = True,
         save_panels: bool = False,
-        further: Sequence[Further] = (),
+        further: tuple[Further, ...] = (),
     ) -> None:
+        require_part("evaluator", evaluator, CaseEvaluator)
+        require_part("dataloader", dataloader, ThreadDataLoader)
+        require_part("further", further, tuple)
+        check_values({"output_dir": output_dir, "ckpt_dir": ckpt_dir})
         dataset: Any = dataloader.dataset
         self.evaluator = evaluator
         self.scorer = evaluator.scorer

@@ -18,6 +18,7 @@ from .progress import duration as duration
 from .progress import quieten as quieten
 from .progress import track as track
 from .schema import check_values as check_values
+from .schema import require_part as require_part
 from .seeding import EpochSampler as EpochSampler
 from .seeding import derive_seed as derive_seed
 from .seeding import generator as generator

@@ -120,13 +120,15 @@ def find_mistake(error: BaseException) -> str | None:
 def _config_mistake(error: BaseException) -> str | None:
     """What is wrong with a config by one of MONAI's errors, if it is that."""
     undefined = re.match(
-        r"the referring item `(.+)` is not defined|Cannot locate class or function path: (.+?)\.?$",
+        r"the referring item `(.+)` is not defined|Cannot locate class or function path: (.+?)\.?$"
+        r"|Unsupported option ('.{,80}?'?),",
         str(error),
     )
     if undefined:
+        name = next(filter(None, undefined.groups()))
         return (
-            f"the config: it refers to {undefined[1] or undefined[2]}, which is not defined. "
-            "Define it, or undo what was changed in the config or by an option."
+            f"the config: it refers to {name}, which is not defined. Define it, or undo what "
+            "was changed in the config or by an option."
         )
     cause = error.__cause__
     if not isinstance(error, RuntimeError) or cause is None:

@@ -95,6 +95,8 @@ def _present(name: str) -> str:
 
 
 def _possible(path: str) -> str:
+    if not path:
+        raise ValueError("It is empty; leave the option out to take its default.")
     parts = os.fsencode(path).split(b"/")
     if len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_PART or "\0" in path:
         raise ValueError(f"A name has at most {LONGEST_PART} bytes.")
@@ -304,3 +306,16 @@ def check_values(options: Mapping[str, Any]) -> None:
             raise InputError(
                 f"{name}: expected {takes(name)}, found {value!r}. {hint}".rstrip()
             ) from error
+
+
+def require_part(name: str, found: Any, kind: type) -> None:
+    """Refuses what a config gives in place of a part of the program.
+
+    Raises:
+        InputError: naming the part.
+    """
+    if not isinstance(found, kind):
+        raise InputError(
+            f"{name}: expected {kind.__name__}, found {found!r:.80}. Undo what was changed in the "
+            "config or by an option."
+        )

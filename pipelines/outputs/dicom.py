@@ -18,7 +18,7 @@ from pipelines.scoring import ScoredCase, model_version
 
 def dicom_writers(
     scorer: AnomalyScorer, model: Mapping[str, Any], save_dicom: bool
-) -> list[Callable[[ScoredCase, Path], Any]]:
+) -> tuple[Callable[[ScoredCase, Path], Any], ...]:
     """What a run over cases calls with each case to leave DICOM objects.
 
     Args:
@@ -30,9 +30,9 @@ def dicom_writers(
         InputError: when they are wanted and highdicom is not installed.
     """
     if not save_dicom:
-        return []
+        return ()
     require_highdicom()
-    return [DicomMaps(scorer, model)]
+    return (DicomMaps(scorer, model),)
 
 
 class DicomMaps:

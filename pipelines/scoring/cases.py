@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
+from pipelines.common import require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
@@ -98,11 +99,7 @@ class CaseEvaluator(SupervisedEvaluator):
         reference: CaseReference | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(scorer, AnomalyScorer):
-            raise InputError(
-                f"network_def: expected an AnomalyScorer, found {type(scorer).__name__}. Undo what "
-                "was changed in the config or by an option."
-            )
+        require_part("network_def", scorer, AnomalyScorer)
         inferer = inferer or ScoreSlices()
         super().__init__(network=scorer, inferer=inferer, decollate=False, **kwargs)
         self.scorer = scorer

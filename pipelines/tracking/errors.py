@@ -69,7 +69,8 @@ def describe(error: BaseException) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, not longer than a line."""
+    """The first line of an error's message, or of the database's behind it, not above a line."""
+    error = next((cause for cause in _chain(error) if _of(cause, "sqlite3")), error)
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."
 

@@ -155,7 +155,8 @@ class Outbox:
 
     def _recover(self) -> None:
         if self._away:
-            logger.info("Tracking: %s answers again; all is sent.", masked(self.link.uri))
+            sent = "all is sent" if not self.aside else "it took what it takes"
+            logger.info("Tracking: %s answers again; %s.", masked(self.link.uri), sent)
             self._away = False
         if not self.aside:
             discard(self.file)

@@ -32,8 +32,8 @@ def make_detector(
         config: the arguments of the method.
 
     Raises:
-        InputError: for an unknown method, or when the weights are missing, altered or of another
-            network.
+        InputError: for an unknown method, when the weights are missing, altered or of another
+            network, or for a checksum without weights.
         ValueError: for an unknown part or a number out of range.
     """
     if detector not in DETECTORS:
@@ -46,6 +46,11 @@ def make_detector(
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))
         built = DETECTORS[detector](**config)
+    if encoder_sha256 and not encoder_weights:
+        raise InputError(
+            "encoder_sha256: expected the weights that it belongs to, found none. Name their file "
+            "with --encoder_weights, or leave the checksum out."
+        )
     if encoder_weights:
         state = read_encoder_weights(Path(encoder_weights), encoder_sha256)
         try:

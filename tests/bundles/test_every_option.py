@@ -95,6 +95,7 @@ CHANGED: dict[str, Any] = {
     "seed": 1,
     "device": "cuda:99",
     "max_gigabytes": 1e-6,
+    "encoder_sha256": "abc",
     "max_seconds": 1e-9,
 }
 """What each option of a training is set to, where what is trained or told must change."""
@@ -124,7 +125,6 @@ ELSEWHERE = {
     "save_dicom": "bundles/test_inferring.py",
     "very_suspicious": "pipelines/scoring/test_bands.py",
     "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
-    "encoder_sha256": "pipelines/training/test_network.py",  # with weights
     "cache_gigabytes": "pipelines/training/test_cache.py",  # it changes no result
     "num_workers": "pipelines/data/test_datasets.py",  # nor does this
 }

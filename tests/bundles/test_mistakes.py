@@ -82,6 +82,7 @@ TRAINING: list[tuple[dict[str, Any], list[str]]] = [
     ({"score": "foo"}, ["score", "fused"]),
     ({"intensity": "bright"}, ["intensity", "zscore"]),
     ({"output_dir": "{tmp}/file.txt"}, ["output_dir", "file.txt"]),
+    ({"dataset_dir": ""}, ["dataset_dir", "It is empty"]),
     ({"dataset_dir": "{phantoms}", "modalities": "flare"}, ["modalities", "flair"]),
     ({"dataset_dir": "{phantoms}", "axis": "transverse"}, ["axis", "axial"]),
     ({"dataset_dir": "{phantoms}", "slice_range": [130, 25]}, ["slice_range", "[25,130]"]),

@@ -2,6 +2,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from monai.transforms import LoadImage
 from PIL import Image
 
 import transforms
+import transforms.readers as readers
 from transforms.errors import InputError
 from transforms.readers import (
     PictureReader,
@@ -359,3 +361,16 @@ def test_what_decodes_is_not_imported_before_it_is_needed():
     root = Path(transforms.__file__).parents[1]
     found = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert found.stdout.strip() == "False", found.stderr
+
+
+def test_tensors_are_made_by_the_thread_that_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makers: list[int] = []
+    made = readers._float32
+    monkeypatch.setattr(
+        readers, "_float32", lambda array: (makers.append(threading.get_ident()), made(array))[1]
+    )
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / "a.png")
+    readers.read_image(tmp_path / "a.png")
+    assert makers == [threading.get_ident()]

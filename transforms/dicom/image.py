@@ -49,14 +49,14 @@ class DicomImage:
         require_memory(self.headers[0].path, 4 * channels * math.prod(self.shape))
         if self.affine is None:
             return meaning(self.headers[0], decode(self.headers[0])[0])
-        volume = np.empty(self.shape, np.float32)
+        slices = np.empty(self.shape[::-1], np.float32)
         stored = decode(self.headers[0])
         for index, header in enumerate(self.headers):
             if header.path != self.headers[max(0, index - 1)].path:
                 stored = decode(header)
             with np.errstate(over="ignore"):  # what overflows is reported as infinite by readers
-                volume[:, :, index] = meaning(header, stored[header.frame]).T
-        return volume
+                slices[index] = meaning(header, stored[header.frame])
+        return slices.T
 
     def meta(self) -> dict[str, Any]:
         """What else the headers tell, as plain values that name no patient.

@@ -215,7 +215,7 @@ def test_another_model_file_invalidates_all(
     [
         {"save_maps": False},
         {"save_panels": True},
-        {"further": [lambda scored, folder: []]},
+        {"further": (lambda scored, folder: [],)},
         {"loader": {"min_lesion_pixels": 5}},
         {"loader": {"normal_margin": 2}},
     ],

@@ -148,6 +148,7 @@ def test_a_mistake_is_found_behind_other_errors() -> None:
     [
         ({"_target_": "builtins.int", "base": "x"}, "builtins.int fails .*TypeError.*TRACEBACK=1"),
         ({"_target_": "nowhere.Nothing"}, "refers to 'nowhere.Nothing', which is not defined"),
+        ({"_target_": "builtins.int", "_mode_": "odd"}, "refers to 'odd', which is not defined"),
         ("@nothing", "refers to @nothing, which is not defined"),
         ("$nothing + 1", r"\$nothing \+ 1 fails .*NameError"),
     ],

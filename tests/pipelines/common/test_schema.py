@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.common.schema import Options, check_values, takes
+from pipelines.common.schema import Options, check_values, require_part, takes
 from transforms.errors import InputError
 
 
@@ -72,3 +72,9 @@ def test_a_missing_gpu_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", Options.model_fields)
 def test_every_option_says_what_it_means_and_takes(name: str) -> None:
     assert takes(name) and Options.model_fields[name].description
+
+
+def test_what_stands_in_place_of_a_part_is_told() -> None:
+    require_part("scorer", torch.nn.Identity(), torch.nn.Module)
+    with pytest.raises(InputError, match="scorer: expected Module, found 'x'. Undo"):
+        require_part("scorer", "x", torch.nn.Module)

@@ -1,6 +1,7 @@
 """What errors of tracking servers and databases mean."""
 
 import socket
+import sqlite3
 import struct
 import threading
 from collections.abc import Callable, Iterator
@@ -188,6 +189,10 @@ def no_address() -> BaseException:
         (
             handled(ValueError("odd"), OSError(28, "No space left on device")),
             "no space left on device",
+        ),
+        (
+            by_mlflow(caused(ValueError("autoflush"), sqlite3.OperationalError("disk is full"))),
+            "disk is full",
         ),
     ],
 )

@@ -81,6 +81,11 @@ def test_the_checksum_is_checked(weights: Path) -> None:
         make_detector("aeflow", str(weights), "abc", flow_strides=[8], flow_steps=1)
 
 
+def test_a_checksum_of_no_weights_is_told() -> None:
+    with pytest.raises(InputError, match="encoder_sha256: expected the weights"):
+        make_detector("aeflow", encoder_sha256="abc", flow_strides=[8], flow_steps=1)
+
+
 def test_missing_weights_are_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="encoder_weights: there is no file"):
         build(weights=tmp_path / "absent.pth")
