@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from .conformal import TINY, conformal_rank, p_value, supported_rate
 from .levels import N_LEVELS, levels_of, ranks
 from .pooling import compress
 
 N_QUANTILES = 1001
-"""Points of the grid of normal scores from which percentiles are read."""
+"""Points of the grid of normal scores from which percentiles and p-values are read."""
 
 LEAST_SCALE = 1e-6
 
@@ -114,6 +116,7 @@ class Calibration(nn.Module):
     pixel_fpr: Tensor
     pixel_levels: Tensor
     n_normal: Tensor
+    n_patients: Tensor
     target_fpr: Tensor
 
     def __init__(self, maps: Sequence[str], parts: Sequence[str]) -> None:
@@ -128,6 +131,7 @@ class Calibration(nn.Module):
         self.register_buffer("pixel_fpr", torch.zeros(()))
         self.register_buffer("pixel_levels", torch.full((N_LEVELS,), float("inf")))
         self.register_buffer("n_normal", torch.zeros((), dtype=torch.long))
+        self.register_buffer("n_patients", torch.zeros((), dtype=torch.long))
         self.register_buffer("target_fpr", torch.zeros(()))
 
     @property
@@ -144,18 +148,24 @@ class Calibration(nn.Module):
         rank = torch.searchsorted(self.quantiles, score.contiguous(), right=True)
         return rank.to(score.dtype) * (100.0 / N_QUANTILES)
 
+    def p_value(self, score: Tensor) -> Tensor:
+        """Chance that a normal image scores as high as standardised scores ``(B,)``, at most."""
+        below = torch.searchsorted(self.quantiles, score.contiguous()).to(score.dtype)
+        reached = 1.0 - (below - 1.0).clamp_min(0.0) / (N_QUANTILES - 1)
+        return p_value(self.n_patients * reached, int(self.n_patients))
+
     def fit_parts(self, parts: Mapping[str, Tensor]) -> None:
         """Takes the raw evidence ``(N,)`` of held-out normal images, per part."""
         values = torch.stack([parts[name] for name in self.parts.names], dim=1)
         self.parts.fit(values.mean(dim=0), values.std(dim=0))
 
-    def fit_scores(self, raw: Tensor, rank: int, target_fpr: float) -> Tensor:
+    def fit_scores(self, raw: Tensor, weights: Tensor, target_fpr: float) -> Tensor:
         """Takes the fused scores ``(N,)`` of held-out normal images.
 
         Args:
             raw: the scores.
-            rank: from 1, of the score that becomes the threshold.
-            target_fpr: the rate that it stands for.
+            weights: what each counts, see `patient_weights`.
+            target_fpr: the rate that is asked for; the threshold is that of the `supported_rate`.
 
         Returns:
             The standardised scores ``(N,)``.
@@ -164,13 +174,26 @@ class Calibration(nn.Module):
         self.score_mean.copy_(raw.mean())
         self.score_scale.copy_(torch.where(scale > LEAST_SCALE, scale, torch.ones_like(scale)))
         scores = self.standardize(raw)
-        ordered = scores.sort().values
-        grid = torch.linspace(0.0, 1.0, N_QUANTILES, device=ordered.device)
-        self.quantiles.copy_(torch.quantile(ordered, grid))
-        self.threshold.copy_(ordered[rank - 1])
+        ordered, order = scores.sort()
+        weights = weights[order.cpu()]
+        shares = weights.cumsum(0) / weights.sum()
+        grid = torch.linspace(0.0, 1.0, N_QUANTILES, dtype=torch.float64) - TINY
+        places = torch.searchsorted(shares, grid).clamp_max(len(ordered) - 1)
+        self.quantiles.copy_(ordered[places.to(ordered.device)])
         self.n_normal.fill_(len(ordered))
-        self.target_fpr.fill_(target_fpr)
+        self.n_patients.fill_(round(float(weights.sum())))
+        rate = supported_rate(int(self.n_patients), target_fpr)
+        self.threshold.copy_(ordered[conformal_rank(weights, rate)])
+        self.target_fpr.fill_(rate)
         return scores
+
+    def retarget(self, target_fpr: float) -> None:
+        """Moves the threshold to another rate, or to the least that the patients support."""
+        patients = int(self.n_patients)
+        rate = supported_rate(patients, target_fpr)
+        level = (1.0 - rate) * (patients + 1) / patients * (N_QUANTILES - 1)
+        self.threshold.copy_(self.quantiles[min(math.ceil(level - TINY), N_QUANTILES - 1)])
+        self.target_fpr.fill_(rate)
 
     def fit_pixels(self, pixels: Tensor, pixel_fpr: float) -> None:
         """Takes fused map values ``(N,)`` of body pixels of held-out normal images."""

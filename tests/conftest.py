@@ -212,6 +212,7 @@ def model_facts() -> dict[str, Any]:
     """What a model file holds beside the scorer."""
     return {
         "case_scores": [],
+        "case_weights": [],
         "target_fpr": 0.05,
         "preprocessing": CaseLoader(32, volumetric=True).parameters,
         "modalities": ["flair"],
@@ -247,6 +248,7 @@ def write_model(
         content: dict[str, Any] = {
             **model_facts,
             "case_scores": [0.0, 0.5, 1.0],
+            "case_weights": [1.0, 1.0, 1.0],
             "preprocessing": loader.parameters,
             "volumetric": volumetric,
             **facts,
@@ -277,6 +279,7 @@ def fake_scored() -> FakeScored:
             "score": float(score.max()),
             "parts": {"flow": 1.0, "recon": 2.0},
             "percentile": 50.0,
+            "p_value": 0.5,
             "flagged": bool(score.max() > threshold),
             "threshold": threshold,
             "target_fpr": 0.05,
@@ -284,7 +287,11 @@ def fake_scored() -> FakeScored:
         }
         return ScoredCase(
             sample=sample,
-            scores={"score": score, "percentile": np.full(count, 50.0)},
+            scores={
+                "score": score,
+                "percentile": np.full(count, 50.0),
+                "p_value": np.full(count, 0.5),
+            },
             parts={"flow": score + 1, "recon": score - 1},
             flagged=score > threshold,
             anomaly_map=anomaly_map.astype(np.float32),

@@ -125,7 +125,8 @@ class CaseRun:
         """Scores the cases and gathers all results; a scorer must be calibrated by then."""
         writable_folder(self.output_dir)
         parameters = getattr(self.dataset.read, "parameters", None)
-        settings = (self.save_maps, self.save_panels, len(self.further), parameters)
+        rate = float(self.scorer.calibration.target_fpr)
+        settings = (self.save_maps, self.save_panels, len(self.further), rate, parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
         pending = tuple(case for case in cases if not store.done(case))

@@ -66,6 +66,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             score=float(scored.scores["score"][position]),
             parts={name: float(values[position]) for name, values in scored.parts.items()},
             percentile=float(scored.scores["percentile"][position]),
+            p_value=float(scored.scores["p_value"][position]),
             flagged=bool(scored.flagged[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
         )
@@ -80,6 +81,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             score=whole.score,
             parts=whole.parts,
             percentile=whole.percentile,
+            p_value=whole.p_value,
             flagged=whole.flagged,
             baselines={name: case_score(values) for name, values in trivial.items()},
         )

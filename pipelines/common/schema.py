@@ -243,7 +243,9 @@ class Options(BaseModel):
     beta: Share = Field(description="weight of the flow in the paper's score")
     flow_pool: PoolShare = Field(description="share of the flow's positions that score an image")
     head_pool: PoolShare = Field(description="share of the head's positions that score an image")
-    target_fpr: Rate = Field(description="share of normal images that may be flagged")
+    target_fpr: Rate = Field(
+        description="share of normal images that may be flagged, each patient counting once"
+    )
     pixel_fpr: Rate = Field(description="share of normal pixels that may be flagged")
     very_suspicious: Percentile = Field(
         description="of normal pixels, from which a server shows the second band"

@@ -27,7 +27,7 @@ _RANKING: Mapping[str, Callable[[Floats, Floats], Floats]] = {
     "image_ap": average_precision,
     "f1_oracle": best_dice,
 }
-_AT_FLAGS = ("f1", "accuracy", "sensitivity", "specificity")
+_AT_FLAGS = ("f1", "accuracy", "sensitivity", "specificity", "realised_fpr")
 
 
 def image_metrics(
@@ -54,7 +54,8 @@ def image_metrics(
         seed: seed of the bootstrap.
 
     Returns:
-        `image_auroc`, `image_ap`, `f1_oracle`, `f1`, `accuracy`, `sensitivity` and `specificity`,
+        `image_auroc`, `image_ap`, `f1_oracle`, `f1`, `accuracy`, `sensitivity`, `specificity` and
+        `realised_fpr`, the share of normal images that are flagged, each patient counting once;
         all in [0, 1]; the value is None where the images do not define it.
 
     Raises:
@@ -68,11 +69,16 @@ def image_metrics(
             f"got {flags.shape}."
         )
     ranked = RankedScores.of(truth, values)
+    _, patient = np.unique(names, return_inverse=True)
+    normal = truth == 0
+    once = normal / np.bincount(patient[normal], minlength=patient.max() + 1).clip(1)[patient]
 
     def statistics(weights: Floats) -> Floats:
         positive, negative = ranked.counts(weights)
         ranking = [metric(positive, negative) for metric in _RANKING.values()]
-        return np.stack([*ranking, *_flag_statistics(weights, truth, flags)], axis=1)
+        decided = _flag_statistics(weights, truth, flags)
+        realised = ratio(weights @ (once * flags), weights @ once)
+        return np.stack([*ranking, *decided, realised], axis=1)
 
     bootstrap = draw_patients(names, truth, resamples, seed)
     return bootstrap.figures([*_RANKING, *_AT_FLAGS], statistics)
@@ -156,7 +162,7 @@ def check_scores(
 
 
 def _flag_statistics(weights: Floats, truth: Labels, flags: NDArray[np.bool_]) -> list[Floats]:
-    """Metrics of the decisions for each row of weights, in the order of `_AT_FLAGS`."""
+    """Metrics of the decisions for each row of weights, F1 to specificity."""
     anomalous, normal = weights @ truth, weights @ (1 - truth)
     hits, false_alarms = weights @ (truth * flags), weights @ ((1 - truth) * flags)
     f1, sensitivity, specificity = decision_rates(hits, false_alarms, anomalous, normal)

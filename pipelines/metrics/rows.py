@@ -22,6 +22,7 @@ class ScoreRow:
         score: in standard deviations above held-out normal images.
         parts: likewise, per part of the detector.
         percentile: rank of the score among held-out normals, in [0, 100]; None without any.
+        p_value: chance that a normal image scores so high, at most; None without any.
         flagged: whether the score exceeds the threshold; None without one.
         baselines: the trivial scores.
     """
@@ -34,6 +35,7 @@ class ScoreRow:
     score: float
     parts: Mapping[str, float] = field(default_factory=dict)
     percentile: float | None = None
+    p_value: float | None = None
     flagged: bool | None = None
     baselines: Mapping[str, float] = field(default_factory=dict)
 
@@ -47,6 +49,7 @@ class ScoreRow:
             "score": self.score,
             **{part_column(name): value for name, value in self.parts.items()},
             "percentile": self.percentile,
+            "p_value": self.p_value,
             "flagged": None if self.flagged is None else int(self.flagged),
             **self.baselines,
         }

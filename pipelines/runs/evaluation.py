@@ -19,6 +19,7 @@ TOLD = (
     "image_ap",
     "sensitivity",
     "specificity",
+    "realised_fpr",
     "pixel_ap",
     "dice_at_threshold",
     "dice_oracle",
@@ -74,6 +75,7 @@ class Evaluation(Session):
             volumetric=self.volumetric,
         ) | {
             "n_calibration": {"value": int(scorer.calibration.n_normal), "ci95": None},
+            "n_calibration_patients": {"value": int(scorer.calibration.n_patients), "ci95": None},
             "n_failed": {"value": len(gathered.failures), "ci95": None},
             "target_fpr": {"value": float(scorer.calibration.target_fpr), "ci95": None},
             "about": self.about,
@@ -135,6 +137,8 @@ def told_figures(metrics: Mapping[str, Any]) -> list[str]:
     )
     lines = [f"Evaluated on {counts}"]
     lines += [f"  {name:<22}{_figure(metrics[name])}" for name in TOLD if name in metrics]
+    if "target_fpr" in metrics:
+        lines.append(f"  promised_fpr          {_figure(metrics['target_fpr'])}")
     return lines + [
         f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
         f"{_figure(content['difference'])}"

@@ -122,7 +122,10 @@ class Training(Evaluation):
             InputError: when the run could not end well.
         """
         self.config = executed_config()
-        self.calibrator.check()
+        note = self.calibrator.check()
+        if note:
+            self.notes.append(note)
+            logger.warning("Note: %s", note)
         check_registry(self.tracker, self.register_model)
         super().begin()
         logger.info("Tracking: %s", self.tracker.where)
@@ -176,7 +179,10 @@ class Training(Evaluation):
         if not self.volumetric:
             return CaseReference((), calibrator.target_fpr)
         return CaseReference.of_slices(
-            calibrator.slice_scores, calibrator.case_numbers, calibrator.target_fpr
+            calibrator.slice_scores,
+            calibrator.case_numbers,
+            calibrator.target_fpr,
+            calibrator.patients,
         )
 
     def facts(self, reference: CaseReference) -> dict[str, Any]:
@@ -184,6 +190,7 @@ class Training(Evaluation):
         cohort = self.data.cohort
         return {
             "case_scores": list(reference.scores),
+            "case_weights": list(reference.weights or ()),
             "target_fpr": reference.target_fpr,
             "preprocessing": self.preprocessing.parameters,
             "modalities": list(cohort.modalities),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
+from networks.conformal import patient_weights, patients_needed, supported_rate
 from pipelines.common import EngineProgress
 from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
@@ -25,34 +25,6 @@ logger = logging.getLogger(__name__)
 
 PIXELS_PER_IMAGE = 4096
 """Evenly spaced body pixels of an image that enter the pixel threshold."""
-
-
-def conformal_rank(count: int, target_fpr: float) -> int:
-    """Rank, from 1, of the normal score that bounds the false-positive rate.
-
-    With ``count`` exchangeable normal scores a new normal score exceeds the one of rank
-    ``ceil((count + 1) (1 - fpr))`` with probability at most ``fpr`` (split-conformal prediction,
-    Vovk et al.).
-
-    Raises:
-        InputError: when there are too few scores for the rate.
-
-    Example:
-        >>> conformal_rank(99, 0.05)
-        95
-    """
-    if not 0.0 < target_fpr < 1.0:
-        raise InputError(f"target_fpr: expected a rate between 0 and 1, found {target_fpr}.")
-    # The small constant keeps 100 * 0.95 = 95.00000000000001 from counting as 96.
-    rank = math.ceil((count + 1) * (1.0 - target_fpr) - 1e-9)
-    if rank > count:
-        needed = math.ceil(1.0 / target_fpr - 1e-9) - 1
-        raise InputError(
-            f"target_fpr: a false-positive rate of {target_fpr:g} needs at least {needed} held-out "
-            f"normal images for calibration, found {count}. Give more normal images, a larger "
-            f"calibration share in --fractions, or a larger --target_fpr."
-        )
-    return rank
 
 
 class Calibrator:
@@ -67,7 +39,8 @@ class Calibrator:
         loader: batches of held-out normal images, key ``image`` ``(B, C, H, W)``, their ``body``
             ``(B, 1, H, W)``, and what the detector needs.
         device: where to compute.
-        target_fpr: share of normal images that may be flagged.
+        target_fpr: share of normal images that may be flagged, each patient counting once; with
+            too few patients for it, the least that they support is taken in its place.
         pixel_fpr: share of body pixels of normal images that the pixel threshold lets through.
         weights: fits the weights of the fusion on a part of the patients, who then set no
             threshold; None to keep the weights.
@@ -75,6 +48,7 @@ class Calibrator:
     Attributes:
         slice_scores: once run, the score of each image that set the threshold, ``(N,)``.
         case_numbers: the positions in the data of their cases, ``(N,)``.
+        patients: whose they are.
         fitted_on: number of patients on whom the weights were fitted.
     """
 
@@ -97,19 +71,32 @@ class Calibrator:
         fitting = weights.chosen(patients) if weights else np.zeros(len(patients), dtype=bool)
         self.weights = weights
         self.fitted_on = len({one for one, taken in zip(patients, fitting, strict=True) if taken})
+        self.patients = [one for one, taken in zip(patients, fitting, strict=True) if not taken]
         self.case_numbers = dataset.case_numbers[~fitting]
         self.loader = _only(loader, ~fitting)
         self.fitting_loader = _only(loader, fitting)
 
-    def check(self) -> None:
-        """Refuses too few images; called before the training, so that no work is lost.
+    def check(self) -> str | None:
+        """Says before the training which rate the patients at hand support.
+
+        Returns:
+            What is to be noted where that is not the one asked for.
 
         Raises:
-            InputError: when the rate cannot be reached with the images at hand.
+            ValueError: for rates that are none.
         """
-        conformal_rank(len(self.case_numbers), self.target_fpr)
+        count = len(set(self.patients))
+        rate = supported_rate(count, self.target_fpr)
         if not 0.0 < self.pixel_fpr < 1.0:
             raise InputError(f"pixel_fpr: expected a rate between 0 and 1, found {self.pixel_fpr}.")
+        if rate == self.target_fpr:
+            return None
+        needed = patients_needed(self.target_fpr)
+        return (
+            f"A false-positive rate of {self.target_fpr:g} needs {needed} held-out normal patients "
+            f"for calibration; the {count} at hand support {rate:.3g}, for which the threshold is "
+            "set."
+        )
 
     def run(self) -> None:
         """Fits all buffers."""
@@ -131,16 +118,16 @@ class Calibrator:
         if self.weights and self.fitted_on:
             self.weights.fit_score(scorer, self.fitting_loader, self.device)
         fused = scorer.fusion.score(values, scorer.standardized_parts(raw))
-        rank = conformal_rank(len(fused), self.target_fpr)
-        scores = calibration.fit_scores(fused, rank, self.target_fpr)
+        scores = calibration.fit_scores(fused, patient_weights(self.patients), self.target_fpr)
         self.slice_scores = scores.double().cpu().numpy()
         calibration.fit_pixels(torch.cat([pixels for _, pixels in pooled]), self.pixel_fpr)
         logger.info(
-            "Calibrated on %d held-out normal images: threshold %.3f standard deviations for a "
-            "false-positive rate of %g.",
+            "Calibrated on %d held-out normal images of %d patients: threshold %.3f standard "
+            "deviations for a false-positive rate of %.3g.",
             len(scores),
+            int(calibration.n_patients),
             float(calibration.threshold),
-            self.target_fpr,
+            float(calibration.target_fpr),
         )
 
     def _gather(self) -> list[tuple[Evidence, Tensor]]:

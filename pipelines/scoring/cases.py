@@ -19,6 +19,7 @@ from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
+from networks.calibration import Calibration
 from pipelines.common import require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
@@ -172,8 +173,8 @@ SERVED_NDIM = 5
 
 
 def score_columns(scorer: AnomalyScorer) -> tuple[str, ...]:
-    """The columns of a scorer's scores: the score, its parts, its percentile."""
-    return "score", *(part_column(name) for name in scorer.parts), "percentile"
+    """The columns of a scorer's scores: the score, its parts, its percentile and p-value."""
+    return "score", *(part_column(name) for name in scorer.parts), "percentile", "p_value"
 
 
 class ScoreSlices(Inferer):
@@ -216,7 +217,9 @@ class ScoreSlices(Inferer):
         for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
             around = {name: value[where].to(device) for name, value in (context or {}).items()}
-            found = _columns(network.score_image(images[where].to(device), around))
+            found = _columns(
+                network.score_image(images[where].to(device), around), network.calibration
+            )
             for name, value in found.items():
                 gathered.setdefault(name, []).append(value.cpu())
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
@@ -226,8 +229,9 @@ class ScoreSlices(Inferer):
         return {name: value[None] for name, value in scored.items()}
 
 
-def _columns(found: ImageScores) -> dict[str, Tensor]:
+def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
+    values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
     values["anomaly_map"] = found.anomaly_map[:, 0]
     values |= {f"{MAP}{name}": value[:, 0] for name, value in found.maps.items()}
@@ -254,7 +258,7 @@ def scored_case(
     """
     own = {name: value[where] for name, value in scored.items()}
     maps = {n: v for n, v in own.items() if n == "anomaly_map" or n.startswith(MAP)}
-    scores = {name: own[name].double().numpy() for name in ("score", "percentile")}
+    scores = {name: own[name].double().numpy() for name in ("score", "percentile", "p_value")}
     parts = {name: own[part_column(name)].double().numpy() for name in scorer.parts}
     flagged = own["flagged"].numpy()
     calibration = scorer.calibration
@@ -263,6 +267,7 @@ def scored_case(
             score=float(scores["score"][0]),
             parts={name: float(values[0]) for name, values in parts.items()},
             percentile=float(scores["percentile"][0]),
+            p_value=float(scores["p_value"][0]),
             flagged=bool(flagged[0]),
             threshold=float(calibration.threshold),
             target_fpr=float(calibration.target_fpr),

@@ -30,6 +30,7 @@ class ScoringContent(BaseModel):
     modalities: Names
     volumetric: bool
     case_scores: list[Finite]
+    case_weights: list[Finite]
     target_fpr: Rate
     versions: dict[str, str]
     created: str

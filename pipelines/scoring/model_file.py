@@ -14,7 +14,7 @@ from pipelines.common import read_archive, replacing
 from pipelines.scoring.model_content import content_problem, lacking, state_problem, summary
 from transforms.errors import InputError
 
-FORMAT = 3
+FORMAT = 4
 MODEL_NAME = "model.pt"
 
 
@@ -106,12 +106,17 @@ def model_version(model: Mapping[str, Any]) -> str:
     return f"{model['created']} {model['fingerprint']}"
 
 
-def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") -> AnomalyScorer:
+def load_scorer(
+    model: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    target_fpr: float | None = None,
+) -> AnomalyScorer:
     """Rebuilds the calibrated scorer of a model file.
 
     Args:
         model: the content of the file, see `read_model`.
         device: where the scorer is wanted.
+        target_fpr: the false-positive rate of the threshold; None for the model's own.
 
     Returns:
         The scorer, in evaluation mode.
@@ -131,6 +136,8 @@ def load_scorer(model: Mapping[str, Any], device: torch.device | str = "cpu") ->
             f"ckpt_dir: the model cannot be rebuilt from its config ({summary(error)}). Expected "
             f"a {MODEL_NAME} as AE-Flow's training wrote it; copy it again, or train anew."
         ) from error
+    if target_fpr is not None and target_fpr != float(model["target_fpr"]):
+        scorer.calibration.retarget(target_fpr)
     return scorer.eval().to(device)
 
 

@@ -57,6 +57,12 @@ class Predictor:
         return scored
 
 
-def case_reference(model: Mapping[str, Any]) -> CaseReference:
-    """Scores of the held-out normal volumes that a model file records."""
-    return CaseReference(tuple(model["case_scores"]), float(model["target_fpr"]))
+def case_reference(model: Mapping[str, Any], target_fpr: float | None = None) -> CaseReference:
+    """Scores of the held-out normal volumes that a model file records.
+
+    Args:
+        model: the content of the file.
+        target_fpr: the false-positive rate to judge at; None for the model's own.
+    """
+    rate = float(model["target_fpr"] if target_fpr is None else target_fpr)
+    return CaseReference(tuple(model["case_scores"]), rate, tuple(model["case_weights"]))

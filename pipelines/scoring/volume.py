@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from networks import part_column
-from pipelines.scoring.calibration import conformal_rank
+from networks.conformal import conformal_rank, p_value, patient_weights, supported_rate
 
 TOP_SHARE = 0.1
 """Share of a volume's slices, those with the highest scores, whose mean is its score."""
@@ -25,6 +26,7 @@ class CaseScore:
         score: of the case.
         parts: per part of the detector, its mean over the same slices.
         percentile: rank of the score among held-out normal cases, in [0, 100]; None without any.
+        p_value: chance that a normal case scores so high, at most; None without any.
         flagged: whether the score exceeds the threshold; None without one.
         threshold: the score above which a case is flagged.
         target_fpr: the false-positive rate that the threshold stands for; above what was asked
@@ -35,6 +37,7 @@ class CaseScore:
     score: float
     parts: Mapping[str, float]
     percentile: float | None
+    p_value: float | None
     flagged: bool | None
     threshold: float | None
     target_fpr: float | None
@@ -54,36 +57,63 @@ class CaseReference:
     Attributes:
         scores: one per held-out case, in standard deviations, increasing.
         target_fpr: the false-positive rate that was asked for.
+        weights: what each counts, see `networks.conformal.patient_weights`; None for 1 each.
     """
 
     scores: tuple[float, ...]
     target_fpr: float
+    weights: tuple[float, ...] | None = None
 
     @classmethod
     def of_slices(
-        cls, scores: NDArray[np.float64], cases: NDArray[np.int64], target_fpr: float
+        cls,
+        scores: NDArray[np.float64],
+        cases: NDArray[np.int64],
+        target_fpr: float,
+        patients: Sequence[str],
     ) -> CaseReference:
-        """Gathers slices ``(N,)`` of the cases ``(N,)`` that they come from."""
-        found = [case_score(scores[cases == case]) for case in np.unique(cases)]
-        return cls(tuple(sorted(found)), float(target_fpr))
+        """Gathers slices ``(N,)`` by the cases ``(N,)``, and these by the patients ``(N,)``."""
+        patient_of = dict(zip(cases.tolist(), patients, strict=True))
+        found = [(case_score(scores[cases == case]), case) for case in patient_of]
+        weights = patient_weights(list(patient_of.values())).tolist()
+        ordered = sorted(zip(found, weights, strict=True))
+        return cls(
+            tuple(score for (score, _), _ in ordered),
+            float(target_fpr),
+            tuple(weight for _, weight in ordered),
+        )
+
+    @property
+    def _weights(self) -> torch.Tensor:
+        return torch.tensor(self.weights or [1.0] * len(self.scores), dtype=torch.float64)
+
+    @property
+    def n_patients(self) -> int:
+        """Number of the patients whose cases these are."""
+        return round(float(self._weights.sum()))
 
     @property
     def fpr(self) -> float | None:
-        """The rate that can be held: n cases cannot tell less than 1 in n + 1; None without any."""
-        return max(self.target_fpr, 1.0 / (len(self.scores) + 1)) if self.scores else None
+        """The rate that can be held; None without any case."""
+        return supported_rate(self.n_patients, self.target_fpr) if self.scores else None
 
     @property
     def threshold(self) -> float | None:
         """The score above which a volume is flagged at `fpr`; None without any case."""
-        if self.fpr is None:
-            return None
-        return self.scores[conformal_rank(len(self.scores), self.fpr) - 1]
+        return None if self.fpr is None else self.scores[conformal_rank(self._weights, self.fpr)]
 
     def percentile(self, score: float) -> float | None:
         """Share of the held-out cases at or below a score, in [0, 100]; None without any."""
         if not self.scores:
             return None
         return 100.0 * sum(one <= score for one in self.scores) / len(self.scores)
+
+    def p_value(self, score: float) -> float | None:
+        """Chance that a normal case scores as high as one, at most; None without any."""
+        if not self.scores:
+            return None
+        reached = self._weights[torch.tensor(self.scores) >= score].sum()
+        return float(p_value(reached, self.n_patients))
 
 
 def top_slices(scores: Sequence[float] | NDArray[np.float64]) -> NDArray[np.int64]:
@@ -120,6 +150,7 @@ def score_volume(
         score=whole,
         parts={name: float(values[top].mean()) for name, values in parts.items()},
         percentile=reference.percentile(whole),
+        p_value=reference.p_value(whole),
         flagged=None if threshold is None else whole > threshold,
         threshold=threshold,
         target_fpr=reference.fpr,

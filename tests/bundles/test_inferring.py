@@ -185,7 +185,7 @@ def test_nothing_is_left_out_in_silence(
 
 
 def test_one_file_is_enough(write_model: WriteModel, tmp_path: Path) -> None:
-    write_model(case_scores=[])
+    write_model(case_scores=[], case_weights=[])
     out = tmp_path / "out"
     infer(write_volume(tmp_path / "scan.nii.gz"), tmp_path / "models", out)
     *_, whole = table(out / "scores.csv")

@@ -40,7 +40,17 @@ def test_a_method_trains_evaluates_infers_exports_and_is_served(
         assert done.returncode == 0, done.stderr[-3000:]
         assert (tmp_path / "models" / "model.pt2").is_file(), done.stdout
     scores = rows(tmp_path / "output" / "scores.csv")
-    wanted = ["case", "level", "slice", "label", "score", *COLUMNS[name], "percentile", "flagged"]
+    wanted = [
+        "case",
+        "level",
+        "slice",
+        "label",
+        "score",
+        *COLUMNS[name],
+        "percentile",
+        "p_value",
+        "flagged",
+    ]
     assert list(scores[0])[: len(wanted)] == wanted
     for again, first in zip(rows(tmp_path / "evaluation" / "scores.csv"), scores, strict=True):
         assert (again["case"], again["slice"]) == (first["case"], first["slice"])

@@ -62,7 +62,7 @@ def test_scores_are_written_one_row_per_slice(trained: Path) -> None:
         rows = list(csv.DictReader(stream))
     parts = ("flow", "recon", "head", "bright", "dark", "density", "local")
     wanted = ["case", "level", "slice", "label", "score", *(f"{part}_score" for part in parts)]
-    wanted += ["percentile", "flagged"]
+    wanted += ["percentile", "p_value", "flagged"]
     assert list(rows[0])[: len(wanted)] == wanted
     assert "patient" not in rows[0]
     metrics, split = (load(trained / name) for name in ("output/metrics.json", "models/split.json"))

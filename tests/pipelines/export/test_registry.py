@@ -29,7 +29,15 @@ from pipelines.tracking.outbox import send_untracked
 from pipelines.tracking.tracker import Tracker
 from transforms.errors import InputError
 
-COLUMNS = ["score", "flow_score", "recon_score", "density_score", "percentile", "flagged"]
+COLUMNS = [
+    "score",
+    "flow_score",
+    "recon_score",
+    "density_score",
+    "percentile",
+    "p_value",
+    "flagged",
+]
 
 
 @pytest.fixture
@@ -47,6 +55,7 @@ def model_path(scorer: Any, tmp_path: Path, model_facts: dict[str, Any]) -> Path
         "split": {"train": ["JaneDoe-1"], "calibration": [], "test": []},
         "notes": ["JaneDoe-1 was skipped"],
         "case_scores": [],
+        "case_weights": [],
         "target_fpr": 0.2,
         "created": "2026-01-01T00:00:00+0000",
     }
@@ -81,6 +90,7 @@ def expected(scorer: Any, images: torch.Tensor) -> dict[str, Any]:
     with torch.no_grad():
         scored = scorer.score_image(images)
     told = {name: getattr(scored, name) for name in ("score", "percentile", "flagged")}
+    told["p_value"] = scorer.calibration.p_value(scored.score)
     told |= {f"{name}_score": value for name, value in scored.parts.items()}
     assert set(told) == set(COLUMNS)
     return {name: told[name].numpy() for name in COLUMNS}
@@ -184,6 +194,7 @@ def test_a_volume_is_one_row(
     facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, channels=2).parameters,
         "case_scores": [-1.0, 0.0, 1.0],
+        "case_weights": [1.0, 1.0, 1.0],
         "target_fpr": 0.25,
     }
     save_model(tmp_path / "model.pt", scorer, facts)

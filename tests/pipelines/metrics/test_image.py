@@ -42,6 +42,7 @@ def test_values_of_a_case_done_by_hand() -> None:
         "accuracy": 4 / 6,
         "sensitivity": 2 / 3,
         "specificity": 2 / 3,
+        "realised_fpr": 1 / 3,
     }
     assert {name: figure.value for name, figure in found.items()} == pytest.approx(expected)
 
@@ -74,6 +75,7 @@ def test_values_are_those_of_sklearn(count: int) -> None:
     labels[:2] = 0, 1
     for flagged in (scores > 1, scores > scores.max()):
         found = image_metrics(labels, scores, flagged, patients, resamples=2)
+        del found["realised_fpr"]
         expected = {name: metric(labels, flagged) for name, metric in OF_DECISIONS.items()}
         expected |= {name: metric(labels, scores) for name, metric in OF_SCORES.items()}
         assert {name: one.value for name, one in found.items()} == pytest.approx(
@@ -115,10 +117,18 @@ def test_one_class_gives_none_and_no_warning(label: int) -> None:
     assert missing == (
         {"image_auroc", "image_ap", "f1_oracle", "f1", "sensitivity"}
         if label == 0
-        else {"image_auroc", "specificity"}
+        else {"image_auroc", "specificity", "realised_fpr"}
     )
     json.dumps({name: figure.as_dict() for name, figure in found.items()}, allow_nan=False)
     assert paired_difference(np.full(6, label), SCORES, -SCORES, PATIENTS) == Figure(None)
+
+
+def test_each_patient_counts_once_in_the_realised_rate() -> None:
+    flagged = np.array([True, True, False, False, True, True])
+    patients = np.array(["a", "a", "a", "b", "b", "c"])
+    found = image_metrics([0, 0, 0, 0, 1, 1], SCORES, flagged, patients)
+    assert found["realised_fpr"].value == pytest.approx((2 / 3 + 0) / 2)
+    assert found["specificity"].value == pytest.approx(2 / 4)
 
 
 def test_nothing_flagged_is_an_f1_of_zero() -> None:

@@ -157,6 +157,7 @@ def evaluator() -> Any:
         threshold=torch.tensor(1.5),
         pixel_threshold=torch.tensor(2.5),
         n_normal=torch.tensor(40),
+        n_patients=torch.tensor(20),
         target_fpr=torch.tensor(0.05),
         quantiles=torch.linspace(0, 1, 5),
     )

@@ -121,7 +121,7 @@ def test_scores_hold_every_row_but_no_patients(tmp_path: Path, rows: list[Any]) 
     with (tmp_path / "scores.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
-    assert list(table[0]) == [*first, "percentile", "flagged", "sharpness", "mean"]
+    assert list(table[0]) == [*first, "percentile", "p_value", "flagged", "sharpness", "mean"]
     for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
         assert [row[name] for row in table] == [str(row.cells()[name]) for row in rows], name
     assert [row["flagged"] for row in table] == [*"0011111100"]

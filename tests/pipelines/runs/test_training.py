@@ -32,7 +32,7 @@ def make_training(
     def make(
         folder: Path,
         data: Data = data,
-        check: Any = lambda: None,
+        check: Any = lambda: "a rate is not supported",
         resume: str | None = None,
         **how: Any,
     ) -> tuple[Training, Engine]:
@@ -53,6 +53,7 @@ def make_training(
             check=check,
             slice_scores=np.array([4.0, 1.0, 2.0, 3.0]),
             case_numbers=np.array([1, 0, 0, 0]),
+            patients=["q", "p", "p", "p"],
             fitted_on=0,
             target_fpr=0.1,
         )
@@ -107,7 +108,15 @@ def test_a_whole_training(
     split = json.loads((tmp_path / "models" / "split.json").read_text())
     assert split == {"train": ["a"], "calibration": ["b"], "test": ["c"]}
     ((scorer, facts),) = saved
-    assert scorer is evaluator.scorer and facts["split"] == split and facts["notes"] == ["a note"]
+    assert (
+        scorer is evaluator.scorer
+        and facts["split"] == split
+        and facts["notes"]
+        == [
+            "a note",
+            "a rate is not supported",
+        ]
+    )
     assert facts["preprocessing"] == CaseLoader(32).parameters and facts["seed"] == 3
     assert facts["versions"]["torch"] == installed_versions()["torch"]
     assert facts["case_scores"] == [] and facts["target_fpr"] == 0.1  # pictures have none
@@ -227,6 +236,6 @@ def test_held_out_volumes_are_what_new_ones_are_judged_by(
     training, _ = make_training(tmp_path, volumes)
     training.begin()
     training.save_model()
-    assert training.case_reference() == CaseReference((3.0, 4.0), 0.1)
-    assert evaluator.reference == CaseReference((3.0, 4.0), 0.1)
+    assert training.case_reference() == CaseReference((3.0, 4.0), 0.1, (1.0, 1.0))
+    assert evaluator.reference == CaseReference((3.0, 4.0), 0.1, (1.0, 1.0))
     assert saved[0]["case_scores"] == [3.0, 4.0] and saved[0]["volumetric"] is True

@@ -1,7 +1,7 @@
 """Calibration on held-out normal images."""
 
 from collections.abc import Callable
-from fractions import Fraction
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,11 +10,13 @@ from torch.nn import functional as F
 
 from networks import AnomalyScorer
 from networks.calibration import KNOTS, N_QUANTILES, Deviates
+from networks.conformal import patient_weights
+from networks.errors import ArgumentError
 from networks.levels import level_at
 from networks.normative import NormativeMap
 from networks.pooling import LINEAR_RANGE, compress
 from pipelines.data.datasets import NormalSlices, slice_loader
-from pipelines.scoring.calibration import Calibrator, conformal_rank
+from pipelines.scoring.calibration import Calibrator
 from transforms.errors import InputError
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -29,62 +31,38 @@ def all_pixels(scorer: AnomalyScorer, image: Tensor) -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("fpr", ["1/20", "1/10", "1/4", "1/3", "1/2", "3/4"])
-def test_the_rank_bounds_the_rate_as_closely_as_possible(fpr: str) -> None:
-    rate = Fraction(fpr)
-    for count in range(1, 120):
-        # A new score exceeds the one of rank k with probability (count + 1 - k) / (count + 1).
-        possible = [k for k in range(1, count + 1) if Fraction(count + 1 - k, count + 1) <= rate]
-        if possible:
-            assert conformal_rank(count, float(rate)) == min(possible)
-        else:
-            with pytest.raises(InputError, match=f"needs at least {-(-1 // rate) - 1} held-out"):
-                conformal_rank(count, float(rate))
-
-
-@pytest.mark.parametrize("fpr", [0.0, 1.0, -0.1, 5.0])
-def test_a_rate_out_of_range_is_refused(fpr: float) -> None:
-    with pytest.raises(InputError, match="target_fpr: expected a rate between 0 and 1"):
-        conformal_rank(100, fpr)
-
-
-@pytest.mark.parametrize(("count", "fpr"), [(19, 0.05), (50, 0.1), (99, 0.05), (30, 0.25)])
-def test_fresh_normal_scores_exceed_the_threshold_at_most_as_often_as_asked(
-    make_scorer: MakeScorer, count: int, fpr: float
-) -> None:
-    scorer = make_scorer(score="recon")
-    calibration = scorer.calibration
-    draws, fresh, rates = 400, 200, []
-    for draw in range(draws):
-        generator = torch.Generator().manual_seed(draw)
-        scores = torch.randn(count + fresh, generator=generator).exp() * 10 - 3
-        flat = torch.zeros_like(scores)
-        parts = {"flow": flat, "recon": scores, "density": flat}
-        calibration.fit_parts({name: value[:count] for name, value in parts.items()})
-        fused = scorer.fusion.score({}, scorer.standardized_parts(parts))
-        calibration.fit_scores(fused[:count], conformal_rank(count, fpr), fpr)
-        found = calibration.standardize(fused[count:])
-        rates.append(float((found > calibration.threshold).float().mean()))
-    found_rate = sum(rates) / draws
-    expected = 1 - conformal_rank(count, fpr) / (count + 1)
-    assert expected <= fpr + 1e-9
-    assert found_rate == pytest.approx(expected, abs=0.012)
-
-
-def test_too_few_images_are_refused_before_any_work(
+def test_too_few_patients_are_told_before_any_work(
     make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
 ) -> None:
     scorer = make_scorer()
     loader = slice_loader(make_slices(make_images(18)), 4)
     calibrator = Calibrator(scorer, loader, "cpu", target_fpr=0.05)
-    for attempt in (calibrator.check, calibrator.run):
-        with pytest.raises(
-            InputError, match="needs at least 19 held-out normal images .* found 18"
-        ):
-            attempt()
-    assert not scorer.calibrated
+    note = calibrator.check()
+    assert note is not None and "needs 19 held-out normal patients" in note
+    assert "the 18 at hand support 0.0526" in note
+    calibrator.run()
+    assert float(scorer.calibration.target_fpr) == pytest.approx(1 / 19)
+    assert Calibrator(scorer, loader, "cpu", 0.06).check() is None
     with pytest.raises(InputError, match="pixel_fpr: expected a rate"):
         Calibrator(scorer, loader, "cpu", 0.2, pixel_fpr=0.0).check()
+    with pytest.raises(ArgumentError, match="target_fpr: expected a rate"):
+        Calibrator(scorer, loader, "cpu", 5.0).check()
+
+
+def test_images_of_one_patient_are_one_draw(
+    make_scorer: MakeScorer, make_images: MakeImages, make_slices: MakeSlices
+) -> None:
+    dataset = make_slices(make_images(12))
+    dataset.data = tuple(replace(case, patient=str(i % 3)) for i, case in enumerate(dataset.data))
+    scorer = make_scorer()
+    calibrator = Calibrator(scorer, slice_loader(dataset, 4), "cpu", 0.2)
+    calibrator.run()
+    calibration = scorer.calibration
+    assert (int(calibration.n_normal), int(calibration.n_patients)) == (12, 3)
+    assert float(calibration.target_fpr) == pytest.approx(1 / 4)
+    highest = max(calibrator.slice_scores)
+    assert float(calibration.threshold) == pytest.approx(highest)
+    assert float(calibration.p_value(torch.tensor([highest + 1]))) == pytest.approx(1 / 4)
 
 
 @pytest.mark.parametrize("score", ["fused", "paper", "flow", "head"])
@@ -258,7 +236,7 @@ def test_what_does_not_vary_is_only_shifted(make_scorer: MakeScorer) -> None:
     calibration.fit_parts(parts)
     assert calibration.parts.mean[0] == 4 and calibration.parts.scale[0] == 1
     assert (calibration.parts("flow", parts["flow"]) == 0).all()
-    found = calibration.fit_scores(torch.full((9,), 4.0), 8, 0.2)
+    found = calibration.fit_scores(torch.full((9,), 4.0), patient_weights(range(9)), 0.2)
     assert (found == 0).all() and calibration.score_scale == 1
 
 

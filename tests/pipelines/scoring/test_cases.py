@@ -70,7 +70,7 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
         "map_recon",
         "reconstruction",
     }
-    columns = ("score", "flow_score", "recon_score", "density_score", "percentile")
+    columns = ("score", "flow_score", "recon_score", "density_score", "percentile", "p_value")
     assert score_columns(scorer) == columns
     for name, value in whole.items():
         assert len(value) == 5, name
@@ -86,7 +86,7 @@ def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: li
         with torch.no_grad():
             alone = scorer.score_image(sample.images)
         np.testing.assert_allclose(one.scores["score"], alone.score, atol=1e-4, rtol=1e-4)
-        assert set(one.scores) == {"score", "percentile"}
+        assert set(one.scores) == {"score", "percentile", "p_value"}
         assert set(one.parts) == {"flow", "recon", "density"}
         for name, values in one.parts.items():
             np.testing.assert_allclose(values, alone.parts[name], atol=1e-4, rtol=1e-4)

@@ -152,7 +152,7 @@ def test_a_damaged_or_foreign_file_is_told(tmp_path: Path, write: Callable[[Path
 )
 def test_another_format_is_told(tmp_path: Path, content: Any, found: str) -> None:
     torch.save(content, tmp_path / MODEL_NAME)
-    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 3 .{found}"):
+    with pytest.raises(InputError, match=f"is not an AE-Flow model of format 4 .{found}"):
         read_model(tmp_path)
 
 

@@ -84,7 +84,7 @@ def test_a_picture_gets_it_too(write_model: WriteModel, tmp_path: Path) -> None:
 def test_the_model_is_described_without_its_weights(
     write_model: WriteModel, tmp_path: Path
 ) -> None:
-    model = write_model(case_scores=[1.0, 2.0], target_fpr=0.3)
+    model = write_model(case_scores=[1.0, 2.0], case_weights=[1.0, 1.0], target_fpr=0.3)
     predictor = Predictor(str(tmp_path / "models"), batch_size=3)
     assert "model" not in predictor.model and predictor.model["modalities"] == ["flair"]
     assert predictor.reference.scores == (1.0, 2.0) and predictor.reference.target_fpr == 0.3

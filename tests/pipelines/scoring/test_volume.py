@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.scoring.calibration import conformal_rank
+from networks.conformal import conformal_rank, patient_weights
+from networks.errors import ArgumentError
 from pipelines.scoring.volume import CaseReference, CaseScore, case_score, score_volume, top_slices
-from transforms.errors import InputError
 
 SCORES = st.lists(st.floats(-20, 50, width=32), min_size=1, max_size=60)
 
@@ -55,7 +55,7 @@ def test_a_higher_slice_never_lowers_the_case(scores: list[float], where: int, m
 def test_the_threshold_is_the_conformal_rank_of_the_reference(count: int, target: float) -> None:
     reference = CaseReference(tuple(float(value) for value in range(count)), target)
     assert reference.fpr == target
-    assert reference.threshold == conformal_rank(count, target) - 1
+    assert reference.threshold == conformal_rank(patient_weights(range(count)), target)
 
 
 @pytest.mark.parametrize("count", [1, 3, 18])
@@ -80,27 +80,33 @@ def test_percentiles_count_the_cases_at_or_below() -> None:
 
 def test_without_reference_nothing_is_decided() -> None:
     found = scored([1.0, 2.0], CaseReference((), 0.05))
-    nothing = (found.percentile, found.flagged, found.threshold, found.target_fpr)
-    assert nothing == (None,) * 4 and found.n_normal == 0
+    nothing = (found.percentile, found.p_value, found.flagged, found.threshold, found.target_fpr)
+    assert nothing == (None,) * 5 and found.n_normal == 0
     assert math.isfinite(found.score)
 
 
 def test_slices_are_gathered_by_case() -> None:
     scores = np.array([5.0, 1.0, 7.0, 3.0, *range(10, 30)])
     cases = np.array([4, 2, 4, 2, *[9] * 20])
-    reference = CaseReference.of_slices(scores, cases, 0.1)
+    patients = [{4: "a", 2: "b", 9: "a"}[case] for case in cases]
+    reference = CaseReference.of_slices(scores, cases, 0.1, patients)
     assert reference.scores == (3.0, 7.0, 28.5) and reference.target_fpr == 0.1
-    assert CaseReference.of_slices(np.empty(0), np.empty(0, int), 0.1).scores == ()
+    assert reference.weights == (1.0, 0.5, 0.5) and reference.n_patients == 2
+    assert reference.fpr == pytest.approx(1 / 3) and reference.threshold == 28.5
+    assert reference.p_value(7.0) == pytest.approx((1 + 1) / 3)
+    assert CaseReference.of_slices(np.empty(0), np.empty(0, int), 0.1, []).scores == ()
 
 
 def test_a_rate_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match="target_fpr"):
+    with pytest.raises(ArgumentError, match="target_fpr"):
         _ = CaseReference((1.0, 2.0), 1.5).threshold
 
 
 def test_the_values_hold_the_parts_that_there_are_under_their_columns() -> None:
-    found = CaseScore(1.0, {"flow": 2.0, "recon": 3.0}, 50.0, True, 0.5, 0.05, 20).as_dict()
+    found = CaseScore(1.0, {"flow": 2.0, "recon": 3.0}, 50.0, 0.5, True, 0.5, 0.05, 20).as_dict()
     assert list(found)[:4] == ["score", "flow_score", "recon_score", "percentile"]
     assert (found["flow_score"], found["recon_score"]) == (2.0, 3.0)
     assert "head_score" not in found and "parts" not in found and found["flagged"] is True
-    assert CaseScore(1.0, {"head": 4.0}, 5.0, True, 0.5, 0.05, 20).as_dict()["head_score"] == 4.0
+    assert (
+        CaseScore(1.0, {"head": 4.0}, 5.0, 0.5, True, 0.5, 0.05, 20).as_dict()["head_score"] == 4.0
+    )

@@ -183,6 +183,7 @@ def test_a_registered_model_scores_as_the_scorer_does(
     facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, channels=1).parameters,
         "case_scores": [],
+        "case_weights": [],
         "target_fpr": 0.2,
     }
     save_model(tmp_path / "model.pt", scorer, facts)
@@ -204,6 +205,7 @@ def test_a_registered_model_scores_as_the_scorer_does(
     with torch.no_grad():
         scored = scorer.score_image(images)
     told = {name: getattr(scored, name) for name in ("score", "percentile", "flagged")}
+    told["p_value"] = scorer.calibration.p_value(scored.score)
     told |= {part_column(name): value for name, value in scored.parts.items()}
     assert set(found.columns) == set(told)
     for name, value in told.items():
