@@ -73,3 +73,29 @@ def p_value(reached: Tensor, patients: int) -> Tensor:
         patients: their number.
     """
     return (1.0 + reached) / (patients + 1.0)
+
+
+def flagged_by_others(scores: Tensor, patients: Sequence[Hashable], rate: float) -> Tensor:
+    """Whether each normal score exceeds the threshold that all other patients set.
+
+    What a threshold does to new patients, told by those who set it.
+
+    Args:
+        scores: ``(N,)``.
+        patients: whose they are, two at least.
+        rate: the one asked for.
+
+    Returns:
+        ``(N,)`` bool.
+    """
+    index = {one: place for place, one in enumerate(dict.fromkeys(patients))}
+    number = torch.tensor([index[one] for one in patients])
+    weights = patient_weights(patients)
+    ordered, order = scores.sort()
+    flagged = torch.zeros(len(scores), dtype=torch.bool)
+    supported = supported_rate(len(index) - 1, rate)
+    for one in range(len(index)):
+        others = number[order] != one
+        threshold = ordered[others][conformal_rank(weights[order][others], supported)]
+        flagged[number == one] = scores[number == one] > threshold
+    return flagged

@@ -6,6 +6,7 @@ from .cohort import Data as Data
 from .cohort import count_channels as count_channels
 from .cohort import open_data as open_data
 from .cohort import open_data_like as open_data_like
+from .cohort import open_normals as open_normals
 from .cohort import seen_content as seen_content
 from .datasets import CaseDataset as CaseDataset
 from .datasets import NormalSlices as NormalSlices

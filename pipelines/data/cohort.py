@@ -15,7 +15,7 @@ from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened
 from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
-from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, split_cohort
+from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, may_train, split_cohort
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -173,26 +173,8 @@ def open_data_like(
             "dataset_dir: this model was trained on data of your own. Name the folder to evaluate "
             "with --dataset_dir."
         )
-    cohort, notes = _read(dataset_dir, layout, modalities or model["modalities"], patient_pattern)
-    if len(cohort.modalities) != len(model["modalities"]):
-        raise InputError(
-            f"modalities: the model reads {', '.join(model['modalities'])}, found "
-            f"{', '.join(cohort.modalities)}. Evaluate with the same modalities."
-        )
-    if cohort.volumetric != bool(model["volumetric"]):
-        kinds = {True: "volumes", False: "pictures"}
-        raise InputError(
-            f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
-            f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
-        )
-    used = {name for part in ("train", "calibration") for name in model["split"][part]}
+    cohort, notes, seen = _read_like(model, dataset_dir, layout, modalities, patient_pattern)
     wanted = cohort.cases if split is None else split_cohort(cohort, split_file=split).test
-    known = set(model["seen"])
-    seen = {
-        case.patient
-        for case in cohort.cases
-        if case.name in used or any(_content(path) in known for path in case.images)
-    }
     left = tuple(case for case in wanted if case.patient not in seen)
     if not left:
         raise InputError(
@@ -208,6 +190,74 @@ def open_data_like(
     data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
     _tell(data)
     return data
+
+
+def open_normals(
+    model: Mapping[str, Any],
+    dataset_dir: str,
+    layout: str = "normals",
+    modalities: str | Sequence[str] | None = None,
+    patient_pattern: str | None = None,
+) -> Data:
+    """Opens normal images by which a trained model is calibrated anew; all are its calibration.
+
+    Args:
+        model: content of the model file.
+        dataset_dir: see `open_data`.
+        layout: see `open_data`; of another than ``normals`` the normal cases are taken, and
+            volumes whose masks tell their normal slices.
+        modalities: None takes the model's.
+        patient_pattern: see `open_data`.
+
+    Raises:
+        InputError: when the images are not of the model's kind, or no normal case is left.
+    """
+    if not dataset_dir:
+        raise InputError("dataset_dir: name the folder of normal images with --dataset_dir.")
+    cohort, notes, seen = _read_like(model, dataset_dir, layout, modalities, patient_pattern)
+    normal = tuple(case for case in cohort.cases if may_train(case, cohort.volumetric))
+    left = tuple(case for case in normal if case.patient not in seen)
+    if not left:
+        raise InputError(
+            f"dataset_dir: {cohort.root} holds {len(normal)} normal cases, all of patients that "
+            "the model was trained or calibrated on: these cannot tell what it does with others. "
+            "Give normal images of other patients."
+        )
+    if len(left) < len(normal):
+        notes.append(f"{len(normal) - len(left)} cases are left out: the model has seen them.")
+    data = Data(cohort, Split((), left, ()), tuple([*notes, *cohort.notes]))
+    _tell(data)
+    return data
+
+
+def _read_like(
+    model: Mapping[str, Any],
+    dataset_dir: str | None,
+    layout: str,
+    modalities: str | Sequence[str] | None,
+    patient_pattern: str | None,
+) -> tuple[Cohort, list[str], set[str]]:
+    """A cohort of the model's kind, what is to be noted of it, and the patients it has seen."""
+    cohort, notes = _read(dataset_dir, layout, modalities or model["modalities"], patient_pattern)
+    if len(cohort.modalities) != len(model["modalities"]):
+        raise InputError(
+            f"modalities: the model reads {', '.join(model['modalities'])}, found "
+            f"{', '.join(cohort.modalities)}. Evaluate with the same modalities."
+        )
+    if cohort.volumetric != bool(model["volumetric"]):
+        kinds = {True: "volumes", False: "pictures"}
+        raise InputError(
+            f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
+            f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
+        )
+    used = {name for part in ("train", "calibration") for name in model["split"][part]}
+    known = set(model["seen"])
+    seen = {
+        case.patient
+        for case in cohort.cases
+        if case.name in used or any(_content(path) in known for path in case.images)
+    }
+    return cohort, notes, seen
 
 
 def _asked_for(

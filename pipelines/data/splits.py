@@ -146,7 +146,7 @@ def _is_usable(case: Case) -> bool:
     return case.label is not None or case.mask is not None
 
 
-def _may_train(case: Case, volumetric: bool) -> bool:
+def may_train(case: Case, volumetric: bool) -> bool:
     """Tell whether a case is normal, or a volume whose mask tells its normal slices."""
     return case.label == 0 or (volumetric and case.label is None and case.mask is not None)
 
@@ -155,7 +155,7 @@ def _sides(cases: Sequence[Case], volumetric: bool) -> dict[str, SplitName | Non
     """Map each patient to the side that its cases fix, or None where they fix none."""
     fixed: dict[SplitName, list[Case]] = defaultdict(list)
     for case in cases:
-        side = case.split or (None if _may_train(case, volumetric) else "test")
+        side = case.split or (None if may_train(case, volumetric) else "test")
         if side is not None:
             fixed[side].append(case)
     train, calibration, test = (tuple(fixed[name]) for name in SPLITS)
@@ -228,7 +228,7 @@ def _checked(fractions: Sequence[float]) -> dict[SplitName, float]:
 def _check_training(split: Split, volumetric: bool) -> None:
     names: tuple[SplitName, SplitName] = ("train", "calibration")
     for name in names:
-        wrong = [case.name for case in split.cases(name) if not _may_train(case, volumetric)]
+        wrong = [case.name for case in split.cases(name) if not may_train(case, volumetric)]
         if wrong:
             raise InputError(
                 f"split: {name} may hold normal cases (or volumes with masks) only, found "

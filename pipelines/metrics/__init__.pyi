@@ -1,6 +1,7 @@
 from .bootstrap import RESAMPLES as RESAMPLES
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
+from .image import image_metrics as image_metrics
 from .matching import SHARPNESS_TOLERANCE as SHARPNESS_TOLERANCE
 from .matching import matched_auroc as matched_auroc
 from .pixel import PixelHistogram as PixelHistogram

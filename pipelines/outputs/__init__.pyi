@@ -9,4 +9,5 @@ from .pictures import MAP_RANGE as MAP_RANGE
 from .pictures import save_curves as save_curves
 from .pictures import save_histogram as save_histogram
 from .pictures import save_panels as save_panels
+from .pictures import save_recalibration as save_recalibration
 from .pictures import save_regions as save_regions

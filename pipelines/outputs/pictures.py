@@ -216,3 +216,23 @@ def save_histogram(
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
+
+
+def save_recalibration(path: Path, judged: Mapping[str, tuple[NDArray[np.float64], float]]) -> None:
+    """Draws the scores of the same normal images by several calibrations, each with its threshold.
+
+    Args:
+        path: PNG file to write.
+        judged: scores ``(N,)`` and threshold of each, by its name.
+    """
+    figure, axes = plt.subplots(1, len(judged), figsize=(8, 3), layout="constrained", sharey=True)
+    for axis, (name, (scores, threshold)) in zip(axes, judged.items(), strict=True):
+        axis.hist(scores, bins=40, color="#0072B2", alpha=0.6)
+        axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
+        axis.set_title(f"{name}: {np.mean(scores > threshold):.1%} of these images above it")
+        axis.set_xlabel("score (standard deviations)")
+        axis.legend(fontsize=8)
+    axes[0].set_ylabel("normal images")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+    plt.close(figure)

@@ -4,12 +4,14 @@ from .bands import Bands as Bands
 from .bands import Findings as Findings
 from .bands import findings as findings
 from .calibration import Calibrator as Calibrator
+from .calibration import calibrator_like as calibrator_like
 from .cases import CaseEvaluator as CaseEvaluator
 from .cases import ScoredCase as ScoredCase
 from .cases import ScoreSlices as ScoreSlices
 from .cases import score_columns as score_columns
 from .cases import scored_case as scored_case
 from .model_file import MODEL_NAME as MODEL_NAME
+from .model_file import OF_THE_SCORER as OF_THE_SCORER
 from .model_file import load_scorer as load_scorer
 from .model_file import model_version as model_version
 from .model_file import read_model as read_model

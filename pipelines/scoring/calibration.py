@@ -23,6 +23,8 @@ from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+Gathered = list[tuple[Evidence, Tensor]]
+
 PIXELS_PER_IMAGE = 4096
 """Evenly spaced body pixels of an image that enter the pixel threshold."""
 
@@ -102,18 +104,17 @@ class Calibrator:
         """Fits all buffers."""
         self.check()
         self.scorer.reset()
-        scorer = self.scorer.to(self.device).eval()
+        self.fit(self.gather())
+
+    def fit(self, gathered: Gathered) -> None:
+        """Fits all buffers on evidence that was gathered."""
+        scorer = self.scorer
         calibration = scorer.calibration
-        gathered = self._gather()
         self._fit_maps(gathered)
         if self.weights and self.fitted_on:
             self.weights.fit_map(scorer, self.fitting_loader, self.device)
         pooled = [self._pool(evidence, body) for evidence, body in gathered]
-        raw = {name: torch.cat([one[name] for one, _ in pooled]) for name in scorer.parts}
-        values = {
-            name: torch.cat([evidence.values[name] for evidence, _ in gathered])
-            for name in gathered[0][0].values
-        }
+        raw, values = self._joined(gathered, pooled)
         calibration.fit_parts(raw)
         if self.weights and self.fitted_on:
             self.weights.fit_score(scorer, self.fitting_loader, self.device)
@@ -130,9 +131,30 @@ class Calibrator:
             float(calibration.target_fpr),
         )
 
-    def _gather(self) -> list[tuple[Evidence, Tensor]]:
+    def scores(self, gathered: Gathered) -> NDArray[np.float64]:
+        """The scores ``(N,)`` of evidence that was gathered, by the calibration as it is."""
+        scorer = self.scorer
+        pooled = [self._pool(evidence, body) for evidence, body in gathered]
+        raw, values = self._joined(gathered, pooled)
+        fused = scorer.fusion.score(values, scorer.standardized_parts(raw))
+        found: NDArray[np.float64] = scorer.calibration.standardize(fused).double().cpu().numpy()
+        return found
+
+    def _joined(
+        self, gathered: Gathered, pooled: list[tuple[dict[str, Tensor], Tensor]]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The raw parts and values of all batches, ``(N,)`` each."""
+        raw = {name: torch.cat([one[name] for one, _ in pooled]) for name in self.scorer.parts}
+        values = {
+            name: torch.cat([evidence.values[name] for evidence, _ in gathered])
+            for name in gathered[0][0].values
+        }
+        return raw, values
+
+    def gather(self) -> Gathered:
         """The evidence of each batch, its maps on the CPU, with the body."""
-        gathered: list[tuple[Evidence, Tensor]] = []
+        self.scorer.to(self.device).eval()
+        gathered: Gathered = []
         needs = self.scorer.detector.needs
 
         def iteration(engine: Any, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -153,7 +175,7 @@ class Calibrator:
         ).run()
         return gathered
 
-    def _fit_maps(self, gathered: list[tuple[Evidence, Tensor]]) -> None:
+    def _fit_maps(self, gathered: Gathered) -> None:
         for name in self.scorer.map_names:
             inside = [_inside(found.maps[name], body) for found, body in gathered]
             self.scorer.calibration.maps.fit(name, torch.cat(inside).to(self.device))
@@ -167,6 +189,29 @@ class Calibrator:
             parts = self.scorer.raw_parts(moved, maps)
         inside = body.to(self.device)
         return parts, torch.cat([_spread(m[b]) for m, b in zip(fused, inside, strict=True)])
+
+
+def calibrator_like(
+    model: Mapping[str, Any],
+    scorer: AnomalyScorer,
+    loader: DataLoader[dict[str, Tensor]],
+    device: torch.device | str,
+    target_fpr: float | None = None,
+    pixel_fpr: float | None = None,
+) -> Calibrator:
+    """Calibrates a model's scorer at the rates that were asked for when it was made.
+
+    Args:
+        model: content of the model file.
+        scorer: its scorer.
+        loader: see `Calibrator`.
+        device: see `Calibrator`.
+        target_fpr: another rate of images; None for the model's.
+        pixel_fpr: another rate of pixels; None for the model's.
+    """
+    rate = model["target_fpr"] if target_fpr is None else target_fpr
+    pixels = round(float(scorer.calibration.pixel_fpr), 6) if pixel_fpr is None else pixel_fpr
+    return Calibrator(scorer, loader, device, rate, pixels)
 
 
 def _only(loader: DataLoader[dict[str, Tensor]], chosen: NDArray[np.bool_]) -> Any:

@@ -17,6 +17,9 @@ from transforms.errors import InputError
 FORMAT = 4
 MODEL_NAME = "model.pt"
 
+OF_THE_SCORER = ("model", "format", "detector", "config", "fusion")
+"""What a model file says of the scorer itself; all else are facts."""
+
 
 def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> None:
     """Writes a calibrated scorer, atomically.

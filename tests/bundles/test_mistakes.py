@@ -67,7 +67,6 @@ TRAINING: list[tuple[dict[str, Any], list[str]]] = [
     ({"image_size": 100}, ["image_size", "divisible by 16"]),
     ({"image_size": "large"}, ["image_size", "large"]),
     ({"target_fpr": 5}, ["target_fpr", "0.05"]),
-    ({"target_fpr": 0.001}, ["target_fpr", "999", "--fractions"]),
     ({"fractions": [0.9, 0.2, 0.2]}, ["fractions", "add to 1"]),
     ({"split": "{tmp}/no.json"}, ["split", "no.json"]),
     ({"patient_pattern": "("}, ["patient_pattern", "regular expression"]),

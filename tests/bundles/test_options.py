@@ -20,7 +20,7 @@ from transforms.limits import MAX_GIGABYTES, require_memory
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
-CONFIGS = ("train", "evaluate", "inference")
+CONFIGS = ("train", "evaluate", "inference", "calibrate")
 PRESETS = ("gpu", "paper")
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
 

@@ -19,7 +19,12 @@ from pipelines.common.options import find_mistake, plain_options
 from pipelines.training.sequence import StagedTraining
 from tests.fuzz.place import BUNDLE, place
 
-COMMANDS = {"train": "training", "evaluate": "evaluating", "inference": "inferring"}
+COMMANDS = {
+    "train": "training",
+    "evaluate": "evaluating",
+    "inference": "inferring",
+    "calibrate": "calibrating",
+}
 ODD_WORDS = (
     *("nan", "-1", "0", "1e300", "[]", "{}", "None", "True", "", "x" * 300, "$1/0", "$nothing"),
     *("@nowhere", "%nowhere", "/dev/null", "[1,2,3]", "{'a':1}", "1.5", "\u00fcn\u00ef"),
@@ -151,7 +156,9 @@ def line(config: str, mutation: str, number: int, folder: Path) -> Words:
     if config == "inference":
         words += ["--input", f"{pictures}/test/normal"]
     else:
-        words += ["--dataset_dir", pictures, "--tracking_uri", "none"]
+        words += ["--dataset_dir", pictures]
+    if config in ("train", "evaluate"):
+        words += ["--tracking_uri", "none"]
     CHANGES[mutation](config, words, source, folder)
     return words
 

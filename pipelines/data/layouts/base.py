@@ -26,10 +26,12 @@ class Layout(ABC):
     Attributes:
         name: the name it is registered under; `register` sets it.
         expects: what it expects to find, in one sentence, for error messages.
+        automatic: whether it is among those that a folder is tried for.
     """
 
     name: ClassVar[str]
     expects: ClassVar[str]
+    automatic: ClassVar[bool] = True
 
     @abstractmethod
     def recognise(self, root: Path) -> str | None:

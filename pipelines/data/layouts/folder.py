@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,10 +37,12 @@ _KNOWN = {
 
 
 @dataclass(frozen=True)
-class _Image:
+class Image:
+    """A file, or a folder of DICOM slices, below the folder of its class."""
+
     path: Path
     below: Path
-    split: SplitName
+    split: SplitName | None
     label: Literal[0, 1]
 
     @property
@@ -90,7 +93,7 @@ class FolderLayout(Layout):
         notes = _unknown_folders(root)
         listings = [list_images(root / split / name) for split, name, _ in _CLASSES]
         images = [
-            _Image(path, listing.root, split, label)
+            Image(path, listing.root, split, label)
             for (split, _, label), listing in zip(_CLASSES, listings, strict=True)
             for path in listing.images
         ]
@@ -100,9 +103,9 @@ class FolderLayout(Layout):
                 f"TIFF, NIfTI or DICOM files, found\n{describe_tree(root / 'train')}\nPut the "
                 "normal training images there."
             )
-        volumetric = _volumetric(images)
+        volumetric = are_volumes(images)
         masks = _match_masks(root, images, notes)
-        patients = self._patients(images)
+        patients = patients_of(images, self.patient_pattern)
         cases = [
             Case(
                 name=stem_of(image.path),
@@ -117,21 +120,23 @@ class FolderLayout(Layout):
         notes += [*_test_notes(images, masks), *left_out_notes(listings)]
         return make_cohort(self.name, root, cases, modalities or ("image",), volumetric, notes)
 
-    def _patients(self, images: list[_Image]) -> dict[_Image, str]:
-        stems = {image: stem_of(image.path) for image in images}
-        if self.patient_pattern is not None:
-            by_stem = patients_by_pattern(self.patient_pattern, stems.values())
-            return {image: by_stem[stem] for image, stem in stems.items()}
-        kermany = {image: kermany_patient(stem) for image, stem in stems.items()}
-        follows_kermany = all(kermany.values())
-        patients = {}
-        for image, stem in stems.items():
-            parts = image.path.relative_to(image.below).parts
-            if len(parts) > 1:
-                patients[image] = parts[0]
-            else:
-                patients[image] = (kermany[image] or stem) if follows_kermany else stem
-        return patients
+
+def patients_of(images: Sequence[Image], pattern: str | None) -> dict[Image, str]:
+    """The patient of each image, found as `FolderLayout` says."""
+    stems = {image: stem_of(image.path) for image in images}
+    if pattern is not None:
+        by_stem = patients_by_pattern(pattern, stems.values())
+        return {image: by_stem[stem] for image, stem in stems.items()}
+    kermany = {image: kermany_patient(stem) for image, stem in stems.items()}
+    follows_kermany = all(kermany.values())
+    patients = {}
+    for image, stem in stems.items():
+        parts = image.path.relative_to(image.below).parts
+        if len(parts) > 1:
+            patients[image] = parts[0]
+        else:
+            patients[image] = (kermany[image] or stem) if follows_kermany else stem
+    return patients
 
 
 def _unknown_folders(root: Path) -> list[str]:
@@ -153,7 +158,8 @@ def _unknown_folders(root: Path) -> list[str]:
     return notes
 
 
-def _volumetric(images: list[_Image]) -> bool:
+def are_volumes(images: Sequence[Image]) -> bool:
+    """Whether the images are volumes; they may not be of both kinds."""
     by_kind: dict[bool, Path] = {}
     for image in images:
         by_kind.setdefault(is_volume(image.path) or image.path.is_dir(), image.path)
@@ -165,9 +171,9 @@ def _volumetric(images: list[_Image]) -> bool:
     return next(iter(by_kind))
 
 
-def _match_masks(root: Path, images: list[_Image], notes: list[str]) -> dict[_Image, Path]:
+def _match_masks(root: Path, images: list[Image], notes: list[str]) -> dict[Image, Path]:
     below = root / "test" / "masks"
-    masks = {_Image(path, below, "test", 1).key: path for path in find_images(below)}
+    masks = {Image(path, below, "test", 1).key: path for path in find_images(below)}
     anomalous = [image for image in images if image.label == 1]
     image_stems = Counter(stem_of(image.path) for image in anomalous)
     mask_stems = Counter(stem_of(path) for path in masks.values())
@@ -195,7 +201,7 @@ def _match_masks(root: Path, images: list[_Image], notes: list[str]) -> dict[_Im
     return found
 
 
-def _test_notes(images: list[_Image], masks: dict[_Image, Path]) -> list[str]:
+def _test_notes(images: list[Image], masks: dict[Image, Path]) -> list[str]:
     labels = [image.label for image in images if image.split == "test"]
     notes = [
         f"There are no {name} test images (test/{name} is missing or empty)."

@@ -15,7 +15,14 @@ from pathlib import Path
 
 from networks.choices import nearest
 from pipelines.data.cases import Cohort
-from pipelines.data.layouts import brats, case_list, folder, isic2018, kermany  # noqa: F401
+from pipelines.data.layouts import (  # noqa: F401
+    brats,
+    case_list,
+    folder,
+    isic2018,
+    kermany,
+    normals,
+)  # noqa: F401
 from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities
 from pipelines.data.layouts.files import describe_tree
 from transforms.errors import InputError
@@ -66,7 +73,7 @@ def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | 
     root = Path(dataset_dir or ".").expanduser()
     if not dataset_dir or not root.exists():
         return None
-    named = [layout] if layout in LAYOUTS else list(LAYOUTS)
+    named = [layout] if layout in LAYOUTS else [n for n, one in LAYOUTS.items() if one.automatic]
     fitting = [one for one in (LAYOUTS[name]() for name in named) if one.recognise(root)]
     return fitting[0].anatomy(root) if len(fitting) == 1 else None
 
@@ -103,7 +110,9 @@ def parse_modalities(modalities: str | Sequence[str] | None) -> Modalities:
 
 def _recognise(root: Path) -> tuple[str, str]:
     reasons = {
-        name: reason for name, layout in LAYOUTS.items() if (reason := layout().recognise(root))
+        name: reason
+        for name, layout in LAYOUTS.items()
+        if layout.automatic and (reason := layout().recognise(root))
     }
     if len(reasons) == 1:
         return next(iter(reasons.items()))
