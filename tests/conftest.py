@@ -18,6 +18,7 @@ from torch import Tensor
 
 from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
+from networks.scope import Scope
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.data.slices import CaseLoader, CaseSample
@@ -207,6 +208,13 @@ def write_volume(tmp_path: Path) -> WriteVolume:
     return write
 
 
+def any_scope(channels: int = 1) -> dict[str, Tensor]:
+    """The state of a scope that every image is in."""
+    scope = Scope(channels)
+    scope.limits.fill_(1e9)
+    return dict(scope.state_dict())
+
+
 @pytest.fixture
 def model_facts() -> dict[str, Any]:
     """What a model file holds beside the scorer."""
@@ -214,6 +222,7 @@ def model_facts() -> dict[str, Any]:
         "case_scores": [],
         "case_weights": [],
         "target_fpr": 0.05,
+        "scope": any_scope(),
         "preprocessing": CaseLoader(32, volumetric=True).parameters,
         "modalities": ["flair"],
         "volumetric": True,
@@ -249,6 +258,7 @@ def write_model(
             **model_facts,
             "case_scores": [0.0, 0.5, 1.0],
             "case_weights": [1.0, 1.0, 1.0],
+            "scope": any_scope(channels),
             "preprocessing": loader.parameters,
             "volumetric": volumetric,
             **facts,

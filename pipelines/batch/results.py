@@ -55,7 +55,8 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
     """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
     sample, case = scored.sample, scored.sample.case
     volumetric = sample.geometry.slice_axis is not None
-    trivial = baseline_scores(scored)
+    trivial, whole = baseline_scores(scored), scored.case_score
+    scope: dict[str, Any] = {"in_scope": whole.in_scope, "out_of_scope": whole.out_of_scope}
     for position, (index, label) in enumerate(zip(sample.indices, sample.labels, strict=True)):
         yield ScoreRow(
             case=case.name,
@@ -69,9 +70,9 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             p_value=float(scored.scores["p_value"][position]),
             flagged=bool(scored.flagged[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
+            **({} if volumetric else scope),
         )
     if volumetric:
-        whole = scored.case_score
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
@@ -84,6 +85,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             p_value=whole.p_value,
             flagged=whole.flagged,
             baselines={name: case_score(values) for name, values in trivial.items()},
+            **scope,
         )
 
 

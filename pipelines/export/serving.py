@@ -20,6 +20,7 @@ from monai.transforms.transform import MapTransform
 from monai.utils.misc import ensure_tuple
 from torch import Tensor
 
+from networks.scope import Scope
 from networks.scorer import AnomalyScorer
 from pipelines.data import Case, CaseLoader, CaseSample, require_slices
 from pipelines.scoring import (
@@ -83,6 +84,7 @@ class LabelBandsd(MapTransform):
         scorer: the calibrated scorer.
         reference: scores of held-out normal volumes.
         very_suspicious: percentile of held-out normal pixels at which the second band begins.
+        scope: what the model was made for; None for unknown.
     """
 
     def __init__(
@@ -91,10 +93,12 @@ class LabelBandsd(MapTransform):
         scorer: AnomalyScorer,
         reference: CaseReference,
         very_suspicious: float = VERY_SUSPICIOUS_PERCENTILE,
+        scope: Scope | None = None,
     ) -> None:
         super().__init__(keys)
         self.scorer = scorer
         self.reference = reference
+        self.scope = scope
         self.bands = Bands.of(scorer, float(very_suspicious))
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -109,7 +113,9 @@ class LabelBandsd(MapTransform):
             scored: Mapping[str, Tensor] = d[key]
             self._check_model(scored)
             everything = slice(0, len(sample.images))
-            case = scored_case(sample, dict(scored), everything, self.scorer, self.reference)
+            case = scored_case(
+                sample, dict(scored), everything, self.scorer, self.reference, self.scope
+            )
             found = findings(case, self.bands)
             d[key] = _as_label(found.label_map, sample)
             d[RESULT] = found.words

@@ -12,4 +12,5 @@ from .ranking import average_precision as average_precision
 from .ranking import counts_above as counts_above
 from .ranking import ratio as ratio
 from .rows import ScoreRow as ScoreRow
+from .shift import batch_notes as batch_notes
 from .summary import summarize as summarize

@@ -46,10 +46,13 @@ class ReportContent:
         threshold: score above which an image is flagged, in standard deviations.
         target_fpr: share of normal images that the threshold was to flag, in [0, 1].
         n_normal: number of normal images that the calibration used.
+        n_patients: number of their patients.
         quantiles: (1001,) ascending scores of these normal images.
         history: one mapping per epoch, as `pipelines.outputs.pictures.save_curves` takes.
         regions: normal images ``(H, W)`` in [0, 1], each with the region ``(H, W)`` bool in which
             synthetic anomalies lay.
+        stability: what mild changes do to normal images, one mapping per change: ``change``, and
+            the shares and shifts of `pipelines.scoring.Stability`.
         examples: slices to be shown as panels, of any kind.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.
@@ -64,9 +67,11 @@ class ReportContent:
     threshold: float
     target_fpr: float
     n_normal: int
+    n_patients: int
     quantiles: NDArray[np.float64]
     history: Sequence[Mapping[str, float]] = ()
     regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
+    stability: Sequence[Mapping[str, Any]] = ()
     examples: Sequence[Example] = ()
     volumes: Sequence[ViewerVolume] = ()
     failures: Sequence[Mapping[str, str]] = ()

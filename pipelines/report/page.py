@@ -33,6 +33,7 @@ from pipelines.report.tables import (
     figure_tables,
     patient_table,
     score_table,
+    stability_table,
     tell,
 )
 from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
@@ -95,6 +96,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         roc=_roc(folder / "roc.png", content, judged),
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
         measured_fpr=measured,
+        stability=stability_table(content.stability),
         curves=_curves(folder / "curves.png", content),
         regions=_regions(folder / "regions.png", content),
         panels=_panels(folder / "examples.png", content),

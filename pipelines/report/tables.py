@@ -32,6 +32,7 @@ COLUMN_NAMES = {
     "accuracy": "accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "realised_fpr": "normals flagged, each patient once",
     "n_normal": "normal",
     "n_anomalous": "anomalous",
     "case": "case",
@@ -40,14 +41,15 @@ COLUMN_NAMES = {
     "label": "label",
     "score": "score",
     "percentile": "percentile",
+    "p_value": "p-value",
     "flagged": "flagged",
 }
 RANKING = ("image_auroc", "matched_auroc", "image_ap")
 DIFFERENCES = ("difference", "matched_difference")
-DECISIONS = ("sensitivity", "specificity", "accuracy", "f1", "f1_oracle")
+DECISIONS = ("sensitivity", "specificity", "realised_fpr", "accuracy", "f1", "f1_oracle")
 PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
-VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "f1")
-ROW_COLUMNS = ("case", "level", "slice", "label", "score", "percentile", "flagged")
+VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "realised_fpr", "f1")
+ROW_COLUMNS = ("case", "level", "slice", "label", "score", "percentile", "p_value", "flagged")
 LABELS = {0: "normal", 1: "anomalous"}
 
 
@@ -189,6 +191,23 @@ def _part(column: str) -> str:
     return column.removesuffix(part_column(""))
 
 
+def stability_table(stability: Sequence[Mapping[str, Any]]) -> Table | None:
+    """What mild changes do to normal images, change by change."""
+    if not stability:
+        return None
+    shifts = [name for name in stability[0] if name not in ("change", "flagged", "changed")]
+    rows = [
+        (
+            str(one["change"]),
+            [Cell(f"{100 * one[name]:.1f} %") for name in ("flagged", "changed")]
+            + [Cell(f"{one[name]:+.2f}") for name in shifts],
+        )
+        for one in stability
+    ]
+    heads = ["change", "flagged", "decision changed", *map(_part, shifts)]
+    return Table("Held-out normal images, changed; shifts in standard deviations", heads, rows)
+
+
 def score_table(rows: Sequence[ScoreRow]) -> Table | None:
     """The rows with the highest scores; patients are left out."""
     if not rows:
@@ -225,6 +244,8 @@ def _entry(row: Mapping[str, Any], name: str) -> str:
         return "yes" if int(value) else "no"
     if name == "percentile":
         return f"{float(value):.1f}"
+    if name == "p_value":
+        return f"{float(value):.3f}"
     return f"{float(value):.2f}" if isinstance(value, float) else str(value)
 
 

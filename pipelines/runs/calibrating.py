@@ -27,6 +27,7 @@ from pipelines.scoring import (
     case_reference,
     model_version,
     save_model,
+    widened_scope,
 )
 from transforms.errors import InputError
 
@@ -162,6 +163,7 @@ class Calibrating:
             "case_scores": list(reference.scores),
             "case_weights": list(reference.weights or ()),
             "target_fpr": reference.target_fpr,
+            "scope": widened_scope(self.model, calibrator.dataset.images).state_dict(),
             "seen": sorted({*self.model["seen"], *seen_content(self.data)}),
             "notes": [*self.model["notes"], told, *notes],
             "calibrated": model_version(self.model),

@@ -84,4 +84,5 @@ def told(row: ScoreRow) -> str:
     line = f"{row.case:<32} score {row.score:6.2f}"
     if row.percentile is not None:
         line += f"  percentile {row.percentile:5.1f}"
-    return line + {True: "  FLAGGED", False: "", None: "  (no threshold)"}[row.flagged]
+    line += {True: "  FLAGGED", False: "", None: "  (no threshold)"}[row.flagged]
+    return line + (f"  OUT OF SCOPE: {row.out_of_scope}" if row.out_of_scope else "")

@@ -20,7 +20,7 @@ from pipelines.common import (
     plain_options,
     write_csv,
 )
-from pipelines.metrics import ScoreRow
+from pipelines.metrics import ScoreRow, batch_notes
 from pipelines.report import ReportContent, write_report
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
@@ -88,6 +88,8 @@ class Session:
         """
         with self.tracker.guard():
             gathered = self.case_run.run()
+            rate = float(self.evaluator.scorer.calibration.target_fpr)
+            self.notes += batch_notes(gathered.rows, rate)
             metrics = self._measure(gathered)
             write_scores(self.output_dir / "scores.csv", gathered.rows)
             report = write_report(self.output_dir, self._content(gathered, metrics))
@@ -127,6 +129,10 @@ class Session:
         """Some training images, each with the region of its synthetic anomalies."""
         return []
 
+    def _stability(self) -> list[dict[str, Any]]:
+        """What mild changes do to normal images, for the report."""
+        return []
+
     def _places(self) -> dict[str, Any]:
         """Where things are, besides the report."""
         return {}
@@ -159,9 +165,11 @@ class Session:
             threshold=float(scorer.calibration.threshold),
             target_fpr=float(scorer.calibration.target_fpr),
             n_normal=int(scorer.calibration.n_normal),
+            n_patients=int(scorer.calibration.n_patients),
             quantiles=quantiles,
             history=self.history,
             regions=self._regions(),
+            stability=self._stability(),
             examples=gathered.examples,
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],

@@ -14,6 +14,7 @@ import numpy as np
 from ignite.engine import Events
 from numpy.typing import NDArray
 
+from networks.scope import Scope
 from pipelines.batch import CaseRun
 from pipelines.common import (
     FolderLock,
@@ -21,12 +22,20 @@ from pipelines.common import (
     installed_version,
     plain_options,
     replacing,
+    write_csv,
     write_json,
 )
 from pipelines.data import CaseLoader, Data, seen_content
 from pipelines.export import check_registry, register_scorer
 from pipelines.runs.evaluation import Evaluation
-from pipelines.scoring import Calibrator, CaseEvaluator, CaseReference, save_model
+from pipelines.scoring import (
+    Calibrator,
+    CaseEvaluator,
+    CaseReference,
+    fit_scope,
+    measure_stability,
+    save_model,
+)
 from pipelines.tracking import Tracker, masked
 from pipelines.training import Checkpoints, StageTrainer
 
@@ -68,7 +77,7 @@ class Training(Evaluation):
     """
 
     title = "Training"
-    tracked = (*Evaluation.tracked, "config.json", "curves.png", "regions.png")
+    tracked = (*Evaluation.tracked, "config.json", "curves.png", "regions.png", "stability.csv")
 
     def __init__(
         self,
@@ -169,6 +178,7 @@ class Training(Evaluation):
         with self.tracker.guard():
             reference = self.case_reference()
             self.evaluator.reference = reference
+            self.evaluator.scope = self.fit_scope()
             save_model(self.model_path, self.evaluator.scorer, self.facts(reference))
             write_json(self.split_path, self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)
@@ -185,6 +195,13 @@ class Training(Evaluation):
             calibrator.patients,
         )
 
+    def fit_scope(self) -> Scope:
+        """Learns what the model is made for."""
+        calibrator = self.calibrator
+        synthetic = calibrator.weights.synthetic if calibrator.weights else None
+        dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
+        return fit_scope(dataset, calibrator.dataset, synthetic, self.seed)
+
     def facts(self, reference: CaseReference) -> dict[str, Any]:
         """Plain values that the model file carries beside the weights."""
         cohort = self.data.cohort
@@ -192,6 +209,7 @@ class Training(Evaluation):
             "case_scores": list(reference.scores),
             "case_weights": list(reference.weights or ()),
             "target_fpr": reference.target_fpr,
+            "scope": self.evaluator.scope.state_dict() if self.evaluator.scope else {},
             "preprocessing": self.preprocessing.parameters,
             "modalities": list(cohort.modalities),
             "volumetric": self.volumetric,
@@ -243,6 +261,13 @@ class Training(Evaluation):
             (dataset.images[i, 0].numpy(), dataset.context["region"][i, 0].numpy())
             for i in chosen[:SHOWN_REGIONS]
         ]
+
+    def _stability(self) -> list[dict[str, Any]]:
+        calibrator = self.calibrator
+        found = measure_stability(calibrator.scorer, calibrator.loader, calibrator.device)
+        rows = [one.as_dict() for one in found]
+        write_csv(self.output_dir / "stability.csv", rows, tuple(rows[0]))
+        return rows
 
     def _origin(self) -> dict[str, Any]:
         return {f"version of {name}": value for name, value in installed_versions().items()}

@@ -19,6 +19,11 @@ from .model_file import save_model as save_model
 from .packing import packed as packed
 from .predictor import Predictor as Predictor
 from .predictor import case_reference as case_reference
+from .scope import fit_scope as fit_scope
+from .scope import load_scope as load_scope
+from .scope import widened_scope as widened_scope
+from .stability import Stability as Stability
+from .stability import measure_stability as measure_stability
 from .volume import CaseReference as CaseReference
 from .volume import CaseScore as CaseScore
 from .volume import case_score as case_score

@@ -51,6 +51,7 @@ class Calibrator:
         slice_scores: once run, the score of each image that set the threshold, ``(N,)``.
         case_numbers: the positions in the data of their cases, ``(N,)``.
         patients: whose they are.
+        dataset: all held-out normal images, `pipelines.data.NormalSlices`.
         fitted_on: number of patients on whom the weights were fitted.
     """
 
@@ -69,6 +70,7 @@ class Calibrator:
         self.pixel_fpr = float(pixel_fpr)
         self.slice_scores = np.empty(0)
         dataset: Any = loader.dataset
+        self.dataset = dataset
         patients = [dataset.data[number].patient for number in dataset.case_numbers]
         fitting = weights.chosen(patients) if weights else np.zeros(len(patients), dtype=bool)
         self.weights = weights

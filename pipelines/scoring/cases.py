@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
 from networks.calibration import Calibration
+from networks.scope import Scope
 from pipelines.common import require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
@@ -87,6 +88,7 @@ class CaseEvaluator(SupervisedEvaluator):
         scorer: the calibrated scorer.
         inferer: runs it over slices; by default a `ScoreSlices`.
         reference: scores of held-out normal volumes; a model without has none.
+        scope: what the model was made for; None for unknown.
         **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
 
     Raises:
@@ -98,6 +100,7 @@ class CaseEvaluator(SupervisedEvaluator):
         scorer: AnomalyScorer,
         inferer: ScoreSlices | None = None,
         reference: CaseReference | None = None,
+        scope: Scope | None = None,
         **kwargs: Any,
     ) -> None:
         require_part("network_def", scorer, AnomalyScorer)
@@ -105,6 +108,7 @@ class CaseEvaluator(SupervisedEvaluator):
         super().__init__(network=scorer, inferer=inferer, decollate=False, **kwargs)
         self.scorer = scorer
         self.reference = reference
+        self.scope = scope
         self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
 
     def score(self, dataloader: ThreadDataLoader) -> None:
@@ -120,7 +124,9 @@ class CaseEvaluator(SupervisedEvaluator):
         failures = [one for one in batchdata if isinstance(one, FailedCase)]
         device = engine.state.device
         with engine.mode(engine.network), torch.no_grad():
-            cases = score_cases(engine.scorer, samples, engine.inferer, device, engine.reference)
+            cases = score_cases(
+                engine.scorer, samples, engine.inferer, device, engine.reference, engine.scope
+            )
         return {"cases": cases, "failures": failures}
 
 
@@ -130,6 +136,7 @@ def score_cases(
     inferer: ScoreSlices,
     device: torch.device | str,
     reference: CaseReference | None = None,
+    scope: Scope | None = None,
 ) -> list[ScoredCase]:
     """Scores cases whose slices share batches.
 
@@ -139,6 +146,7 @@ def score_cases(
         inferer: runs the scorer over their slices.
         device: where to compute.
         reference: scores of held-out normal volumes.
+        scope: what the model was made for.
 
     Raises:
         InputError: if a score or a map is not finite.
@@ -160,7 +168,7 @@ def score_cases(
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     starts = [0, *ends[:-1]]
     return [
-        scored_case(sample, scored, slice(start, end), scorer, reference)
+        scored_case(sample, scored, slice(start, end), scorer, reference, scope)
         for sample, start, end in zip(samples, starts, ends, strict=True)
     ]
 
@@ -246,6 +254,7 @@ def scored_case(
     where: slice,
     scorer: AnomalyScorer,
     reference: CaseReference | None,
+    scope: Scope | None = None,
 ) -> ScoredCase:
     """One case out of slices that were scored together.
 
@@ -255,6 +264,7 @@ def scored_case(
         where: the slices of this one.
         scorer: the scorer, for its threshold.
         reference: scores of held-out normal volumes.
+        scope: what the model was made for; None for unknown.
     """
     own = {name: value[where] for name, value in scored.items()}
     maps = {n: v for n, v in own.items() if n == "anomaly_map" or n.startswith(MAP)}
@@ -276,6 +286,9 @@ def scored_case(
     else:
         reference = reference or CaseReference((), float(calibration.target_fpr))
         whole = score_volume(scores["score"], parts, reference)
+    if scope is not None:
+        reason = scope(sample.images).reason()
+        whole = replace(whole, in_scope=not reason, out_of_scope=reason)
     return ScoredCase(
         sample=sample,
         scores=scores,

@@ -32,6 +32,7 @@ class ScoringContent(BaseModel):
     case_scores: list[Finite]
     case_weights: list[Finite]
     target_fpr: Rate
+    scope: Annotated[dict[str, Tensor], Field(min_length=1)]
     versions: dict[str, str]
     created: str
 
@@ -66,7 +67,15 @@ def content_problem(content: Mapping[str, Any], complete: bool = True) -> str:
         return f"preprocessing: {summary(error)}"
     missing = lacking("preprocessing", loader.parameters, content["preprocessing"])
     return missing or next(
-        filter(None, (_tensor_problem(*one) for one in content["model"].items())), ""
+        filter(
+            None,
+            (
+                _tensor_problem(f"{part}.{name}", value)
+                for part in ("model", "scope")
+                for name, value in content[part].items()
+            ),
+        ),
+        "",
     )
 
 
@@ -103,9 +112,9 @@ def summary(error: BaseException) -> str:
 
 def _tensor_problem(name: str, tensor: Tensor) -> str:
     if tensor.layout != torch.strided or tensor.is_quantized:
-        return f"model.{name}: expected a plain tensor, found {tensor.layout}"
+        return f"{name}: expected a plain tensor, found {tensor.layout}"
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        return f"model.{name}: expected {tensor.numel()} values, found fewer that are repeated"
+        return f"{name}: expected {tensor.numel()} values, found fewer that are repeated"
     if not bool(torch.isfinite(tensor).all()):
-        return f"model.{name}: some values are not finite"
+        return f"{name}: some values are not finite"
     return ""

@@ -12,6 +12,7 @@ from networks.scorer import AnomalyScorer
 from pipelines.data import Case, CaseLoader, require_slices
 from pipelines.scoring.cases import ScoredCase, ScoreSlices, score_cases
 from pipelines.scoring.model_file import load_scorer, read_model
+from pipelines.scoring.scope import load_scope
 from pipelines.scoring.volume import CaseReference
 
 
@@ -41,6 +42,7 @@ class Predictor:
         self.inferer = ScoreSlices(batch_size)
         self.loader = CaseLoader(**self.model["preprocessing"])
         self.reference = case_reference(self.model)
+        self.scope = load_scope(self.model)
 
     def __call__(self, case: Case) -> ScoredCase:
         """Reads and scores one case.
@@ -53,7 +55,9 @@ class Predictor:
         """
         samples = [require_slices(self.loader(case))]
         with torch.no_grad():
-            (scored,) = score_cases(self.scorer, samples, self.inferer, self.device, self.reference)
+            (scored,) = score_cases(
+                self.scorer, samples, self.inferer, self.device, self.reference, self.scope
+            )
         return scored
 
 

@@ -10,7 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from networks import AnomalyScorer
+from networks import AnomalyScorer, part_column
 from pipelines.common import track
 from transforms.mild import Change, mild_changes
 
@@ -35,6 +35,11 @@ class Stability:
     changed: float
     shift: float
     parts: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for a table, the parts under `part_column`."""
+        told = {"change": self.change, "flagged": self.flagged, "changed": self.changed}
+        return told | {"score": self.shift} | {part_column(n): v for n, v in self.parts.items()}
 
 
 def measure_stability(

@@ -32,6 +32,8 @@ class CaseScore:
         target_fpr: the false-positive rate that the threshold stands for; above what was asked
             for when there are too few held-out cases for it.
         n_normal: number of held-out normal images (of a picture) or cases (of a volume).
+        in_scope: whether the case is of the kind that the model was made for; None if unknown.
+        out_of_scope: why it is not; "" if it is.
     """
 
     score: float
@@ -42,6 +44,8 @@ class CaseScore:
     threshold: float | None
     target_fpr: float | None
     n_normal: int
+    in_scope: bool | None = None
+    out_of_scope: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON and CSV, the parts under `part_column`."""

@@ -98,8 +98,9 @@ def test_names_can_be_left_out(models: Path, tmp_path: Path) -> None:
         "test": ["test-1"],
     }
     assert after["notes"] == [PHANTOM_NOTE, NOTES_REMOVED] and after["seen"] == before["seen"]
-    for name, value in before.pop("model").items():
-        torch.testing.assert_close(after["model"][name], value, rtol=0, atol=0)
+    for part in ("model", "scope"):
+        for name, value in before.pop(part).items():
+            torch.testing.assert_close(after[part][name], value, rtol=0, atol=0)
     changed = {name for name, value in before.items() if after[name] != value}
     assert changed == {"split", "notes"}
     assert "were removed" in (tmp_path / "out" / "docs" / "README.md").read_text()

@@ -27,6 +27,7 @@ from pipelines.scoring.model_file import save_model
 from pipelines.scoring.predictor import Predictor
 from pipelines.tracking.outbox import send_untracked
 from pipelines.tracking.tracker import Tracker
+from tests.conftest import any_scope
 from transforms.errors import InputError
 
 COLUMNS = [
@@ -193,6 +194,7 @@ def test_a_volume_is_one_row(
     scorer = calibrate(make_scorer(channels=2, with_head=True), make_images(16, channels=2))
     facts = model_facts | {
         "preprocessing": CaseLoader(image_size=32, channels=2).parameters,
+        "scope": any_scope(2),
         "case_scores": [-1.0, 0.0, 1.0],
         "case_weights": [1.0, 1.0, 1.0],
         "target_fpr": 0.25,

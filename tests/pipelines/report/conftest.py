@@ -66,6 +66,11 @@ def make_content() -> ReportContent:
         threshold=1.5,
         target_fpr=0.05,
         n_normal=50,
+        n_patients=20,
+        stability=[
+            {"change": "none", "flagged": 0.05, "changed": 0.0, "score": 0.0, "flow_score": 0.0},
+            {"change": "blur", "flagged": 0.1, "changed": 0.05, "score": 0.3, "flow_score": -1.0},
+        ],
         quantiles=np.linspace(-2, 2.5, 1001),
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
         regions=[(image, image > 0.5)] * 3,

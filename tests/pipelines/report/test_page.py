@@ -40,7 +40,7 @@ def bare(content: ReportContent) -> ReportContent:
     rows = [replace(row, label=None) for row in content.rows]
     return replace(
         content, title="Inference", rows=rows, metrics=None, history=(), regions=(), examples=(),
-        volumes=(), failures=(), notes=(), about={},
+        stability=(), volumes=(), failures=(), notes=(), about={},
     )  # fmt: skip
 
 
@@ -51,7 +51,8 @@ def text(report_folder: Path) -> str:
 
 def test_every_section_is_there(text: str, report_folder: Path) -> None:
     sections = (
-        "notes figures histogram roc calibration curves regions panels volumes failures rows about"
+        "notes figures histogram roc calibration stability curves regions panels volumes failures "
+        "rows about"
     )
     assert Read(text).sections == [*sections.split(), "glossary"]
     drawn = {path.name for path in report_folder.iterdir()}

@@ -116,12 +116,23 @@ def test_a_report_on_pictures_has_no_viewer(
     assert content.volumes == () and not content.volumetric
 
 
+SCOPE = ("in_scope", "out_of_scope")
+
+
 def test_scores_hold_every_row_but_no_patients(tmp_path: Path, rows: list[Any]) -> None:
     write_scores(tmp_path / "scores.csv", rows)
     with (tmp_path / "scores.csv").open(newline="") as stream:
         table = list(csv.DictReader(stream))
     first = ["case", "level", "slice", "label", "score", "flow_score", "recon_score"]
-    assert list(table[0]) == [*first, "percentile", "p_value", "flagged", "sharpness", "mean"]
+    assert list(table[0]) == [
+        *first,
+        "percentile",
+        "p_value",
+        "flagged",
+        *SCOPE,
+        "sharpness",
+        "mean",
+    ]
     for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
         assert [row[name] for row in table] == [str(row.cells()[name]) for row in rows], name
     assert [row["flagged"] for row in table] == [*"0011111100"]

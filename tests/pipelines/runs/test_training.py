@@ -18,6 +18,7 @@ from pipelines.data.slices import CaseLoader
 from pipelines.runs import training as session
 from pipelines.runs.training import Training, installed_versions
 from pipelines.scoring.model_file import MODEL_NAME
+from pipelines.scoring.stability import Stability
 from pipelines.scoring.volume import CaseReference
 from pipelines.training.resume import Checkpoints
 from transforms.errors import InputError
@@ -27,8 +28,17 @@ MakeTraining = Callable[..., tuple[Training, Engine]]
 
 @pytest.fixture
 def make_training(
-    make_cases: Callable[..., Any], evaluator: Any, tracker: Any, data: Data, reports: list[Any]
+    make_cases: Callable[..., Any],
+    evaluator: Any,
+    tracker: Any,
+    data: Data,
+    reports: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> MakeTraining:
+    moved = [Stability("blur", 0.1, 0.05, 0.3, {"flow": 0.2})]
+    monkeypatch.setattr(session, "measure_stability", lambda *given: moved)
+    monkeypatch.setattr(session, "fit_scope", lambda *given: torch.nn.Linear(1, 1))
+
     def make(
         folder: Path,
         data: Data = data,
@@ -50,6 +60,11 @@ def make_training(
             trainer.validator.state.metrics["val_loss"] = 2.0
 
         calibrator: Any = SimpleNamespace(
+            scorer=None,
+            loader=None,
+            device="cpu",
+            weights=None,
+            dataset=None,
             check=check,
             slice_scores=np.array([4.0, 1.0, 2.0, 3.0]),
             case_numbers=np.array([1, 0, 0, 0]),
@@ -124,6 +139,10 @@ def test_a_whole_training(
     (content,) = reports
     about = content.about
     assert content.title == "Training" and content.history == training.history
+    assert content.stability == [
+        {"change": "blur", "flagged": 0.1, "changed": 0.05, "score": 0.3, "flow_score": 0.2}
+    ]
+    assert "flow_score" in (tmp_path / "out" / "stability.csv").read_text()
     assert len(content.regions) == 24
     assert all(one.shape == other.shape == (8, 8) for one, other in content.regions)
     assert list(about)[6:11] == ["seed", "weights", "device", "duration", "finished"]

@@ -1,0 +1,169 @@
+"""Whether an image is of the kind that a model was made for, told by the image alone.
+
+Three groups of simple measures, each with a Gaussian of normal images: how light and dark lie in
+it, how much there is of each fineness, and which values occur. What is strange by one of them far
+beyond held-out normal images, mild changes and synthetic anomalies is of another modality, body
+part, field of view, sharpness or scale. An image that would lie as normal images do if it were
+turned, flipped or inverted is exactly that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .density import GaussianDensity
+
+SIDE = 12
+"""Fields along each side of the image in which its lightness is measured."""
+
+OCTAVES = 5
+"""Finenesses, each half of the one before, in which contrast is measured."""
+
+SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)
+"""Quantiles of the values."""
+
+PIXELS = 4096
+"""Evenly spaced pixels of an image whose values are looked at."""
+
+QUANTILE = 0.99
+"""Of the distances of held-out images, which is their limit."""
+
+BEYOND = 1.5
+"""Times the limit from which an image is out of scope."""
+
+BETTER = 1.3
+"""Times that an image must lie nearer when it is turned, flipped or inverted to be named so."""
+
+REASONS = {
+    "arrangement": "what it shows lies otherwise (another body part, view or field of view)",
+    "detail": "it is much sharper, noisier or smoother",
+    "levels": "its values are distributed otherwise (another modality, unit or window)",
+}
+"""What a distance in each group of measures means."""
+
+TURNED: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "upside down": lambda image: image.flip(-2),
+    "mirrored": lambda image: image.flip(-1),
+    "turned by 180 degrees": lambda image: image.flip(-2, -1),
+    "turned clockwise": lambda image: image.rot90(1, (-2, -1)),
+    "turned counter-clockwise": lambda image: image.rot90(3, (-2, -1)),
+    "inverted": lambda image: 1.0 - image,
+}
+"""What undoes each of these."""
+
+
+class InScope(NamedTuple):
+    """Where images lie.
+
+    Attributes:
+        beyond: distance over limit per group of measures, ``(B, 3)``, in the order of `REASONS`.
+        better: times that each of `TURNED` brings an image nearer, ``(B, 6)``.
+    """
+
+    beyond: Tensor
+    better: Tensor
+
+    def reason(self) -> str:
+        """Why most of these images are out of scope; "" if they are not."""
+        better, beyond = self.better.median(dim=0).values, self.beyond.median(dim=0).values
+        undone = beyond[0] / better.max()
+        if better.max() > BETTER and undone <= 1.0:
+            return f"it seems {list(TURNED)[int(better.argmax())]}"
+        if beyond.max() > BEYOND:
+            return list(REASONS.values())[int(beyond.argmax())]
+        return ""
+
+
+class Scope(nn.Module):
+    """The Gaussians of normal images and the limits.
+
+    Args:
+        channels: of the images.
+    """
+
+    limits: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = (SIDE * SIDE * channels, OCTAVES, len(SHARES) + 3)
+        self.gaussians = nn.ModuleDict(
+            {n: GaussianDensity(size) for n, size in zip(REASONS, sizes, strict=True)}
+        )
+        self.register_buffer("limits", torch.zeros(len(REASONS)))
+
+    def fit(self, normal: Tensor, plain: Tensor, changed: Tensor, held_out: Tensor) -> None:
+        """Learns from images ``(N, C, H, W)`` in [0, 1] that are in scope.
+
+        Args:
+            normal: what the Gaussians are of.
+            plain: images, ``(M, C, H, W)``.
+            changed: the same, changed so that they stay in scope.
+            held_out: of other patients, as they are and changed; they set the limits.
+        """
+        for name, values in _measures(normal).items():
+            moved = _measures(changed)[name] - _measures(plain)[name]
+            gaussian = self.gaussians[name]
+            assert isinstance(gaussian, GaussianDensity)
+            gaussian.fit(values, moved)
+        self.widen(held_out)
+
+    def widen(self, images: Tensor) -> None:
+        """Takes images ``(N, C, H, W)`` for in scope, where they are not yet."""
+        limits = torch.quantile(self.distances(images), QUANTILE, dim=0)
+        self.limits.copy_(torch.maximum(limits, self.limits))
+
+    def forward(self, images: Tensor) -> InScope:
+        """Where images ``(N, C, H, W)`` lie."""
+        own, turned = self.distances(images), self.gaussians["arrangement"]
+        others = [turned(_in_parts(_arrangement, undo(images))) for undo in TURNED.values()]
+        better = own[:, :1] / torch.stack(others, dim=1).clamp_min(1e-6)
+        return InScope(own / self.limits, better)
+
+    def distances(self, images: Tensor) -> Tensor:
+        """Mahalanobis distances per group of measures, ``(N, 3)``."""
+        found = _measures(images)
+        return torch.stack([self.gaussians[name](found[name]) for name in REASONS], dim=1)
+
+
+def _measures(images: Tensor) -> dict[str, Tensor]:
+    groups = {"arrangement": _arrangement, "detail": _detail, "levels": _levels}
+    return {name: _in_parts(measure, images) for name, measure in groups.items()}
+
+
+def _in_parts(measure: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([measure(one) for one in images.float().split(64)])
+
+
+def _arrangement(images: Tensor) -> Tensor:
+    """Mean lightness of each field, whatever brightness and contrast are."""
+    fields = F.adaptive_avg_pool2d(images, (SIDE, SIDE)).flatten(1)
+    spread = fields.std(dim=1, keepdim=True)
+    return (fields - fields.mean(dim=1, keepdim=True)) / (spread + 0.02)
+
+
+def _detail(images: Tensor) -> Tensor:
+    """Logarithm of the contrast in each octave of fineness, over all of it."""
+    total, finer = images.flatten(1).std(dim=1) + 1e-3, images
+    found = []
+    for _ in range(OCTAVES):
+        coarser = F.avg_pool2d(finer, 2, ceil_mode=True)
+        size = (finer.shape[-2], finer.shape[-1])
+        lost = finer - F.interpolate(coarser, size, mode="bilinear", align_corners=False)
+        found.append((lost.flatten(1).std(dim=1) / total + 1e-4).log())
+        finer = coarser
+    return torch.stack(found, dim=1)
+
+
+def _levels(images: Tensor) -> Tensor:
+    """Quantiles and spread of the values, and how many lie at either end."""
+    values = images.flatten(1)
+    values = values[:, :: max(1, values.shape[1] // PIXELS)]
+    quantiles = torch.quantile(values, values.new_tensor(SHARES), dim=1).T
+    ends = [(values <= 0.004), (values >= 0.996)]
+    shares = [(one.float().mean(dim=1, keepdim=True) + 0.01).log() for one in ends]
+    return torch.cat([quantiles, values.std(dim=1, keepdim=True), *shares], dim=1)
