@@ -33,8 +33,8 @@ PIXELS = 4096
 QUANTILE = 0.99
 """Of the distances of held-out images, which is their limit."""
 
-BEYOND = 1.5
-"""Times the limit from which an image is out of scope."""
+BEYOND = {"arrangement": 1.5, "detail": 1.5, "levels": 2.0}
+"""Times the limit from which an image is out of scope, per group of measures."""
 
 BETTER = 1.3
 """Times that an image must lie nearer when it is turned, flipped or inverted to be named so."""
@@ -74,8 +74,9 @@ class InScope(NamedTuple):
         undone = beyond[0] / better.max()
         if better.max() > BETTER and undone <= 1.0:
             return f"it seems {list(TURNED)[int(better.argmax())]}"
-        if beyond.max() > BEYOND:
-            return list(REASONS.values())[int(beyond.argmax())]
+        too_far = beyond / beyond.new_tensor([BEYOND[name] for name in REASONS])
+        if too_far.max() > 1.0:
+            return list(REASONS.values())[int(too_far.argmax())]
         return ""
 
 
