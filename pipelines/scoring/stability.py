@@ -17,6 +17,8 @@ from transforms.mild import Change, mild_changes
 MOST_IMAGES = 128
 """Held-out normal images that are looked at, evenly spaced."""
 
+DIGITS = 4
+
 
 @dataclass(frozen=True)
 class Stability:
@@ -38,8 +40,11 @@ class Stability:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a table, the parts under `part_column`."""
-        told = {"change": self.change, "flagged": self.flagged, "changed": self.changed}
-        return told | {"score": self.shift} | {part_column(n): v for n, v in self.parts.items()}
+        told = {"flagged": self.flagged, "changed": self.changed, "score": self.shift}
+        told |= {part_column(name): value for name, value in self.parts.items()}
+        return {"change": self.change} | {
+            name: round(value, DIGITS) for name, value in told.items()
+        }
 
 
 def measure_stability(

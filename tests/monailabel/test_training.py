@@ -40,6 +40,32 @@ def test_an_empty_final_label_marks_a_study_normal(server: Any, tmp_path: Path) 
     assert (server.studies / "labels" / "final" / "study2.nii.gz").is_file()
 
 
+def test_calibrating_fits_the_thresholds_alone(server: Any) -> None:
+    before = read_model(server.ckpt_dir)
+    refused = server.call("POST", "/train/aeflow", json={"calibrate": "yes"})
+    assert refused.status_code == 400 and "expected true or false" in refused.json()["detail"]
+    for name in NORMALS[:2]:
+        mark(server, name)
+    began = server.call("POST", "/train/aeflow", json={"calibrate": True, "target_fpr": 0.4})
+    assert began.status_code == 200, began.text
+    status = server.wait("train")
+    for name in NORMALS[:2]:
+        mark(server, name, normal=False)
+    assert status["status"] == "DONE", (status, server.log.read_text()[-3000:])
+    after = read_model(server.ckpt_dir)
+    kept = [name for name in before["model"] if not name.startswith("calibration.")]
+    assert all(before["model"][name].equal(after["model"][name]) for name in kept)
+    count = len(after["case_scores"])  # of those that the model was not trained on
+    assert int(after["model"]["calibration.n_patients"]) == count in (1, 2)
+    assert after["target_fpr"] == 0.4 and after["created"] != before["created"]
+    assert read_model(server.ckpt_dir / "model-previous.pt")["created"] == before["created"]
+    shown = server.infer("study1").json()
+    assert shown["n_normal"] == count
+    assert shown["target_fpr"] == pytest.approx(max(0.4, 1 / (count + 1)))
+    stats = server.get("/info/")["train_stats"]["aeflow"]
+    assert stats["options"] == {"target_fpr": 0.4, "calibrate": True}
+
+
 def test_training_replaces_the_model_when_it_is_complete(server: Any) -> None:
     before = server.infer("study1").json()
     too_few = server.call("POST", "/train/aeflow", json={})

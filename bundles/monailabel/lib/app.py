@@ -24,7 +24,7 @@ from lib.scoring import AnomalyScoring
 from lib.serving import ServedModel
 from lib.sessions import PrivateSessions
 from lib.strategy import Ranked, strategies
-from lib.train import NormalTraining, checked_params
+from lib.train import CALIBRATE, NormalTraining, checked_params
 
 logger = logging.getLogger("aeflow.label")
 
@@ -202,14 +202,14 @@ class LabelApp(MONAILabelApp):  # type: ignore[misc]
 
     def check_training(self, name: str, body: dict[str, Any]) -> None:
         """Refuses unknown models with 404, options with 400, and with 409 what cannot be done."""
-        if name:
-            guard.choice("model", name, self._trainers, 404)
-            checked_params(body)
-        else:
-            for one, params in guard.only_keys("train", body, self._trainers).items():
-                guard.choice("model", one, self._trainers, 404)
-                checked_params(params)
-        self._trainers[name or self.options.models[0]].normals(self.datastore())
+        asked = {name: body} if name else guard.only_keys("train", body, self._trainers)
+        checked = {}
+        for one, params in asked.items():
+            guard.choice("model", one, self._trainers, 404)
+            checked[one] = checked_params(params)
+        trainer = name or self.options.models[0]
+        calibrate = bool(checked.get(trainer, {}).get(CALIBRATE))
+        self._trainers[trainer].normals(self.datastore(), calibrate)
 
     def on_label(self, image_id: str, label: Path, label_tag: str) -> None:
         """A final label that marks nothing says that the study is normal; any other, that not."""

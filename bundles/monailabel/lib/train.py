@@ -39,6 +39,9 @@ _NUMBERS: dict[str, tuple[type, float, float]] = {
     "target_fpr": (float, 0.001, 0.5),
     "seed": (int, 0, 2**31 - 1),
 }
+CALIBRATE = "calibrate"
+"""Flag of a client: the thresholds alone are fitted anew, and nothing is trained."""
+
 _SHOWN = ("max_epochs", "pretrain_epochs", "target_fpr")
 _FROM_CLIENTS = ("client_id", "device", "model")
 _STATS, _PROGRESS = "training.json", "training-progress.json"
@@ -48,13 +51,16 @@ _KEPT_FROM_MODEL = (
 
 
 def checked_params(params: object) -> dict[str, int | float]:
-    """The options of train.json that a client may set.
+    """The options of train.json that a client may set, and `CALIBRATE`.
 
     Raises:
         Refusal: 400 for an unknown option or a value out of its range.
     """
-    values = only_keys("train", params, (*_NUMBERS, *_FROM_CLIENTS))
-    options: dict[str, int | float] = {}
+    values = only_keys("train", params, (*_NUMBERS, CALIBRATE, *_FROM_CLIENTS))
+    flag = values.get(CALIBRATE)
+    if not isinstance(flag, bool | None):
+        raise Refusal(400, f"{CALIBRATE}: expected true or false, found {shown(str(flag))}.")
+    options: dict[str, int | float] = {CALIBRATE: True} if flag else {}
     for name, (kind, low, high) in _NUMBERS.items():
         value = values.get(name)
         if value is None:
@@ -82,7 +88,8 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
     def config(self) -> dict[str, Any]:
         """What viewers offer to set."""
         defaults = json.loads((self.options.bundle / "train.json").read_text())
-        return {name: self.options.train.get(name, defaults[name]) for name in _SHOWN}
+        shown = {name: self.options.train.get(name, defaults[name]) for name in _SHOWN}
+        return shown | {CALIBRATE: False}
 
     def stats(self) -> dict[str, Any]:
         """How far a training is that runs, else facts of the last one; viewers draw a bar of it."""
@@ -90,8 +97,12 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         running = _read(folder / _PROGRESS)
         return running if psutil.pid_exists(running.pop("pid", -1)) else _read(folder / _STATS)
 
-    def normals(self, datastore: Any) -> list[str]:
+    def normals(self, datastore: Any, calibrate: bool = False) -> list[str]:
         """The studies that are marked normal.
+
+        Args:
+            datastore: the app's.
+            calibrate: whether they calibrate alone, for which one is enough.
 
         Raises:
             Refusal: 409 when they are too few.
@@ -99,10 +110,11 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         datastore.reread()
         found = sorted(one for one in datastore.list_images() if datastore.is_normal(one))
         patients = {_patient(datastore, one) for one in found}
-        if len(patients) < LEAST_PATIENTS:
+        least = 1 if calibrate else LEAST_PATIENTS
+        if len(patients) < least:
             raise Refusal(
                 409,
-                f"train: expected studies of at least {LEAST_PATIENTS} patients that are marked "
+                f"train: expected studies of at least {least} patients that are marked "
                 f"normal, found {len(found)} of {len(patients)}. Mark one in the worklist, by an "
                 f'empty label, or with PUT /datastore/image/info and {{"{NORMAL}": true}}.',
             )
@@ -123,29 +135,35 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
 
     def _retrain(self, request: Mapping[str, Any], datastore: Any) -> dict[str, Any]:
         began = time.monotonic()
-        asked = {name: request[name] for name in _NUMBERS if name in request}
-        options = self._options(checked_params(asked))
-        normals = self.normals(datastore)
+        asked = {name: request[name] for name in (*_NUMBERS, CALIBRATE) if name in request}
+        params = checked_params(asked)
+        calibrate = bool(params.pop(CALIBRATE, False))
+        options = self._options(params)
+        if calibrate:
+            options = {"target_fpr": params["target_fpr"]} if "target_fpr" in params else {}
+        normals = self.normals(datastore, calibrate)
         try:
-            self._make_model(datastore, normals, options)
+            self._make_model(datastore, normals, options, calibrate)
         finally:
             (self.model.path.parent / _PROGRESS).unlink(missing_ok=True)
         stats = {
             "studies": len(normals),
             "total_time": duration(time.monotonic() - began),
             "finished": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "options": options,
+            "options": options | ({CALIBRATE: True} if calibrate else {}),
             "model": self.model.loaded().fingerprint,
         }
         write_json(self.model.path.parent / _STATS, stats)
         _tell("The new model is served.")
         return stats
 
-    def _make_model(self, datastore: Any, normals: list[str], options: Mapping[str, Any]) -> None:
+    def _make_model(
+        self, datastore: Any, normals: list[str], options: Mapping[str, Any], calibrate: bool
+    ) -> None:
         with tempfile.TemporaryDirectory(prefix="training-") as place:
             folder = Path(place)
             files = self._write_table(datastore, normals, folder)
-            self._train(folder, options)
+            self._run(folder, options, calibrate)
             _tell("Trying the new model.")
             self._try(folder / "models", files[0])
             self.model.replace(folder / "models" / "model.pt")
@@ -171,11 +189,17 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
                 table.writerow((files[-1], _patient(datastore, image_id), "normal"))
         return files
 
-    def _train(self, folder: Path, options: Mapping[str, Any]) -> None:
-        command = [sys.executable, "-m", "monai.bundle", "run", "training"]
-        command += ["--config_file", str(self.options.bundle / "train.json"), "--layout", "list"]
-        command += ["--dataset_dir", str(folder / "cases.csv"), "--tracking_uri", "none"]
-        command += ["--output_dir", str(folder / "output"), "--ckpt_dir", str(folder / "models")]
+    def _run(self, folder: Path, options: Mapping[str, Any], calibrate: bool) -> None:
+        run_id, config = ("calibrating", "calibrate") if calibrate else ("training", "train")
+        command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--layout", "list"]
+        command += ["--config_file", str(self.options.bundle / f"{config}.json")]
+        command += ["--dataset_dir", str(folder / "cases.csv")]
+        models = str(folder / "models")
+        if calibrate:
+            command += ["--ckpt_dir", str(self.model.path.parent), "--output_dir", models]
+        else:
+            command += ["--ckpt_dir", models, "--output_dir", str(folder / "output")]
+            command += ["--tracking_uri", "none"]
         for name, value in options.items():
             command += [f"--{name}", value if isinstance(value, str) else repr(value)]
         root = str(Path(pipelines.__file__).parents[1])
