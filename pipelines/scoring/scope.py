@@ -59,7 +59,7 @@ def _images(
 
 
 def _spread(values: Tensor, most: int) -> Tensor:
-    return values[:: max(1, len(values) // most)][:most]
+    return values[torch.linspace(0, len(values) - 1, min(len(values), most)).long()]
 
 
 def load_scope(model: Mapping[str, Any]) -> Scope:

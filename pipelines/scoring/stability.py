@@ -62,8 +62,8 @@ def measure_stability(
         strength: of the changes, see `mild_changes`.
     """
     dataset: Any = loader.dataset
-    step = max(1, len(dataset) // MOST_IMAGES)
-    numbers = list(range(0, len(dataset), step))[:MOST_IMAGES]
+    count = min(len(dataset), MOST_IMAGES)
+    numbers = torch.linspace(0, len(dataset) - 1, count).long().tolist()
     size = int(loader.batch_size or 1)
     chosen = [numbers[start : start + size] for start in range(0, len(numbers), size)]
     batches = [dataset.__getitems__(indices) for indices in chosen]
