@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from networks.conformal import (
 from pipelines.common import choose_device
 from pipelines.data import NormalSlices, model_loader, open_normals, slice_loader
 from pipelines.scoring import Calibrator, calibrator_like, load_scorer, read_model
+from pipelines.scoring.calibration import Gathered
 from transforms.mild import mild_changes
 
 Scores = NDArray[np.float64]
@@ -63,6 +65,17 @@ class Bench:
         loader = slice_loader(self.dataset, 1)
         return calibrator_like(self.model, scorer, loader, self.device)
 
+    @staticmethod
+    def anew(
+        calibrator: Calibrator, gathered: Gathered, patients: Any, ours: NDArray[np.bool_]
+    ) -> Scores:
+        """The scores of all images, calibrated on some of them."""
+        chosen = np.flatnonzero(ours)
+        calibrator.scorer.reset()
+        calibrator.patients = patients[chosen].tolist()
+        calibrator.fit([gathered[one] for one in chosen])
+        return calibrator.scores(gathered)
+
     def divisions(self, draws: int, rates: Sequence[float]) -> None:
         """Prints the realised rates of many divisions."""
         calibrator = self.calibrator()
@@ -74,11 +87,8 @@ class Bench:
         for draw in range(draws):
             source = np.random.default_rng(draw)
             ours = np.isin(patients, source.permutation(names)[: len(names) // 2])
+            scores = self.anew(calibrator, gathered, patients, ours)
             chosen = np.flatnonzero(ours)
-            calibrator.scorer.reset()
-            calibrator.patients = patients[chosen].tolist()
-            calibrator.fit([gathered[one] for one in chosen])
-            scores = calibrator.scores(gathered)
             others = [
                 source.choice(np.flatnonzero(patients == n)) for n in np.unique(patients[~ours])
             ]
@@ -116,11 +126,8 @@ class Bench:
             names = np.random.default_rng(0).permutation(np.unique(patients))
             ours = np.isin(patients, names[: len(names) // 2])
             before = calibrator.scores(gathered) > float(calibrator.scorer.calibration.threshold)
-            chosen = np.flatnonzero(ours)
-            calibrator.scorer.reset()
-            calibrator.patients = patients[chosen].tolist()
-            calibrator.fit([gathered[one] for one in chosen])
-            after = calibrator.scores(gathered) > float(calibrator.scorer.calibration.threshold)
+            scores = self.anew(calibrator, gathered, patients, ours)
+            after = scores > float(calibrator.scorer.calibration.threshold)
             told = " | ".join(
                 f"{_by_patient(one[~ours], patients[~ours]):.3f}" for one in (before, after)
             )

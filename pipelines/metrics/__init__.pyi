@@ -1,4 +1,5 @@
 from .bootstrap import RESAMPLES as RESAMPLES
+from .bootstrap import Figure as Figure
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
 from .image import image_metrics as image_metrics

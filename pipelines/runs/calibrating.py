@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from networks.conformal import flagged_by_others
 from pipelines.common import FolderLock, duration, write_json
 from pipelines.data import Data, seen_content
-from pipelines.metrics import image_metrics
+from pipelines.metrics import Figure, image_metrics
 from pipelines.outputs import save_recalibration
 from pipelines.runs.session import framed
 from pipelines.runs.training import installed_versions
@@ -136,16 +136,15 @@ class Calibrating:
         """
         calibration, patients = self.calibrator.scorer.calibration, self.calibrator.patients
         flagged = scores > float(calibration.threshold)
-        if by_others:
-            flagged = np.zeros(len(scores), dtype=bool)
-            if len(set(patients)) > 1:
-                rate = self.calibrator.target_fpr
-                flagged = flagged_by_others(torch.from_numpy(scores), patients, rate).numpy()
+        known = not by_others or len(set(patients)) > 1  # one patient has no others
+        if by_others and known:
+            rate = self.calibrator.target_fpr
+            flagged = flagged_by_others(torch.from_numpy(scores), patients, rate).numpy()
         figures = image_metrics(np.zeros(len(scores), dtype=int), scores, flagged, patients)
         return {
             "threshold": float(calibration.threshold),
             "promised_fpr": float(calibration.target_fpr),
-            "realised_fpr": figures["realised_fpr"].as_dict(),
+            "realised_fpr": (figures["realised_fpr"] if known else Figure(None)).as_dict(),
             "volume_threshold": reference.threshold,
             "volume_promised_fpr": reference.fpr,
             "scores": scores,
@@ -194,6 +193,8 @@ def _lines(told: Mapping[str, Any]) -> list[str]:
 
 def _rate(judged: Mapping[str, Any]) -> str:
     figure = judged["realised_fpr"]
+    if figure["value"] is None:
+        return "one patient cannot tell"
     told = f"{figure['value']:.1%}"
     low, high = figure["ci95"] or (None, None)
     return told if low is None else f"{told} [{low:.1%}, {high:.1%}]"

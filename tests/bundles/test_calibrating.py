@@ -69,6 +69,19 @@ def test_the_calibrated_model_scores(trained: Path, site: Path, tmp_path: Path) 
     assert "p_value" in (tmp_path / "scored" / "scores.csv").read_text()
 
 
+def test_one_patient_cannot_tell_the_realised_rate(
+    trained: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    one = ensure_phantom_dataset(tmp_path_factory.mktemp("one"), patients=8, size=(64, 64, 24))
+    scan = sorted(one.rglob("*_flair.nii.gz"))[-1]
+    folder = tmp_path / "normals"
+    folder.mkdir()
+    (folder / scan.name).write_bytes(scan.read_bytes())
+    told = calibrate(trained, folder, tmp_path / "new", layout="normals")
+    assert told["patients"] == 1 and told["after"]["realised_fpr"]["value"] is None
+    assert told["before"]["realised_fpr"]["value"] is not None
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
