@@ -106,6 +106,7 @@ class Calibration(nn.Module):
     Args:
         maps: names of the detector's maps.
         parts: names of its parts.
+        members: of an ensemble; none for a single method.
     """
 
     score_mean: Tensor
@@ -119,10 +120,13 @@ class Calibration(nn.Module):
     n_patients: Tensor
     target_fpr: Tensor
 
-    def __init__(self, maps: Sequence[str], parts: Sequence[str]) -> None:
+    def __init__(
+        self, maps: Sequence[str], parts: Sequence[str], members: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.maps = Deviates(maps)
         self.parts = Moments(parts)
+        self.members = Moments(members) if members else None
         self.register_buffer("score_mean", torch.zeros(()))
         self.register_buffer("score_scale", torch.ones(()))
         self.register_buffer("quantiles", torch.linspace(0.0, 1.0, N_QUANTILES))
@@ -186,6 +190,15 @@ class Calibration(nn.Module):
         self.threshold.copy_(ordered[conformal_rank(weights, rate)])
         self.target_fpr.fill_(rate)
         return scores
+
+    def fit_members(self, raw: Tensor) -> None:
+        """Takes the fused scores ``(N, M)`` of held-out normal images by each member."""
+        if self.members is not None:
+            self.members.fit(raw.mean(dim=0), raw.std(dim=0))
+
+    def of_members(self, raw: Tensor) -> Tensor:
+        """Fused scores ``(B, M)`` of the members, each in its own standard deviations."""
+        return raw if self.members is None else (raw - self.members.mean) / self.members.scale
 
     def retarget(self, target_fpr: float) -> None:
         """Moves the threshold to another rate, or to the least that the patients support."""

@@ -25,8 +25,11 @@ class ImageScores(NamedTuple):
         flagged: whether ``score`` exceeds the threshold, ``(B,)`` bool.
         anomaly_map: fused map on the image's pixels, in standard deviations above the pixels of
             held-out normal images, ``(B, 1, H, W)``.
-        maps: the standardised maps of the detector, ``(B, 1, H, W)``.
+        maps: the map of each part that has one, ``(B, 1, H, W)``.
         reconstruction: ``(B, C, H, W)`` in the units of the input image; None without one.
+        members: the score of each member of an ensemble, each in standard deviations above its own
+            scores of held-out normal images, ``(B, M)``; None without any.
+        std_map: standard deviation of the members' fused maps, ``(B, 1, H, W)``.
     """
 
     score: Tensor
@@ -36,6 +39,8 @@ class ImageScores(NamedTuple):
     anomaly_map: Tensor
     maps: dict[str, Tensor]
     reconstruction: Tensor | None
+    members: Tensor | None = None
+    std_map: Tensor | None = None
 
 
 class AnomalyScorer(nn.Module):
@@ -74,7 +79,8 @@ class AnomalyScorer(nn.Module):
         self.parts = {part.name: part for part in parts}
         self.map_names = tuple(dict.fromkeys(name for p in parts for name in p.maps))
         self.fusion.attach(parts)
-        self.calibration = Calibration(self.map_names, list(self.parts))
+        members = self.detector.members
+        self.calibration = Calibration(self.map_names, list(self.parts), members)
 
     @property
     def calibrated(self) -> bool:
@@ -113,8 +119,8 @@ class AnomalyScorer(nn.Module):
         }
 
     def part_map(self, name: str, maps: Mapping[str, Tensor]) -> Tensor:
-        """The map of a part ``(B, 1, H, W)``: the mean of its standardised maps."""
-        return torch.stack([maps[one] for one in self.parts[name].maps]).mean(dim=0)
+        """The map of a part ``(B, 1, H, W)``: the mean of those of its standardised maps given."""
+        return torch.stack([maps[n] for n in self.parts[name].maps if n in maps]).mean(dim=0)
 
     def bounded_maps(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The maps of the parts ``(B, 1, H, W)`` as they are fused, see `bounded`."""
@@ -161,14 +167,47 @@ class AnomalyScorer(nn.Module):
         maps = self.standardized_maps(evidence, image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
+        alone = self.of_members(evidence, maps)
+        std_map = (
+            torch.stack([self.fuse_maps(own) for _, own in alone]).std(dim=0) if alone else None
+        )
         return ImageScores(
             score=score,
             parts=parts,
             percentile=self.percentile(score),
             flagged=score > self.calibration.threshold,
             anomaly_map=self.fuse_maps(maps),
-            maps=maps,
+            maps={n: self.part_map(n, maps) for n, part in self.parts.items() if part.maps},
             reconstruction=evidence.reconstruction,
+            members=self.calibration.of_members(self.fused_members(alone)) if alone else None,
+            std_map=std_map,
+        )
+
+    def of_members(
+        self, evidence: Evidence, maps: Mapping[str, Tensor]
+    ) -> list[tuple[Evidence, dict[str, Tensor]]]:
+        """What each member of an ensemble says, without the others: its evidence and maps.
+
+        Args:
+            evidence: of a batch, by all members.
+            maps: its standardised maps.
+        """
+        found = []
+        for own in self.detector.members:
+            others = tuple(one for one in self.detector.members if one != own)
+            kept = {name: value for name, value in maps.items() if not name.endswith(others)}
+            values = {n: evidence.values.get(f"{n}{own}", v) for n, v in evidence.values.items()}
+            found.append((evidence._replace(values=values), kept))
+        return found
+
+    def fused_members(self, alone: list[tuple[Evidence, dict[str, Tensor]]]) -> Tensor:
+        """The fused score of each member ``(B, M)``, before its standardisation."""
+        return torch.stack(
+            [
+                self.fusion.score(one.values, self.standardized_parts(self.raw_parts(one, maps)))
+                for one, maps in alone
+            ],
+            dim=1,
         )
 
     def percentile(self, score: Tensor) -> Tensor:

@@ -179,6 +179,10 @@ class AEFlowDetector(Detector):
         """Loads the state dict of torchvision's network of the same name."""
         self.network.encoder.load_torchvision_state_dict(state_dict)
 
+    def companion(self) -> dict[str, Any]:
+        """Without the normative map, which is the same in all members."""
+        return {**self.config, "normative": False}
+
     def encode(self, inputs: Inputs) -> list[Tensor]:
         """The encoder's features, one tensor per stride."""
         return self.network.encode(self.normalize(inputs.image))

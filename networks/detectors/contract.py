@@ -7,7 +7,7 @@ score and one map, a fusion says. Neither knows the method.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -125,11 +125,14 @@ class Detector(nn.Module):
     Attributes:
         name: under which the method is registered.
         exportable: whether its evidence can be traced, which a search at test time cannot.
+        members: per member of an ensemble, how the names of the maps and values end that it alone
+            gives; none for a single method.
         config: ``DETECTORS[name](**config)`` builds the same module.
     """
 
     name: ClassVar[str] = ""
-    exportable: ClassVar[bool] = True
+    exportable: bool = True
+    members: tuple[str, ...] = ()
     input_mean: Tensor
     input_std: Tensor
 
@@ -137,7 +140,7 @@ class Detector(nn.Module):
         super().__init__()
         choose("contrast", contrast, dict.fromkeys(CONTRASTS))
         self.contrast = contrast
-        self.config: dict[str, Any] = {"in_channels": int(in_channels), **config}
+        self.config: MutableMapping[str, Any] = {"in_channels": int(in_channels), **config}
         if contrast != "none":  # a method without the argument can still be rebuilt
             self.config["contrast"] = contrast
         self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
@@ -190,6 +193,13 @@ class Detector(nn.Module):
             ArgumentError: when they do not fit, or the method has no encoder.
         """
         raise ArgumentError(f"detector {self.name!r} has no encoder to load weights into.")
+
+    def companion(self) -> dict[str, Any]:
+        """The `config` of a further member of an ensemble, whose first this is.
+
+        It leaves out what the data decide and no weights: the first gives that for all.
+        """
+        return dict(self.config)
 
     def encode(self, inputs: Inputs) -> Any:
         """What a stage that is ``cached`` may keep of an image: tensors ``(B, ...)``."""

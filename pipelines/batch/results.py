@@ -56,6 +56,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
     sample, case = scored.sample, scored.sample.case
     volumetric = sample.geometry.slice_axis is not None
     trivial, whole = baseline_scores(scored), scored.case_score
+    score_std = scored.scores.get("score_std")
     scope: dict[str, Any] = {"in_scope": whole.in_scope, "out_of_scope": whole.out_of_scope}
     for position, (index, label) in enumerate(zip(sample.indices, sample.labels, strict=True)):
         yield ScoreRow(
@@ -69,6 +70,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             percentile=float(scored.scores["percentile"][position]),
             p_value=float(scored.scores["p_value"][position]),
             flagged=bool(scored.flagged[position]),
+            score_std=None if score_std is None else float(score_std[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
             **({} if volumetric else scope),
         )
@@ -84,6 +86,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             percentile=whole.percentile,
             p_value=whole.p_value,
             flagged=whole.flagged,
+            score_std=whole.score_std,
             baselines={name: case_score(values) for name, values in trivial.items()},
             **scope,
         )

@@ -194,6 +194,10 @@ class Options(BaseModel):
         description="how the network sees contrast: `local` against the surroundings, which `auto` "
         "takes for chest radiographs; else `none`"
     )
+    ensemble: FromOne = Field(
+        description="detectors that are trained as one; from 2 on, scores and maps have a standard "
+        "deviation"
+    )
     encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
     encoder_weights: Place = Field(
         description="a local torchvision state dict; skips the pre-training"

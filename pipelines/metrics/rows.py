@@ -24,6 +24,7 @@ class ScoreRow:
         percentile: rank of the score among held-out normals, in [0, 100]; None without any.
         p_value: chance that a normal image scores so high, at most; None without any.
         flagged: whether the score exceeds the threshold; None without one.
+        score_std: standard deviation of the scores of an ensemble's members; None without any.
         in_scope: whether the image is of the kind that the model was made for; None if unknown.
         out_of_scope: why it is not; "" if it is.
         baselines: the trivial scores.
@@ -39,6 +40,7 @@ class ScoreRow:
     percentile: float | None = None
     p_value: float | None = None
     flagged: bool | None = None
+    score_std: float | None = None
     in_scope: bool | None = None
     out_of_scope: str = ""
     baselines: Mapping[str, float] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class ScoreRow:
             "percentile": self.percentile,
             "p_value": self.p_value,
             "flagged": None if self.flagged is None else int(self.flagged),
+            **({} if self.score_std is None else {"score_std": self.score_std}),
             "in_scope": None if self.in_scope is None else int(self.in_scope),
             "out_of_scope": self.out_of_scope,
             **self.baselines,

@@ -8,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from monai.data.meta_tensor import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,7 +25,8 @@ def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list
     Volumes become ``<case>_anomaly.nii.gz`` (float32, standard deviations) and
     ``<case>_mask.nii.gz`` (uint8, 0 and 1) with the affine, the units and the orientation of the
     input. Pictures become ``<case>_anomaly.png`` (16 bit, 10,000 levels per standard deviation,
-    negative values 0) and ``<case>_mask.png`` (0 and 255).
+    negative values 0) and ``<case>_mask.png`` (0 and 255). An ensemble adds ``<case>_std``, how
+    far its members disagree, as the anomaly map is written.
 
     Args:
         folder: where to write.
@@ -32,23 +34,41 @@ def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list
         pixel_threshold: the map value above which a pixel is suspicious.
 
     Returns:
-        The two files.
+        The files.
     """
-    sample = scored.sample
-    name = sample.case.name
-    anomaly_map = np.asarray(scored.grid_map.as_tensor().numpy(), np.float32)
-    mask = anomaly_map > pixel_threshold
-    if sample.geometry.slice_axis is None:
-        levels = np.clip(np.rint(anomaly_map * PNG_PER_SD), 0, 65_535).astype(np.uint16)
-        return [
-            _write_png(folder / f"{name}_anomaly.png", levels),
-            _write_png(folder / f"{name}_mask.png", mask.astype(np.uint8) * 255),
-        ]
-    affine = np.array(sample.geometry.affine)
-    return [
-        write_volume(folder / f"{name}_anomaly.nii.gz", anomaly_map, affine, sample.header),
-        write_volume(folder / f"{name}_mask.nii.gz", mask.astype(np.uint8), affine, sample.header),
+    anomaly_map = _values(scored.grid_map)
+    written = [
+        _write_map(folder, "anomaly", scored, anomaly_map),
+        _write_mask(folder, scored, anomaly_map > pixel_threshold),
     ]
+    if scored.std_map is not None:
+        std_map = _values(scored.on_grid(scored.std_map))
+        written.append(_write_map(folder, "std", scored, std_map))
+    return written
+
+
+def _values(grid_map: MetaTensor) -> NDArray[np.float32]:
+    return np.asarray(grid_map.as_tensor().numpy(), np.float32)
+
+
+def _write_map(folder: Path, kind: str, scored: ScoredCase, values: NDArray[np.float32]) -> Path:
+    stem = f"{scored.sample.case.name}_{kind}"
+    if scored.sample.geometry.slice_axis is None:
+        levels = np.clip(np.rint(values * PNG_PER_SD), 0, 65_535).astype(np.uint16)
+        return _write_png(folder / f"{stem}.png", levels)
+    return _write_grid(folder / f"{stem}.nii.gz", scored, values)
+
+
+def _write_mask(folder: Path, scored: ScoredCase, mask: NDArray[np.bool_]) -> Path:
+    name = scored.sample.case.name
+    if scored.sample.geometry.slice_axis is None:
+        return _write_png(folder / f"{name}_mask.png", mask.astype(np.uint8) * 255)
+    return _write_grid(folder / f"{name}_mask.nii.gz", scored, mask.astype(np.uint8))
+
+
+def _write_grid(path: Path, scored: ScoredCase, values: NDArray[Any]) -> Path:
+    sample = scored.sample
+    return write_volume(path, values, np.array(sample.geometry.affine), sample.header)
 
 
 def write_volume(

@@ -49,7 +49,9 @@ DIFFERENCES = ("difference", "matched_difference")
 DECISIONS = ("sensitivity", "specificity", "realised_fpr", "accuracy", "f1", "f1_oracle")
 PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "realised_fpr", "f1")
-ROW_COLUMNS = ("case", "level", "slice", "label", "score", "percentile", "p_value", "flagged")
+ROW_COLUMNS = (
+    "case", "level", "slice", "label", "score", "score_std", "percentile", "p_value", "flagged",
+)  # fmt: skip
 LABELS = {0: "normal", 1: "anomalous"}
 
 
@@ -215,7 +217,7 @@ def score_table(rows: Sequence[ScoreRow]) -> Table | None:
     parts = [part_column(name) for name in rows[0].parts]
     shown = sorted(rows, key=lambda row: -_number(row.score))[:MOST_ROWS]
     cells = [row.cells() for row in shown]
-    columns = [n for n in (*ROW_COLUMNS, *parts) if any(row[n] != "" for row in cells)]
+    columns = [n for n in (*ROW_COLUMNS, *parts) if any(row.get(n, "") != "" for row in cells)]
     if not any(row.slice for row in rows):  # pictures have none
         columns = [name for name in columns if name != "slice"]
     caption = f"All {len(rows)} rows of scores.csv, the highest scores first"

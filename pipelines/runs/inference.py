@@ -82,6 +82,8 @@ class Inference(Session):
 def told(row: ScoreRow) -> str:
     """One image in a line: name, score, percentile among the held-out normals, decision."""
     line = f"{row.case:<32} score {row.score:6.2f}"
+    if row.score_std is not None:
+        line += f" +- {row.score_std:.2f}"
     if row.percentile is not None:
         line += f"  percentile {row.percentile:5.1f}"
     line += {True: "  FLAGGED", False: "", None: "  (no threshold)"}[row.flagged]

@@ -123,6 +123,9 @@ class Calibrator:
         fused = scorer.fusion.score(values, scorer.standardized_parts(raw))
         scores = calibration.fit_scores(fused, patient_weights(self.patients), self.target_fpr)
         self.slice_scores = scores.double().cpu().numpy()
+        if calibration.members is not None:
+            alone = [self._members(evidence, body) for evidence, body in gathered]
+            calibration.fit_members(torch.cat(alone))
         calibration.fit_pixels(torch.cat([pixels for _, pixels in pooled]), self.pixel_fpr)
         logger.info(
             "Calibrated on %d held-out normal images of %d patients: threshold %.3f standard "
@@ -184,13 +187,23 @@ class Calibrator:
 
     def _pool(self, evidence: Evidence, body: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The raw parts of a batch, and the fused map's values at pixels of the body."""
-        moved = Evidence({n: v.to(self.device) for n, v in evidence.maps.items()}, evidence.values)
         with torch.no_grad():
-            maps = self.scorer.standardized_maps(moved, body)
+            moved, maps = self._moved(evidence, body)
             fused = self.scorer.fuse_maps(maps)
             parts = self.scorer.raw_parts(moved, maps)
         inside = body.to(self.device)
         return parts, torch.cat([_spread(m[b]) for m, b in zip(fused, inside, strict=True)])
+
+    def _members(self, evidence: Evidence, body: Tensor) -> Tensor:
+        with torch.no_grad():
+            alone = self.scorer.of_members(*self._moved(evidence, body))
+            return self.scorer.fused_members(alone)
+
+    def _moved(self, evidence: Evidence, body: Tensor) -> tuple[Evidence, dict[str, Tensor]]:
+        """The evidence of a batch on the device, and its standardised maps."""
+        maps = {name: value.to(self.device) for name, value in evidence.maps.items()}
+        moved = evidence._replace(maps=maps)
+        return moved, self.scorer.standardized_maps(moved, body)
 
 
 def calibrator_like(

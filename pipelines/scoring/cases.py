@@ -36,14 +36,17 @@ class ScoredCase:
 
     Attributes:
         sample: the case as it was read.
-        scores: the slices' ``score`` and ``percentile``, ``(K,)``.
+        scores: the slices' ``score``, ``percentile`` and ``p_value``, of an ensemble their
+            ``score_std`` too, ``(K,)``.
         parts: per part of the detector the slices' scores, ``(K,)``.
         flagged: ``(K,)`` bool.
         anomaly_map: at the file's resolution, ``(K, h, w)`` float32.
-        canvas_maps: the fused map and the detector's on its canvas, ``(K, H, W)`` each.
+        canvas_maps: the fused map and the parts' on their canvas, ``(K, H, W)`` each.
         reconstruction: on the canvas, ``(K, C, H, W)``; None without one.
         case_score: score of the whole case.
         baselines: the detector's parts that are trivial scores, by the baseline's name.
+        std_map: how far the members of an ensemble disagree, at the file's resolution,
+            ``(K, h, w)`` float32; None without any.
     """
 
     sample: CaseSample
@@ -55,11 +58,11 @@ class ScoredCase:
     reconstruction: Tensor | None
     case_score: CaseScore
     baselines: Mapping[str, Part] = field(default_factory=dict)
+    std_map: NDArray[np.float32] | None = None
 
     def part_map(self, part: Part) -> NDArray[np.float32]:
         """The map of a part at the file's resolution, ``(K, h, w)``."""
-        own = torch.stack([self.canvas_maps[f"{MAP}{name}"] for name in part.maps])
-        return to_native(own.mean(dim=0), self.sample.geometry).numpy()
+        return to_native(self.canvas_maps[f"{MAP}{part.name}"], self.sample.geometry).numpy()
 
     @cached_property
     def grid_map(self) -> MetaTensor:
@@ -70,8 +73,12 @@ class ScoredCase:
             deviations. In volumes 0 stands outside the outline of the body and in slices that were
             not scored.
         """
+        return self.on_grid(self.anomaly_map)
+
+    def on_grid(self, slices: NDArray[np.float32]) -> MetaTensor:
+        """A map of the slices ``(K, h, w)`` on the grid of the input, see `grid_map`."""
         sample = self.sample
-        native = torch.from_numpy(self.anomaly_map)
+        native = torch.from_numpy(slices)
         if sample.geometry.slice_axis is not None:
             outlines = np.stack([binary_fill_holes(slice_) for slice_ in sample.body.numpy()])
             native = native * torch.from_numpy(outlines)
@@ -174,6 +181,7 @@ def score_cases(
 
 
 MAP = "map_"
+STD_MAP = f"{MAP}std"
 """Before the names of the detector's maps in what `ScoreSlices` gives."""
 
 SERVED_NDIM = 5
@@ -213,9 +221,9 @@ class ScoreSlices(Inferer):
 
         Returns:
             On the CPU: the `score_columns` and ``flagged`` ``(N,)``, ``anomaly_map`` and the
-            detector's maps ``(N, H, W)`` under ``map_<name>``, and ``reconstruction``
-            ``(N, C, H, W)`` if there is one. A server gets its leading axis of 1 back, and the
-            network's ``quantiles``.
+            parts' maps ``(N, H, W)`` under ``map_<name>``; ``reconstruction`` ``(N, C, H, W)`` if
+            there is one; of an ensemble ``members`` ``(N, M)`` and ``map_std``. A server gets
+            its leading axis of 1 back, and the network's ``quantiles``.
         """
         device = device or inputs.device
         images = inputs
@@ -245,6 +253,8 @@ def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
     values |= {f"{MAP}{name}": value[:, 0] for name, value in found.maps.items()}
     if found.reconstruction is not None:
         values["reconstruction"] = found.reconstruction
+    if found.members is not None and found.std_map is not None:
+        values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
     return values
 
 
@@ -270,6 +280,9 @@ def scored_case(
     maps = {n: v for n, v in own.items() if n == "anomaly_map" or n.startswith(MAP)}
     scores = {name: own[name].double().numpy() for name in ("score", "percentile", "p_value")}
     parts = {name: own[part_column(name)].double().numpy() for name in scorer.parts}
+    members = own["members"].double().numpy() if "members" in own else None
+    if members is not None:
+        scores["score_std"] = members.std(axis=1, ddof=1)
     flagged = own["flagged"].numpy()
     calibration = scorer.calibration
     if sample.geometry.slice_axis is None:
@@ -282,10 +295,11 @@ def scored_case(
             threshold=float(calibration.threshold),
             target_fpr=float(calibration.target_fpr),
             n_normal=int(calibration.n_normal),
+            score_std=None if members is None else float(scores["score_std"][0]),
         )
     else:
         reference = reference or CaseReference((), float(calibration.target_fpr))
-        whole = score_volume(scores["score"], parts, reference)
+        whole = score_volume(scores["score"], parts, reference, members)
     if scope is not None:
         reason = scope(sample.images).reason()
         whole = replace(whole, in_scope=not reason, out_of_scope=reason)
@@ -299,4 +313,5 @@ def scored_case(
         reconstruction=own.get("reconstruction"),
         case_score=whole,
         baselines={part.baseline: part for part in scorer.parts.values() if part.baseline},
+        std_map=to_native(maps[STD_MAP], sample.geometry).numpy() if STD_MAP in maps else None,
     )

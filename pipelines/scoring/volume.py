@@ -32,6 +32,7 @@ class CaseScore:
         target_fpr: the false-positive rate that the threshold stands for; above what was asked
             for when there are too few held-out cases for it.
         n_normal: number of held-out normal images (of a picture) or cases (of a volume).
+        score_std: standard deviation of the scores of an ensemble's members; None without any.
         in_scope: whether the case is of the kind that the model was made for; None if unknown.
         out_of_scope: why it is not; "" if it is.
     """
@@ -44,6 +45,7 @@ class CaseScore:
     threshold: float | None
     target_fpr: float | None
     n_normal: int
+    score_std: float | None = None
     in_scope: bool | None = None
     out_of_scope: str = ""
 
@@ -51,6 +53,8 @@ class CaseScore:
         """Plain values for JSON and CSV, the parts under `part_column`."""
         values = dict(vars(self))
         parts = {part_column(name): value for name, value in values.pop("parts").items()}
+        if self.score_std is None:  # which a single method never has
+            del values["score_std"]
         return {"score": values.pop("score"), **parts, **values}
 
 
@@ -140,6 +144,7 @@ def score_volume(
     score: NDArray[np.float64],
     parts: Mapping[str, NDArray[np.float64]],
     reference: CaseReference,
+    members: NDArray[np.float64] | None = None,
 ) -> CaseScore:
     """Scores a volume by its slices.
 
@@ -147,6 +152,7 @@ def score_volume(
         score: of the slices, ``(K,)`` with K at least 1.
         parts: per part of the detector, ``(K,)``.
         reference: held-out normal volumes.
+        members: the scores of an ensemble's members, ``(K, M)``; None without any.
     """
     top = top_slices(score)
     whole, threshold = float(score[top].mean()), reference.threshold
@@ -159,4 +165,5 @@ def score_volume(
         threshold=threshold,
         target_fpr=reference.fpr,
         n_normal=len(reference.scores),
+        score_std=None if members is None else float(members[top].mean(axis=0).std(ddof=1)),
     )

@@ -17,6 +17,7 @@ from transforms.errors import InputError
 
 def make_detector(
     detector: str,
+    ensemble: int = 1,
     encoder_weights: str | None = None,
     encoder_sha256: str | None = None,
     seed: int = 0,
@@ -26,6 +27,7 @@ def make_detector(
 
     Args:
         detector: name of the method, see `networks.DETECTORS`.
+        ensemble: number of such detectors that are trained as one.
         encoder_weights: file of a torchvision state dict for its encoder; nothing is downloaded.
         encoder_sha256: the file's expected SHA-256, in hexadecimal.
         seed: the run's seed.
@@ -45,7 +47,10 @@ def make_detector(
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))
-        built = DETECTORS[detector](**config)
+        if ensemble > 1:
+            built = DETECTORS["ensemble"](member=detector, ensemble=ensemble, **config)
+        else:
+            built = DETECTORS[detector](**config)
     if encoder_sha256 and not encoder_weights:
         raise InputError(
             "encoder_sha256: expected the weights that it belongs to, found none. Name their file "

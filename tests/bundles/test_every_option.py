@@ -56,6 +56,7 @@ CHANGED: dict[str, Any] = {
     "fillings": ["haze"],
     "withheld": "opacity",
     "contrast": "local",
+    "ensemble": 2,
     "encoder": "resnet34",
     "encoder_weights": "nowhere.pth",
     "flow_strides": [8],

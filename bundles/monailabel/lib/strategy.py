@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -13,6 +14,9 @@ from lib.guard import Refusal
 
 Rank = Callable[[Mapping[str, Any]], float | None]
 
+LEAST_STD = 0.5
+"""Standard deviations by which a score is uncertain, whatever an ensemble says."""
+
 RECENTLY = 3600.0
 """Seconds for which a study that was offered goes behind those that were not."""
 
@@ -23,9 +27,15 @@ def most_anomalous(score: Mapping[str, Any]) -> float | None:
 
 
 def most_uncertain(score: Mapping[str, Any]) -> float | None:
-    """The score closest to the threshold first; None without a threshold."""
+    """The score closest to the threshold first; None without a threshold.
+
+    What is close, the standard deviation of an ensemble's scores says, where there is one.
+    """
     threshold = score.get("threshold")
-    return None if threshold is None else abs(float(score["score"]) - float(threshold))
+    if threshold is None:
+        return None
+    distance = abs(float(score["score"]) - float(threshold))
+    return distance / math.hypot(float(score.get("score_std") or 0.0), LEAST_STD)
 
 
 class Ranked(Strategy):  # type: ignore[misc]

@@ -19,6 +19,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aeflow": {
         "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4, "with_head": True,
     },
+    "ensemble": {
+        "member": "aeflow", "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4,
+        "with_head": True,
+    },
     "mean_image": {"image_size": 32},
     "bank": {},
     "adversaries": {},
@@ -48,7 +52,7 @@ def name(request: pytest.FixtureRequest) -> Iterator[str]:
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     yield method
-    if method != "aeflow":
+    if method not in ("aeflow", "ensemble"):
         del DETECTORS[method]
 
 

@@ -6,16 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from networks import AnomalyScorer
+from networks import DETECTORS, AnomalyScorer, make_fusion
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.datasets import CaseDataset, case_loader
 from pipelines.data.slices import CaseLoader
+from pipelines.outputs import write_maps
 from pipelines.scoring.cases import (
     CaseEvaluator,
     ScoredCase,
@@ -66,7 +68,7 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
         *score_columns(scorer),
         "flagged",
         "anomaly_map",
-        "map_flow8",
+        "map_flow",
         "map_recon",
         "reconstruction",
     }
@@ -76,6 +78,31 @@ def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: M
         assert len(value) == 5, name
         torch.testing.assert_close(value, parts[name], atol=1e-4, rtol=1e-4)
     assert whole["anomaly_map"].shape == (5, 32, 32)
+
+
+def test_an_ensemble_says_how_far_it_disagrees(
+    cases: list[Case], make_images: MakeImages, calibrate: Calibrate, tmp_path: Path
+) -> None:
+    config = {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4}
+    detector = DETECTORS["ensemble"](member="aeflow", ensemble=2, normative=False, **config)
+    scorer = calibrate(AnomalyScorer(detector, make_fusion()).eval(), make_images(6))
+    volume, picture = evaluated(scorer, cases)["cases"]
+    for one in (volume, picture):
+        with torch.no_grad():
+            alone = scorer.score_image(one.sample.images)
+        std = alone.members.std(dim=1)
+        np.testing.assert_allclose(one.scores["score_std"], std, atol=1e-4, rtol=1e-3)
+        native = to_native(alone.std_map[:, 0], one.sample.geometry)
+        np.testing.assert_allclose(one.std_map, native, atol=1e-3, rtol=1e-3)
+        top = [int(alone.score.argmax())]  # a tenth of up to five slices
+        expected = float(alone.members[top].mean(dim=0).std())
+        assert one.case_score.score_std == pytest.approx(expected, abs=1e-3)
+        assert one.case_score.as_dict()["score_std"] == one.case_score.score_std
+    written = write_maps(tmp_path, volume, 1.0)
+    assert [path.name for path in written] == ["a_anomaly.nii.gz", "a_mask.nii.gz", "a_std.nii.gz"]
+    anomaly, std_map = nib.load(written[0]), nib.load(written[2])
+    assert np.array_equal(anomaly.affine, std_map.affine) and anomaly.shape == std_map.shape
+    np.testing.assert_allclose(std_map.get_fdata(), volume.on_grid(volume.std_map), rtol=1e-5)
 
 
 def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: list[Case]) -> None:
@@ -94,7 +121,7 @@ def test_each_case_gets_its_own_scores_and_maps(scorer: AnomalyScorer, cases: li
         assert one.anomaly_map.shape == (len(sample.images), 24, 24)  # the file's own resolution
         native = to_native(alone.anomaly_map[:, 0], sample.geometry)
         np.testing.assert_allclose(one.anomaly_map, native, atol=1e-3, rtol=1e-3)
-        assert set(one.canvas_maps) == {"anomaly_map", "map_flow8", "map_recon"}
+        assert set(one.canvas_maps) == {"anomaly_map", "map_flow", "map_recon"}
         assert one.reconstruction.shape == sample.images.shape
 
 
