@@ -87,6 +87,11 @@ class AEFlow(nn.Module):
         self.head = head
         self.config = config
 
+    @property
+    def latent_channels(self) -> tuple[int, ...]:
+        """Channels of each of `AEFlowOutput.latents`."""
+        return tuple(self.encoder.channels[position] for position in self._flow_features)
+
     def encode(self, image: Tensor) -> list[Tensor]:
         """Return the encoder's features, one tensor per stride of `encoder.strides`.
 

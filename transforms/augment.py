@@ -143,6 +143,32 @@ def vary_appearance(
     return changed.clamp(0.0, 1.0) * body
 
 
+def vary(
+    image: Tensor,
+    body: Tensor,
+    mask: Tensor,
+    generator: torch.Generator,
+    variation: NormalVariation,
+) -> tuple[Tensor, Tensor]:
+    """Moves images and varies how they look, what is marked in them moving along.
+
+    Args:
+        image: ``(B, C, H, W)`` in [0, 1].
+        body: ``(B, 1, H, W)`` bool; outside it the images are 0 afterwards.
+        mask: ``(B, 1, H, W)``, 0 or 1; all NaN where nothing is known of an image.
+        generator: source of all randomness, on the image's device.
+        variation: how far to go.
+
+    Returns:
+        The images and their masks.
+    """
+    whole = torch.cat([image, body.to(image.dtype), mask], dim=1)
+    moved, inside, shown = move(whole, generator, variation).split([image.shape[1], 1, 1], dim=1)
+    inside = (inside > 0.5).to(image.dtype)
+    marked = torch.where(shown.isnan(), shown, (shown > 0.5).to(image.dtype))
+    return vary_appearance(moved, inside, generator, variation), marked
+
+
 def move(image: Tensor, generator: torch.Generator, variation: NormalVariation) -> Tensor:
     """Turns, zooms, shifts and flips images ``(B, C, H, W)``, all channels of one alike."""
     batch = (len(image),)

@@ -6,12 +6,12 @@ import dataclasses
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
 from monai.networks.layers import gaussian_1d, separable_filtering
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..aeflow import AEFlow, AEFlowOutput, build_aeflow, pool_features
@@ -19,6 +19,7 @@ from ..contrast import gaussian_blur
 from ..density import GaussianDensity
 from ..errors import ArgumentError
 from ..loss import AEFlowLoss, likelihoods
+from ..mixture import LabelledMixture
 from ..normative import NormativeMap, smoothed
 from ..pooling import top_mean
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
@@ -76,6 +77,8 @@ class AEFlowDetector(Detector):
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
         contrast: see `Detector`.
         normative: whether it has the parts ``bright`` and ``dark``; None lets `prepare` decide.
+        with_labels: whether it learns from labelled anomalies too: the head by finding them, the
+            flow by `LabelledMixture`, whose log odds are the part ``labelled``.
         **architecture: see `networks.build_aeflow`.
 
     Raises:
@@ -95,6 +98,7 @@ class AEFlowDetector(Detector):
         smoothing: float = 2.0,
         contrast: str = "none",
         normative: bool | None = None,
+        with_labels: bool = False,
         **architecture: Any,
     ) -> None:
         pools = {"flow_pool": flow_pool, "head_pool": head_pool, "map_pool": map_pool}
@@ -113,11 +117,15 @@ class AEFlowDetector(Detector):
             smoothing=float(smoothing),
             contrast=contrast,
             normative=normative,
+            **({"with_labels": True} if with_labels else {}),
         )
         self.normative = NormativeMap(self.in_channels) if normative else None
         self.network = network
         self.density = GaussianDensity(sum(network.encoder.channels))
         self.criterion = AEFlowLoss(alpha)
+        self.mixtures = nn.ModuleList(
+            LabelledMixture(channels) for channels in network.latent_channels if with_labels
+        )
         # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
         # host wait for the device and cannot be exported.
         kernel = gaussian_1d(torch.tensor(float(smoothing)))
@@ -143,13 +151,20 @@ class AEFlowDetector(Detector):
                 (Part("dark", ("dark",), NORMATIVE_POOL), 0.0, 0.03 * rest),
                 (density, 0.25 * rest, 0.0),
             )  # fmt: skip
-            return (*found, Part("local", pool=self.config["map_pool"]))
+            return (*found, Part("local", pool=self.config["map_pool"]), *self._labelled())
         if self.network.head is not None:
             return (
                 *self._weighed((flow, 0.0, 0.18), (recon, 0.0, 0.02), (head, 1.0, 0.8)),
                 density,
+                *self._labelled(),
             )
-        return (*self._weighed((flow, 0.9, 0.9), (recon, 0.1, 0.1)), density)
+        return (*self._weighed((flow, 0.9, 0.9), (recon, 0.1, 0.1)), density, *self._labelled())
+
+    def _labelled(self) -> tuple[Part, ...]:
+        if not self.mixtures:
+            return ()
+        maps = tuple(f"odds{stride}" for stride in self.network.flow_strides)
+        return (Part("labelled", maps, self.config["head_pool"], weight=0.0, map_weight=0.0),)
 
     def _weighed(self, *parts: tuple[Part, float, float]) -> tuple[Part, ...]:
         """Those of the parts that are there, with their weights in score and map."""
@@ -158,6 +173,10 @@ class AEFlowDetector(Detector):
             for part, weight, map_weight in parts
             if part.name != "head" or self.network.head is not None
         )
+
+    @property
+    def _mixtures(self) -> Sequence[LabelledMixture]:
+        return cast("Sequence[LabelledMixture]", self.mixtures)
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -203,16 +222,49 @@ class AEFlowDetector(Detector):
         stage: str,
         mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        """The loss of AE-FLOW; in pre-training the cross-entropy with the masks' cover."""
+        """The loss of AE-FLOW; in pre-training the cross-entropy with the masks' cover.
+
+        Of a labelled image without a mask, the head's pooled logits are to tell an anomaly.
+        """
         if isinstance(output, HeadOutput):
             if mask is None:
                 raise ArgumentError(
                     "mask: pre-training needs the masks of the synthetic anomalies."
                 )
-            cover = F.adaptive_avg_pool2d(mask, (output.head.shape[-2], output.head.shape[-1]))
-            return {"loss": F.binary_cross_entropy_with_logits(output.head.float(), cover)}
-        terms = self.criterion.terms(output, self.normalize(inputs.image))
-        return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
+            return {"loss": self._head_loss(output.head.float(), mask)}
+        image = self.normalize(inputs.image)
+        if mask is None:
+            terms = self.criterion.terms(output, image)
+            flow, recon, total = terms.flow, terms.reconstruction, terms.total
+            return {"loss": total, "flow_loss": flow, "recon_loss": recon}
+        return self._loss_with_labels(output, image, mask)
+
+    def _head_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
+        cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
+        located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
+        pooled = top_mean(logits, self.config["head_pool"])
+        whole = F.binary_cross_entropy_with_logits(
+            pooled, torch.ones_like(pooled), reduction="none"
+        )
+        unknown = cover.flatten(1).isnan().any(dim=1)
+        return torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()
+
+    def _loss_with_labels(
+        self, output: AEFlowOutput, image: Tensor, mask: Tensor
+    ) -> dict[str, Tensor]:
+        """The flow learns all, each position by its component; the decoder the normal images."""
+        normal = (mask == 0).flatten(1).all(dim=1)
+        recon = F.mse_loss(output.reconstruction[normal].float(), image[normal].float())
+        nats = []
+        for mixture, latent, log_det in zip(
+            self._mixtures, output.latents, output.log_dets, strict=True
+        ):
+            cover = F.adaptive_avg_pool2d(mask, (latent.shape[-2], latent.shape[-1]))
+            nats.append(-(mixture.log_prob(latent, cover) + log_det.float()).sum())
+        dimensions = sum(latent.numel() for latent in output.latents)
+        flow = torch.stack(nats).sum() / (dimensions * math.log(2.0))
+        total = self.config["alpha"] * flow + (1.0 - self.config["alpha"]) * recon
+        return {"loss": total, "flow_loss": flow, "recon_loss": recon}
 
     def prepare(self, batches: Batches, stage: str | None) -> None:
         """Frees the encoder for pre-training, freezes it after; fits flows and density."""
@@ -269,6 +321,10 @@ class AEFlowDetector(Detector):
         if output.head is not None:
             maps["head"] = output.head.float()
         maps |= {side: smoothed(value) for side, value in self._deviation(inputs).items()}
+        for stride, mixture, latent in zip(
+            self.network.flow_strides, self._mixtures, output.latents, strict=False
+        ):
+            maps[f"odds{stride}"] = mixture.log_odds(latent).unsqueeze(1)
         sizes = [z[0].numel() for z in output.latents]
         means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
         restored = self.restore(reconstruction, inputs.image)

@@ -224,7 +224,8 @@ class Detector(nn.Module):
             output: of `forward`.
             inputs: the batch.
             stage: name of the stage.
-            mask: of the synthetic anomalies, ``(B, 1, H, W)`` in [0, 1].
+            mask: of synthetic and labelled anomalies, ``(B, 1, H, W)`` in [0, 1]; NaN where it is
+                only known that the image holds one. None where all images are normal.
         """
         raise NotImplementedError
 

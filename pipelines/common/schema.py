@@ -190,6 +190,10 @@ class Options(BaseModel):
     fit_weights: Flag = Field(
         description="fit the weights of score and map, if 20 held-out patients can be spared for it"
     )
+    labelled_anomalies: Place = Field(
+        description="a few labelled anomalies to learn from beside your normals: a folder of them, "
+        "a data set of the same layout with masks, or a table of the layout `list`"
+    )
     contrast: Annotated[str, _one_of(("auto", *CONTRASTS))] = Field(
         description="how the network sees contrast: `local` against the surroundings, which `auto` "
         "takes for chest radiographs; else `none`"

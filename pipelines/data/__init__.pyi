@@ -14,6 +14,8 @@ from .datasets import case_loader as case_loader
 from .datasets import slice_loader as slice_loader
 from .inputs import InputFiles as InputFiles
 from .inputs import find_inputs as find_inputs
+from .labelled import LabelledAnomalies as LabelledAnomalies
+from .labelled import LabelledBatch as LabelledBatch
 from .layouts import find_anatomy as find_anatomy
 from .layouts.patients import kermany_patient as kermany_patient
 from .regions import Regions as Regions

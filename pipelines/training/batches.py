@@ -24,6 +24,22 @@ class Images(Protocol):
         ...
 
 
+class Labelled(Protocol):
+    """Labelled anomalies."""
+
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        ...
+
+    def drawn(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """So many images ``(B, C, H, W)``, their bodies and their masks ``(B, 1, H, W)``.
+
+        A mask is 0 or 1, or NaN where it is only known that the image holds an anomaly.
+        """
+        ...
+
+
 def as_inputs(
     batch: Mapping[str, Tensor],
     needs: Sequence[str],

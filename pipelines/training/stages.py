@@ -6,13 +6,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from ignite.engine import Events
-from ignite.metrics import Average, Metric
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
@@ -20,10 +18,10 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
-from networks import Detector, Inputs, Stage
-from pipelines.common import derive_seed, generator
-from pipelines.training.batches import as_inputs
-from pipelines.training.cache import FeatureCache
+from networks import Detector, Inputs
+from pipelines.common import derive_seed
+from pipelines.training.batches import Labelled
+from pipelines.training.step import Step, Stepper
 from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
@@ -40,116 +38,7 @@ STATISTICS_BATCHES = 30
 MOST_EPOCHS = 100_000
 """Bound on the epochs of a stage that ends by the clock."""
 
-PLACES = ("body", "region")
-"""What a synthetic stage needs of a batch beside its images: where anomalies may be."""
-
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-class Step(NamedTuple):
-    """One batch through the detector.
-
-    Attributes:
-        output: of the detector.
-        terms: of the stage's loss.
-        mask: of the synthetic anomalies, ``(B, 1, H, W)``; None without any.
-    """
-
-    output: Any
-    terms: dict[str, Tensor]
-    mask: Tensor | None
-
-
-class Stepper:
-    """Runs batches of one stage through a detector, the same in training and validation.
-
-    Args:
-        detector: the method.
-        stage: name of its stage.
-        synthetic: makes the anomalies of a synthetic stage.
-        seed: the run's seed; anomalies are a function of it and of what the engine counts.
-        cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
-    """
-
-    def __init__(
-        self,
-        detector: Detector,
-        stage: str,
-        synthetic: SyntheticAnomalies | None,
-        seed: int,
-        cache_gigabytes: float,
-    ) -> None:
-        self.detector = detector
-        self.stage = next((one for one in detector.stages if one.name == stage), None)
-        self.synthetic = synthetic
-        self.seed = seed
-        cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
-        self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
-
-    def metrics(self, prefix: str = "") -> dict[str, Metric]:
-        """Epoch means of the loss's terms, weighted by the batches' sizes."""
-        if self.stage is None:
-            return {}
-        return {
-            f"{prefix}{name}": Average(output_transform=partial(_term, name=name)).item()
-            for name in self.stage.terms
-        }
-
-    def __call__(self, engine: Any, batch: Mapping[str, Tensor], *draw: Any) -> Step:
-        """Runs a batch.
-
-        Args:
-            engine: whose device, precision and network are used.
-            batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, ``body`` and
-                ``region`` ``(B, 1, H, W)``, and what else the detector needs.
-            draw: what the anomalies depend on beside the seed.
-        """
-        stage = self._known_stage()
-        inputs, mask = self.inputs(engine, batch, *draw)
-        with self.precision(engine):
-            features = self._cached(engine, inputs, batch)
-            output = engine.inferer(inputs, engine.network, features, stage.name)
-            terms = self.detector.loss(output, inputs, stage.name, mask)
-        return Step(output, terms, mask)
-
-    def encode(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> None:
-        """Keeps the features of a batch of a cached stage, as `__call__` does."""
-        with self.precision(engine), torch.no_grad():
-            self._cached(engine, inputs, batch)
-
-    def _cached(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> Any:
-        if self.cache is None:
-            return None
-        return self.cache.encode(inputs, batch["index"], len(engine.data_loader.dataset))
-
-    def _known_stage(self) -> Stage:
-        if self.stage is None:
-            raise RuntimeError("this detector has no such stage; run those that it has.")
-        return self.stage
-
-    def precision(self, engine: Any) -> torch.autocast:
-        """bfloat16 where the engine asks for it and computes on a GPU."""
-        kind = engine.state.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=engine.amp and kind == "cuda")
-
-    def inputs(
-        self, engine: Any, batch: Mapping[str, Tensor], *draw: Any
-    ) -> tuple[Inputs, Tensor | None]:
-        """A batch as the stage sees it, with the mask of its anomalies; see `__call__`."""
-        stage, device = self._known_stage(), engine.state.device
-        inputs = as_inputs(batch, self.detector.needs, device, engine.non_blocking)
-        mask = None
-        if stage.synthetic:
-            if self.synthetic is None:
-                raise RuntimeError(f"stage {stage.name}: give what makes the anomalies.")
-            source = generator(self.seed, *draw, device=device)
-            body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
-            changed, mask = self.synthetic(inputs.image, body, region, source)
-            inputs = inputs._replace(image=changed)
-        if engine.amp and device.type == "cuda":
-            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
-            inputs = inputs._replace(image=channels_last)
-        return inputs, mask
 
 
 class StageTrainer(SupervisedTrainer):
@@ -169,6 +58,7 @@ class StageTrainer(SupervisedTrainer):
         cosine: whether the learning rate rises and then follows a cosine to the end.
         average: whether the stage ends with an exponential average of its weights.
         cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
+        labelled: anomalies from which it learns beside the normal images; None for none.
         max_grad_norm: the norm of a group's gradients is clipped to it; 0 for no bound.
         max_epochs: number of epochs.
         val_data_loader: held-out normal images, on which the loss is told too, if any.
@@ -194,6 +84,7 @@ class StageTrainer(SupervisedTrainer):
         cosine: bool = False,
         average: bool = False,
         cache_gigabytes: float = 8.0,
+        labelled: Labelled | None = None,
         max_grad_norm: float = 0.0,
         max_epochs: int = 1,
         val_data_loader: Any = None,
@@ -201,7 +92,7 @@ class StageTrainer(SupervisedTrainer):
         **kwargs: Any,
     ) -> None:
         handlers = kwargs.pop("train_handlers", None)
-        self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes)
+        self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes, labelled)
         found = self.step.stage
         self.groups = {} if found is None else {k: list(v) for k, v in found.groups.items()}
         self.optimizers = {name: optimizer(group) for name, group in self.groups.items()}
@@ -385,11 +276,6 @@ def _told(done: Step, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """What an iteration hands to the metrics."""
     count = len(batch[Keys.IMAGE])
     return {"terms": {n: v.detach().float().expand(count, 1) for n, v in done.terms.items()}}
-
-
-def _term(output: Mapping[str, Any], name: str) -> Tensor:
-    value: Tensor = output["terms"][name]
-    return value
 
 
 def _update_average(averaged: Any, current: Any, count: Any) -> None:

@@ -1,0 +1,141 @@
+"""A few labelled anomalies, from which a training may learn beside its normal images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipelines.common import track
+from pipelines.data.cases import Case, Cohort
+from pipelines.data.cohort import Data
+from pipelines.data.layouts import read_cohort
+from pipelines.data.slices import CaseSample
+from transforms.errors import InputError
+from transforms.slices import to_canvas
+
+
+class LabelledBatch(NamedTuple):
+    """Anomalous slices.
+
+    Attributes:
+        image: ``(B, C, H, W)`` in [0, 1].
+        body: ``(B, 1, H, W)`` bool.
+        mask: of the lesion, ``(B, 1, H, W)``, 0 or 1; NaN where it is not known.
+    """
+
+    image: Tensor
+    body: Tensor
+    mask: Tensor
+
+    def of(self, rows: Tensor, device: torch.device) -> LabelledBatch:
+        """Some of the slices, on a device."""
+        return LabelledBatch(*(one[rows].to(device) for one in self))
+
+
+class LabelledAnomalies:
+    """Anomalous slices of labelled cases, read when first wanted and kept in memory.
+
+    Args:
+        path: a folder whose images all are anomalous; a data set of the training's own layout with
+            masks; or a table of the layout ``list``. None for no labels.
+        data: the training's data; its calibration and test patients may not be among the labelled.
+        transform: cuts a case into slices.
+
+    Attributes:
+        cases: the labelled cases; none without a path.
+
+    Raises:
+        InputError: when there are none, or they do not go with the data.
+    """
+
+    def __init__(
+        self, path: str | None, data: Data, transform: Callable[[Case], CaseSample]
+    ) -> None:
+        self.path = path
+        self.cases = _cases(path, data) if path else ()
+        self.transform = transform
+
+    @property
+    def given(self) -> bool:
+        """Whether there are any."""
+        return bool(self.cases)
+
+    @cached_property
+    def slices(self) -> LabelledBatch:
+        """All anomalous slices.
+
+        Raises:
+            InputError: when no case shows one, or one cannot be used.
+        """
+        read = track(map(self.transform, self.cases), "Reading labels", len(self.cases), "cases")
+        found = [one for sample in read if len((one := _anomalous(sample)).image)]
+        if not found:
+            raise InputError(
+                f"labelled_anomalies: no anomalous slice in {len(self.cases)} case(s) of "
+                f"{self.path}. A volume needs a mask, and a slice at least min_lesion_pixels of it."
+            )
+        return LabelledBatch(*(torch.cat(one) for one in zip(*found, strict=True)))
+
+    def drawn(self, count: int, source: torch.Generator) -> LabelledBatch:
+        """Slices drawn with replacement, on the device of the generator."""
+        total = len(self.slices.image)
+        rows = torch.randint(total, (count,), generator=source, device=source.device)
+        return self.slices.of(rows.cpu(), source.device)
+
+
+def _cases(path: str, data: Data) -> tuple[Case, ...]:
+    cohort = _cohort(Path(path).expanduser(), data.cohort)
+    if cohort.volumetric != data.cohort.volumetric or len(cohort.modalities) != len(
+        data.cohort.modalities
+    ):
+        raise InputError(
+            f"labelled_anomalies: {path} differs from dataset_dir in kind (pictures or volumes) or "
+            "in its number of modalities. Give files like those of the training."
+        )
+    cases = tuple(case for case in cohort.cases if case.label == 1 or case.mask is not None)
+    if not cases:
+        raise InputError(
+            f"labelled_anomalies: {path} names no case that is labelled anomalous or has a mask."
+        )
+    _require_apart(cases, data)
+    return cases
+
+
+def _cohort(root: Path, trained: Cohort) -> Cohort:
+    """Read with the masks of a table or of the training's layout, else as anomalous throughout."""
+    listed = root.suffix.lower() == ".csv" or (root / "cases.csv").is_file()
+    layout = "list" if listed else trained.layout
+    try:
+        if listed or trained.volumetric:
+            return read_cohort(root, layout, trained.modalities)
+        found = read_cohort(root, "normals", trained.modalities)
+    except InputError as error:
+        raise InputError(str(error).replace("dataset_dir:", "labelled_anomalies:", 1)) from error
+    return replace(found, cases=tuple(replace(case, label=1) for case in found.cases))
+
+
+def _require_apart(cases: Iterable[Case], data: Data) -> None:
+    """Refuses patients by whom the model will be calibrated or judged."""
+    judged = {*data.split.patients("calibration"), *data.split.patients("test")}
+    both = sorted({case.patient for case in cases} & judged)
+    if both:
+        raise InputError(
+            f"labelled_anomalies: {len(both)} of its patients are among those that calibrate or "
+            f"test the model, such as {both[0]!r}. Leave them out, or fix the division with "
+            "--split."
+        )
+
+
+def _anomalous(sample: CaseSample) -> LabelledBatch:
+    chosen = sample.labels == 1
+    image, body = sample.images[chosen], sample.context["body"][chosen]
+    if sample.masks is None:
+        return LabelledBatch(image, body, torch.full_like(image[:, :1], torch.nan))
+    mask = to_canvas(sample.masks[chosen][:, None], sample.geometry, "nearest")
+    return LabelledBatch(image, body, mask.to(image.dtype))

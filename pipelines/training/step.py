@@ -1,0 +1,158 @@
+"""One batch of a stage through a detector, the same in training and validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from ignite.metrics import Average, Metric
+from torch import Tensor
+
+from networks import Detector, Inputs, Stage
+from pipelines.common import generator
+from pipelines.training.batches import Labelled, as_inputs
+from pipelines.training.cache import FeatureCache
+from transforms.augment import vary
+from transforms.synthetic import SyntheticAnomalies
+
+LABELLED_SHARE = 1 / 8
+"""Labelled anomalies that join a batch, per normal image in it."""
+
+PLACES = ("body", "region")
+"""What a synthetic stage needs of a batch beside its images: where anomalies may be."""
+
+
+class Step(NamedTuple):
+    """One batch through the detector.
+
+    Attributes:
+        output: of the detector.
+        terms: of the stage's loss.
+        mask: of the anomalies, ``(B, 1, H, W)``; None without any.
+    """
+
+    output: Any
+    terms: dict[str, Tensor]
+    mask: Tensor | None
+
+
+class Stepper:
+    """Runs batches of one stage through a detector, the same in training and validation.
+
+    Args:
+        detector: the method.
+        stage: name of its stage.
+        synthetic: makes the anomalies of a synthetic stage.
+        seed: the run's seed; anomalies are a function of it and of what the engine counts.
+        cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
+        labelled: anomalies that join each batch; None for none.
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        stage: str,
+        synthetic: SyntheticAnomalies | None,
+        seed: int,
+        cache_gigabytes: float,
+        labelled: Labelled | None = None,
+    ) -> None:
+        self.detector = detector
+        self.stage = next((one for one in detector.stages if one.name == stage), None)
+        self.synthetic = synthetic
+        self.seed = seed
+        self.labelled = labelled if labelled is not None and labelled.given else None
+        cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
+        self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
+
+    def metrics(self, prefix: str = "") -> dict[str, Metric]:
+        """Epoch means of the loss's terms, weighted by the batches' sizes."""
+        if self.stage is None:
+            return {}
+        return {
+            f"{prefix}{name}": Average(output_transform=partial(_term, name=name)).item()
+            for name in self.stage.terms
+        }
+
+    def __call__(self, engine: Any, batch: Mapping[str, Tensor], *draw: Any) -> Step:
+        """Runs a batch.
+
+        Args:
+            engine: whose device, precision and network are used.
+            batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, ``body`` and
+                ``region`` ``(B, 1, H, W)``, and what else the detector needs.
+            draw: what the anomalies depend on beside the seed.
+        """
+        stage = self._known_stage()
+        inputs, mask = self.inputs(engine, batch, *draw)
+        with self.precision(engine):
+            features = self._cached(engine, inputs, batch)
+            if self.labelled is not None:
+                source = generator(self.seed, "labelled", *draw, device=inputs.image.device)
+                inputs, mask, features = self._with_labelled(inputs, mask, features, source)
+            output = engine.inferer(inputs, engine.network, features, stage.name)
+            terms = self.detector.loss(output, inputs, stage.name, mask)
+        return Step(output, terms, mask)
+
+    def encode(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> None:
+        """Keeps the features of a batch of a cached stage, as `__call__` does."""
+        with self.precision(engine), torch.no_grad():
+            self._cached(engine, inputs, batch)
+
+    def _cached(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> Any:
+        if self.cache is None:
+            return None
+        return self.cache.encode(inputs, batch["index"], len(engine.data_loader.dataset))
+
+    def _with_labelled(
+        self, inputs: Inputs, mask: Tensor | None, features: Any, source: torch.Generator
+    ) -> tuple[Inputs, Tensor, Any]:
+        """The batch with labelled anomalies behind it, varied as the synthetic ones are."""
+        assert self.labelled is not None
+        count = max(1, round(LABELLED_SHARE * len(inputs.image)))
+        image, body, shown = self.labelled.drawn(count, source)
+        if self.synthetic is not None and self.synthetic.variation is not None:
+            image, shown = vary(image, body, shown, source, self.synthetic.variation)
+        if mask is None:
+            mask = torch.zeros_like(inputs.image[:, :1])
+        if features is not None:
+            added = self.detector.encode(Inputs(image))
+            features = [torch.cat(both) for both in zip(features, added, strict=True)]
+        joined = inputs._replace(image=torch.cat([inputs.image, image]))
+        return joined, torch.cat([mask, shown]), features
+
+    def _known_stage(self) -> Stage:
+        if self.stage is None:
+            raise RuntimeError("this detector has no such stage; run those that it has.")
+        return self.stage
+
+    def precision(self, engine: Any) -> torch.autocast:
+        """bfloat16 where the engine asks for it and computes on a GPU."""
+        kind = engine.state.device.type
+        return torch.autocast(kind, dtype=torch.bfloat16, enabled=engine.amp and kind == "cuda")
+
+    def inputs(
+        self, engine: Any, batch: Mapping[str, Tensor], *draw: Any
+    ) -> tuple[Inputs, Tensor | None]:
+        """A batch as the stage sees it, with the mask of its anomalies; see `__call__`."""
+        stage, device = self._known_stage(), engine.state.device
+        inputs = as_inputs(batch, self.detector.needs, device, engine.non_blocking)
+        mask = None
+        if stage.synthetic:
+            if self.synthetic is None:
+                raise RuntimeError(f"stage {stage.name}: give what makes the anomalies.")
+            source = generator(self.seed, *draw, device=device)
+            body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
+            changed, mask = self.synthetic(inputs.image, body, region, source)
+            inputs = inputs._replace(image=changed)
+        if engine.amp and device.type == "cuda":
+            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
+            inputs = inputs._replace(image=channels_last)
+        return inputs, mask
+
+
+def _term(output: Mapping[str, Any], name: str) -> Tensor:
+    value: Tensor = output["terms"][name]
+    return value
