@@ -1,17 +1,13 @@
 """A second component of the flow's prior, for anomalies of which a few are labelled.
 
 FlowGMM (Izmailov, Kirichenko, Finzi, Wilson, ICML 2020): normal features are mapped to N(0, I),
-anomalous ones to N(m, I) with a mean m that is drawn once; what is not labelled comes from a
-mixture of both.
+anomalous ones to N(m, I) with a mean m that is drawn once.
 """
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .flow import standard_normal_log_prob
 
@@ -37,17 +33,18 @@ class LabelledMixture(nn.Module):
         return anomalous - standard_normal_log_prob(latent)
 
     def log_prob(self, latent: Tensor, cover: Tensor) -> Tensor:
-        """Log density of latents whose component is known, or one of both.
+        """Log density of latents in their components.
 
         Args:
             latent: ``(B, C, h, w)``.
             cover: share of each position that is anomalous, ``(B, 1, h, w)``; above a half it
-                belongs to the anomalous component. NaN where that is unknown.
+                belongs to the anomalous component. So does all of an image that is known to hold
+                an anomaly, where NaN stands for not knowing where.
 
         Returns:
             ``(B, h, w)``, in nats.
         """
-        normal, odds, share = standard_normal_log_prob(latent), self.log_odds(latent), cover[:, 0]
-        mixed = normal + F.softplus(odds) - math.log(2.0)
-        known = torch.where(share > 0.5, normal + odds, normal)
-        return torch.where(share.isnan(), mixed, known)
+        anomalous = ~(cover[:, 0] <= 0.5)
+        return standard_normal_log_prob(
+            torch.where(anomalous.unsqueeze(1), latent - self.mean, latent)
+        )

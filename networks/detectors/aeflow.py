@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..aeflow import AEFlow, AEFlowOutput, build_aeflow, pool_features
+from ..choices import choose
 from ..contrast import gaussian_blur
 from ..density import GaussianDensity
 from ..errors import ArgumentError
@@ -34,6 +35,9 @@ NORMATIVE_POOL = 0.01
 
 INITIAL_IMAGES = 64
 """Images from which the flows' ActNorms are initialised."""
+
+LABELS: Mapping[str, tuple[float, float]] = {"images": (1.0, 0.0), "masks": (0.5, 1.0)}
+"""What may be known of labelled anomalies, with the weights of ``labelled`` in score and map."""
 
 BLURS = (0.4, 3.0)
 """Range of the blur that is not to matter to the density, in pixels of a side of 224."""
@@ -77,8 +81,9 @@ class AEFlowDetector(Detector):
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
         contrast: see `Detector`.
         normative: whether it has the parts ``bright`` and ``dark``; None lets `prepare` decide.
-        with_labels: whether it learns from labelled anomalies too: the head by finding them, the
-            flow by `LabelledMixture`, whose log odds are the part ``labelled``.
+        labels: what labelled anomalies it learns from too: ``images`` that hold one, or ``masks``
+            that say where; None for none. The head learns to find them; the flow maps them to a
+            component of their own, see `LabelledMixture`, whose log odds are the part ``labelled``.
         **architecture: see `networks.build_aeflow`.
 
     Raises:
@@ -98,9 +103,11 @@ class AEFlowDetector(Detector):
         smoothing: float = 2.0,
         contrast: str = "none",
         normative: bool | None = None,
-        with_labels: bool = False,
+        labels: str | None = None,
         **architecture: Any,
     ) -> None:
+        if labels is not None:
+            choose("labels", labels, LABELS)
         pools = {"flow_pool": flow_pool, "head_pool": head_pool, "map_pool": map_pool}
         for name, share in pools.items():
             if not 0.0 < share <= 1.0:
@@ -117,14 +124,15 @@ class AEFlowDetector(Detector):
             smoothing=float(smoothing),
             contrast=contrast,
             normative=normative,
-            **({"with_labels": True} if with_labels else {}),
         )
+        if labels is not None:
+            self.config["labels"] = labels
         self.normative = NormativeMap(self.in_channels) if normative else None
         self.network = network
         self.density = GaussianDensity(sum(network.encoder.channels))
         self.criterion = AEFlowLoss(alpha)
         self.mixtures = nn.ModuleList(
-            LabelledMixture(channels) for channels in network.latent_channels if with_labels
+            LabelledMixture(channels) for channels in network.latent_channels if labels
         )
         # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
         # host wait for the device and cannot be exported.
@@ -161,10 +169,12 @@ class AEFlowDetector(Detector):
         return (*self._weighed((flow, 0.9, 0.9), (recon, 0.1, 0.1)), density, *self._labelled())
 
     def _labelled(self) -> tuple[Part, ...]:
-        if not self.mixtures:
+        if "labels" not in self.config:
             return ()
         maps = tuple(f"odds{stride}" for stride in self.network.flow_strides)
-        return (Part("labelled", maps, self.config["head_pool"], weight=0.0, map_weight=0.0),)
+        weight, map_weight = LABELS[self.config["labels"]]
+        pool = self.config["head_pool"]
+        return (Part("labelled", maps, pool, weight=weight, map_weight=map_weight),)
 
     def _weighed(self, *parts: tuple[Part, float, float]) -> tuple[Part, ...]:
         """Those of the parts that are there, with their weights in score and map."""

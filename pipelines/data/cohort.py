@@ -123,9 +123,14 @@ def _tell(data: Data) -> None:
         logger.info("  Note: %s", note)
 
 
-def seen_content(data: Data) -> list[str]:
-    """Fingerprints of the files that trained or calibrated, whatever they are called elsewhere."""
-    cases = (*data.split.train, *data.split.calibration)
+def seen_content(data: Data, labelled: Sequence[Case] = ()) -> list[str]:
+    """Fingerprints of the files that trained or calibrated, whatever they are called elsewhere.
+
+    Args:
+        data: the data set.
+        labelled: further cases that trained.
+    """
+    cases = (*data.split.train, *data.split.calibration, *labelled)
     return sorted({_content(path) for case in cases for path in case.images})
 
 

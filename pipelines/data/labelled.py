@@ -62,9 +62,11 @@ class LabelledAnomalies:
         self.transform = transform
 
     @property
-    def given(self) -> bool:
-        """Whether there are any."""
-        return bool(self.cases)
+    def kind(self) -> str | None:
+        """What is known of them: ``masks`` of some, ``images`` without; None without any."""
+        if not self.cases:
+            return None
+        return "masks" if any(case.mask is not None for case in self.cases) else "images"
 
     @cached_property
     def slices(self) -> LabelledBatch:

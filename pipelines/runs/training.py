@@ -25,7 +25,7 @@ from pipelines.common import (
     write_csv,
     write_json,
 )
-from pipelines.data import CaseLoader, Data, seen_content
+from pipelines.data import CaseLoader, Data, LabelledAnomalies, seen_content
 from pipelines.export import check_registry, register_scorer
 from pipelines.runs.evaluation import Evaluation
 from pipelines.scoring import (
@@ -43,6 +43,11 @@ logger = logging.getLogger(__name__)
 
 SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
+
+LABELLED_NOTE = (
+    "Trained with {} labelled anomalous cases beside the normal ones: what is like them is found "
+    "more surely, and figures on anomalies of their source say little about others."
+)
 
 PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 
@@ -74,6 +79,7 @@ class Training(Evaluation):
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
         checkpoints: from which an interrupted training goes on; None for none.
+        labelled: anomalies from which it learns beside the normal images; None for none.
     """
 
     title = "Training"
@@ -91,6 +97,7 @@ class Training(Evaluation):
         seed: int,
         register_model: str | None = None,
         checkpoints: Checkpoints | None = None,
+        labelled: LabelledAnomalies | None = None,
     ) -> None:
         super().__init__(case_run, evaluator, tracker, data)
         self.preprocessing = preprocessing
@@ -98,6 +105,7 @@ class Training(Evaluation):
         self.model_path = case_run.model_path
         self.split_path = self.model_path.with_name("split.json")
         self.seed = seed
+        self.labelled = () if labelled is None else labelled.cases
         self.register_model = register_model
         self.config: dict[str, Any] = {}
         self.trainer = trainer
@@ -131,8 +139,8 @@ class Training(Evaluation):
             InputError: when the run could not end well.
         """
         self.config = executed_config()
-        note = self.calibrator.check()
-        if note:
+        labels = LABELLED_NOTE.format(len(self.labelled)) if self.labelled else None
+        for note in filter(None, (self.calibrator.check(), labels)):
             self.notes.append(note)
             logger.warning("Note: %s", note)
         check_registry(self.tracker, self.register_model)
@@ -151,7 +159,7 @@ class Training(Evaluation):
 
     def identity(self) -> dict[str, Any]:
         """What makes two trainings the same: the data, the options and the versions."""
-        content = hashlib.sha256("".join(seen_content(self.data)).encode()).hexdigest()[:16]
+        content = hashlib.sha256("".join(self._seen()).encode()).hexdigest()[:16]
         options = json.loads(json.dumps(self.config, default=str))
         return {
             "the data's division": self.data.fingerprint,
@@ -159,6 +167,9 @@ class Training(Evaluation):
             **{name: value for name, value in options.items() if name not in FREE},
             **{f"version of {name}": value for name, value in installed_versions().items()},
         }
+
+    def _seen(self) -> list[str]:
+        return seen_content(self.data, self.labelled)
 
     def _clear(self) -> None:
         if self.checkpoints is not None:
@@ -215,7 +226,7 @@ class Training(Evaluation):
             "volumetric": self.volumetric,
             "layout": cohort.layout,
             "split": self.data.split.as_dict(),
-            "seen": seen_content(self.data),
+            "seen": self._seen(),
             "fingerprint": self.data.fingerprint,
             "notes": self.notes,
             "seed": int(self.seed),

@@ -28,8 +28,8 @@ class Labelled(Protocol):
     """Labelled anomalies."""
 
     @property
-    def given(self) -> bool:
-        """Whether there are any."""
+    def kind(self) -> str | None:
+        """What is known of them; None without any."""
         ...
 
     def drawn(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

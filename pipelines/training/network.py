@@ -17,9 +17,9 @@ from transforms.errors import InputError
 
 def make_detector(
     detector: str,
-    ensemble: int = 1,
     encoder_weights: str | None = None,
     encoder_sha256: str | None = None,
+    ensemble: int = 1,
     seed: int = 0,
     **config: Any,
 ) -> Detector:
@@ -27,9 +27,9 @@ def make_detector(
 
     Args:
         detector: name of the method, see `networks.DETECTORS`.
-        ensemble: number of such detectors that are trained as one.
         encoder_weights: file of a torchvision state dict for its encoder; nothing is downloaded.
         encoder_sha256: the file's expected SHA-256, in hexadecimal.
+        ensemble: number of such detectors that are trained as one.
         seed: the run's seed.
         config: the arguments of the method.
 

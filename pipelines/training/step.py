@@ -17,7 +17,7 @@ from pipelines.training.cache import FeatureCache
 from transforms.augment import vary
 from transforms.synthetic import SyntheticAnomalies
 
-LABELLED_SHARE = 1 / 8
+LABELLED_SHARE = 1 / 32
 """Labelled anomalies that join a batch, per normal image in it."""
 
 PLACES = ("body", "region")
@@ -63,7 +63,7 @@ class Stepper:
         self.stage = next((one for one in detector.stages if one.name == stage), None)
         self.synthetic = synthetic
         self.seed = seed
-        self.labelled = labelled if labelled is not None and labelled.given else None
+        self.labelled = labelled if labelled is not None and labelled.kind else None
         cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
         self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
 
