@@ -243,7 +243,7 @@ class AEFlowDetector(Detector):
                 )
             return {"loss": self._head_loss(output.head.float(), mask)}
         image = self.normalize(inputs.image)
-        if mask is None:
+        if mask is None or not self.mixtures:
             terms = self.criterion.terms(output, image)
             flow, recon, total = terms.flow, terms.reconstruction, terms.total
             return {"loss": total, "flow_loss": flow, "recon_loss": recon}

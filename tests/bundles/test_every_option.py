@@ -55,6 +55,7 @@ CHANGED: dict[str, Any] = {
     "region": "lungs",
     "fillings": ["haze"],
     "withheld": "opacity",
+    "labelled_anomalies": "nowhere",
     "contrast": "local",
     "ensemble": 2,
     "encoder": "resnet34",

@@ -17,6 +17,7 @@ from transforms.augment import (
     variation_for,
     vary_appearance,
 )
+from transforms.augment import vary as vary_with_mask
 
 MakeImages = Callable[..., Tensor]
 
@@ -141,3 +142,14 @@ def test_each_kind_of_variation_does_what_it_says(make_images: MakeImages) -> No
 def test_lungs_are_blurred_more() -> None:
     assert variation_for("lungs").blur[1] > variation_for("body").blur[1]
     assert variation_for("given") == NormalVariation()
+
+
+def test_what_is_marked_moves_along(make_images: MakeImages) -> None:
+    image = (make_images(4) > 0.5).float()
+    plain = replace(STILL, rotation=20.0, shift=0.2, flip=0.5)
+    source = torch.Generator().manual_seed(3)
+    changed, mask = vary_with_mask(image, torch.ones_like(image) > 0, image, source, plain)
+    assert not torch.equal(mask, image)
+    torch.testing.assert_close((changed > 0.5).float(), mask)
+    unknown = torch.full_like(image, torch.nan)
+    assert vary_with_mask(image, image > 0, unknown, source, plain)[1].isnan().all()

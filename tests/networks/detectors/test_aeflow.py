@@ -322,3 +322,53 @@ def test_patients_are_told_apart_across_batches() -> None:
     batches = volumes(1)
     batches.context["case"] += 7
     assert len(list(_by_case(batches))) == 1
+
+
+def test_what_labelled_anomalies_teach(make_images: MakeImages) -> None:
+    detector = AEFlowDetector(with_head=True, labels="masks", **SMALL)
+    inputs = Inputs(make_images(3))
+    mask = torch.zeros(3, 1, 32, 32)
+    mask[1, :, :16] = 1.0
+    mask[2] = torch.nan
+    output = detector(inputs)
+    logits = output.head
+    found = detector.loss(HeadOutput(logits), inputs, "pretrain", mask)["loss"]
+    cover = F.avg_pool2d(mask[:2], 8)
+    pooled = top_mean(logits[2:], detector.config["head_pool"])
+    rows = [F.binary_cross_entropy_with_logits(logits[i], cover[i]) for i in (0, 1)]
+    rows.append(F.binary_cross_entropy_with_logits(pooled[0], torch.ones(())))
+    torch.testing.assert_close(found, torch.stack(rows).mean())
+
+    terms = detector.loss(output, inputs, "train", mask)
+    image = detector.normalize(inputs.image)
+    plain = AEFlowLoss(0.5).terms(
+        output._replace(
+            reconstruction=output.reconstruction[:1],
+            latents=[torch.stack([latent[0], latent[1], latent[2]]) for latent in output.latents],
+        ),
+        image[:1],
+    )
+    torch.testing.assert_close(terms["recon_loss"], plain.reconstruction)
+    moved = output.latents[0].clone()
+    moved[1, :, :2] -= detector.mixtures[0].mean[0]
+    moved[2] -= detector.mixtures[0].mean[0]
+    expected = AEFlowLoss(0.5).terms(output._replace(latents=[moved]), image).flow
+    torch.testing.assert_close(terms["flow_loss"], expected)
+    torch.testing.assert_close(terms["loss"], 0.5 * (expected + plain.reconstruction))
+
+
+def test_labels_give_a_part_of_their_own(make_images: MakeImages) -> None:
+    without = AEFlowDetector(with_head=True, **SMALL)
+    assert "labelled" not in [part.name for part in without.parts]
+    assert "labels" not in without.config and not without.mixtures
+    inputs = Inputs(make_images(2))
+    for kind, map_weight in (("images", 0.0), ("masks", 1.0)):
+        detector = AEFlowDetector(with_head=True, labels=kind, **SMALL)
+        (part,) = (one for one in detector.parts if one.name == "labelled")
+        assert part.maps == ("odds8",) and part.map_weight == map_weight and part.weight > 0
+        output = detector(inputs)
+        odds = detector.mixtures[0].log_odds(output.latents[0])
+        torch.testing.assert_close(detector.evidence(output, inputs).maps["odds8"][:, 0], odds)
+        assert DETECTORS["aeflow"](**detector.config).parts == detector.parts
+    with pytest.raises(ArgumentError, match="labels: expected one of 'images', 'masks'"):
+        AEFlowDetector(labels="mask", **SMALL)

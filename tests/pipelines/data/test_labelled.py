@@ -1,0 +1,124 @@
+"""A few labelled anomalies beside the normal images."""
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipelines.data.cohort import Data, open_data
+from pipelines.data.labelled import LabelledAnomalies
+from pipelines.data.slices import CaseLoader
+from transforms.errors import InputError
+
+WriteVolume = Callable[..., Path]
+
+
+def pictures(folder: Path, names: list[str]) -> Path:
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in names:
+        levels = rng.integers(1, 256, (24, 24), dtype=np.uint8)
+        Image.fromarray(levels).save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Data:
+    """Ten normal pictures, of a patient each."""
+    root = tmp_path / "data"
+    pictures(root / "train" / "normal", [f"n{i}" for i in range(10)])
+    pictures(root / "test" / "normal", ["t0"])
+    pictures(root / "test" / "anomalous", ["t1"])
+    return open_data(str(root), "folder")
+
+
+def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "cases.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, ("path", "patient", "label", "mask", "split"))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder
+
+
+def test_without_a_path_there_are_none(data: Data) -> None:
+    found = LabelledAnomalies(None, data, CaseLoader(32))
+    assert found.kind is None and found.cases == ()
+
+
+def test_all_images_of_a_folder_are_anomalous(data: Data, tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "sick", ["a", "b", "c"])
+    found = LabelledAnomalies(str(folder), data, CaseLoader(32))
+    assert found.kind == "images" and [case.label for case in found.cases] == [1, 1, 1]
+    image, body, mask = found.slices
+    assert image.shape == body.shape == mask.shape == (3, 1, 32, 32)
+    assert body.all() and mask.isnan().all()
+    source = torch.Generator().manual_seed(0)
+    drawn = found.drawn(50, source)
+    assert len(drawn.image) == 50
+    assert {float(one.sum()) for one in drawn.image} == {float(one.sum()) for one in image}
+    again = found.drawn(50, torch.Generator().manual_seed(0))
+    assert torch.equal(drawn.image, again.image)
+
+
+def test_masks_say_where_and_which_slices(write_volume: WriteVolume, tmp_path: Path) -> None:
+    def case(name: str, split: str, lesion: bool) -> dict[str, Any]:
+        image = write_volume(f"{name}_image")
+        lesion_mask = np.zeros((24, 24, 6), np.uint8)
+        lesion_mask[8:12, 8:14, 2:4] = 1
+        mask = write_volume(f"{name}_mask", lesion_mask)
+        return {
+            "path": image,
+            "patient": name,
+            "mask": mask if lesion else "",
+            "split": split,
+            "label": "" if lesion else "normal",
+        }
+
+    normals = [case(f"n{i}", "train", False) for i in range(6)]
+    trained = open_data(str(table(tmp_path / "all", [*normals, case("t", "test", True)])))
+    sick = table(tmp_path / "sick", [case("s", "", True), case("healthy", "", False)])
+    found = LabelledAnomalies(str(sick), trained, CaseLoader(32, min_lesion_pixels=1))
+    assert found.kind == "masks" and [one.patient for one in found.cases] == ["s"]
+    sample = found.transform(found.cases[0])
+    assert len(found.slices.image) == int((sample.labels == 1).sum()) > 0
+    assert set(found.slices.mask.unique().tolist()) == {0.0, 1.0}
+    assert found.slices.mask.flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (lambda folder: folder / "nowhere", "labelled_anomalies: .*nowhere does not exist"),
+        (lambda folder: pictures(folder / "sick", ["t1"]), "1 of its patients are among those"),
+        (lambda folder: pictures(folder / "sick", []), "labelled_anomalies: "),
+        (
+            lambda folder: table(
+                folder / "sick",
+                [{"path": pictures(folder / "p", ["x"]) / "x.png", "patient": "x", "label": "0"}],
+            ),
+            "names no case that is labelled anomalous",
+        ),
+    ],
+)
+def test_mistakes_are_told(
+    make: Callable[[Path], Path], told: str, data: Data, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=told):
+        LabelledAnomalies(str(make(tmp_path)), data, CaseLoader(32))
+
+
+def test_volumes_do_not_go_with_pictures(
+    data: Data, write_volume: WriteVolume, tmp_path: Path
+) -> None:
+    write_volume("v")
+    folder = tmp_path / "volumes"
+    folder.mkdir()
+    next(tmp_path.glob("v*.nii*")).rename(folder / "v.nii.gz")
+    with pytest.raises(InputError, match="differs from dataset_dir in kind"):
+        LabelledAnomalies(str(folder), data, CaseLoader(32))
