@@ -207,7 +207,18 @@ def stability_table(stability: Sequence[Mapping[str, Any]]) -> Table | None:
         for one in stability
     ]
     heads = ["change", "flagged", "decision changed", *map(_part, shifts)]
-    return Table("Held-out normal images, changed; shifts in standard deviations", heads, rows)
+    caption = "Held-out normal images, changed; shifts in standard deviations"
+    return Table(f"{caption}{_steadiness(stability, shifts)}", heads, rows)
+
+
+def _steadiness(stability: Sequence[Mapping[str, Any]], shifts: Sequence[str]) -> str:
+    """Which part moves least and which most: a reason to weigh it more or less."""
+    parts = [name for name in shifts if _part(name) != name]
+    moved = {_part(name): max(abs(one[name]) for one in stability) for name in parts}
+    if len(moved) < 2:
+        return ""
+    least, most = min(moved, key=moved.__getitem__), max(moved, key=moved.__getitem__)
+    return f". Steadiest part: {least} ({moved[least]:.2f}); least steady: {most} ({moved[most]:.2f})"
 
 
 def score_table(rows: Sequence[ScoreRow]) -> Table | None:

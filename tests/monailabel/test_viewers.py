@@ -55,6 +55,9 @@ def test_the_worklist_orders_marks_and_asks_nobody_else(browser: Any, server: An
     assert {"study0", "study1", "study2", "series.one"} <= set(names)
     assert names == sorted(names, key=lambda name: -score[name])
     assert f"{score[names[0]]:.2f}" in rows[0].text
+    for row, name in zip(rows, names, strict=True):
+        reason = objects[name]["image"]["info"]["aeflow"]["out_of_scope"]
+        assert ("out of scope" in row.text) == bool(reason) and reason in row.text
     for expected in (True, False):
         button = browser.find_element(By.CSS_SELECTOR, "[data-image='series.one']")
         button.click()
