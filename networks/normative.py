@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
@@ -150,3 +150,33 @@ def _smooth(values: Tensor, factor: float) -> Tensor:
     sigmas = (factor * SMOOTHING, SMOOTHING, SMOOTHING)
     kernels = [gaussian_1d(torch.tensor(s), truncated=3.0).to(values) for s in sigmas]
     return separable_filtering(values[:, None], kernels)[:, 0]
+
+
+def by_case(
+    batches: Iterable[tuple[Tensor, Mapping[str, Tensor]]],
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Image, body and place of one patient after the other."""
+    gathered: list[tuple[Tensor, Tensor, Tensor]] = []
+    last = None
+    for image, context in batches:
+        for case, rows in _runs(context["case"]):
+            if case != last and gathered:
+                yield _joined(gathered)
+                gathered = []
+            gathered.append((image[rows], context["body"][rows], context["place"][rows]))
+            last = case
+    if gathered:
+        yield _joined(gathered)
+
+
+def _runs(cases: Tensor) -> list[tuple[int, slice]]:
+    """The case and the rows of each stretch of equal numbers ``(B,)``."""
+    numbers, counts = torch.unique_consecutive(cases, return_counts=True)
+    ends = counts.cumsum(0).tolist()
+    starts = [0, *ends[:-1]]
+    return [(int(n), slice(a, b)) for n, a, b in zip(numbers, starts, ends, strict=True)]
+
+
+def _joined(gathered: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    image, body, place = (torch.cat(one) for one in zip(*gathered, strict=True))
+    return image, body, place

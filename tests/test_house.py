@@ -15,7 +15,7 @@ ROOMS = sorted(
 )
 PRODUCT = [
     path
-    for folder in ("networks", "transforms", "pipelines", "bundles")
+    for folder in ("aeflow", "networks", "transforms", "pipelines", "bundles")
     for path in sorted((ROOT / folder).rglob("*.py"))
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -21,7 +21,7 @@ from ..density import GaussianDensity
 from ..errors import ArgumentError
 from ..loss import AEFlowLoss, likelihoods
 from ..mixture import LabelledMixture
-from ..normative import NormativeMap, smoothed
+from ..normative import NormativeMap, by_case, smoothed
 from ..pooling import top_mean
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
@@ -295,7 +295,7 @@ class AEFlowDetector(Detector):
         if self.config["normative"] is False:
             return
         fitted = NormativeMap(self.in_channels).to(self.input_mean.device)
-        agreement = fitted.fit(_by_case(batches)) if "place" in batches.spread(1).context else 0.0
+        agreement = fitted.fit(by_case(batches)) if "place" in batches.spread(1).context else 0.0
         if self.config["normative"] is None:
             self.config["normative"] = agreement >= LEAST_AGREEMENT
         self.normative = fitted if self.config["normative"] else None
@@ -358,34 +358,6 @@ class AEFlowDetector(Detector):
     def detected(self, output: HeadOutput) -> Tensor:
         """The pooled logits of the head."""
         return top_mean(output.head.float(), self.config["head_pool"])
-
-
-def _by_case(batches: Batches) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Image, body and place of one patient after the other."""
-    gathered: list[tuple[Tensor, Tensor, Tensor]] = []
-    last = None
-    for image, context in batches:
-        for case, rows in _runs(context["case"]):
-            if case != last and gathered:
-                yield _joined(gathered)
-                gathered = []
-            gathered.append((image[rows], context["body"][rows], context["place"][rows]))
-            last = case
-    if gathered:
-        yield _joined(gathered)
-
-
-def _runs(cases: Tensor) -> list[tuple[int, slice]]:
-    """The case and the rows of each stretch of equal numbers ``(B,)``."""
-    numbers, counts = torch.unique_consecutive(cases, return_counts=True)
-    ends = counts.cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    return [(int(n), slice(a, b)) for n, a, b in zip(numbers, starts, ends, strict=True)]
-
-
-def _joined(gathered: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    image, body, place = (torch.cat(one) for one in zip(*gathered, strict=True))
-    return image, body, place
 
 
 def _spread_sigmas(indices: range, image: Tensor) -> Tensor:

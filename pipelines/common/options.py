@@ -7,7 +7,6 @@ import json
 import os
 import re
 import sys
-import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from monai.utils import ensure_tuple
 
 from networks.choices import nearest
 from networks.errors import ArgumentError
+from pipelines.common.plain import is_plain, is_value, paragraph, plain_options
 from pipelines.common.schema import check_values
 from transforms.errors import InputError
 
@@ -56,7 +56,7 @@ def guard_options() -> None:
             raise InputError(
                 f"--{option}: there is no such option. {_near_option(option, defined.get())}"
             )
-        if not _is_plain(defined.get(option)) and _is_inner(value):
+        if not is_plain(defined.get(option)) and is_value(value):
             raise InputError(
                 f"--{option}: this is a part of the program, not an option that takes a value. "
                 f"{_near_option(option, defined.get())}"
@@ -94,10 +94,7 @@ def tell_mistake(
     if mistake is None:
         sys.__excepthook__(kind, error, trace)
         return
-    text = textwrap.fill(
-        f"Error: {mistake}", width=100, break_long_words=False, break_on_hyphens=False
-    )
-    sys.stderr.write(f"\n{text if chr(10) not in mistake else 'Error: ' + mistake}\n")
+    sys.stderr.write(f"\n{paragraph(mistake)}")
 
 
 def find_mistake(error: BaseException) -> str | None:
@@ -151,15 +148,6 @@ def _is_of_an_expression(cause: BaseException) -> bool:
     return trace is not None and trace.tb_frame.f_code.co_filename == "<string>"
 
 
-def plain_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options at the top of a config, without its objects and run lists."""
-    return {
-        key: value
-        for key, value in config.items()
-        if _is_plain(value) and not key.startswith("_") and key != "run"
-    }
-
-
 def _is_read(option: str, config: Mapping[str, Any]) -> bool:
     """Whether anything of a config refers to an option, or it is no plain value but a part."""
     reference = re.compile(rf"[@%]{re.escape(option)}\b")
@@ -169,18 +157,6 @@ def _is_read(option: str, config: Mapping[str, Any]) -> bool:
 def _near_option(option: str, config: dict[str, Any]) -> str:
     known = list(plain_options(config) or config)
     return nearest(option, known) or f"Known: {', '.join(sorted(known))}."
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a config's entry is a value, or a group of them, rather than objects or calls."""
-    if isinstance(value, dict):
-        return bool(value) and "_target_" not in value and all(map(_is_inner, value.values()))
-    return all(map(_is_inner, value)) if isinstance(value, list) else True
-
-
-def _is_inner(value: Any) -> bool:
-    expression = isinstance(value, str) and value.startswith(("$", "@", "%"))
-    return not expression and _is_plain(value)
 
 
 def _evaluated(workflow: ConfigWorkflow, option: str, expression: str) -> Any:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
-import torch
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,13 +18,7 @@ from pydantic import (
 from pydantic_core import core_schema
 
 from networks.choices import nearest
-from networks.contrast import CONTRASTS
-from networks.encoder import ENCODERS
-from networks.scales import SCALES
-from networks.subnets import SUBNETS
 from transforms.errors import InputError
-from transforms.fillings import FILLINGS
-from transforms.geometry import SliceAxis
 
 LONGEST_PATH, LONGEST_PART = 4095, 255
 """Bytes of a path, and of a name in it, that file systems take."""
@@ -36,9 +29,14 @@ STRIDE = 16
 
 @dataclass(frozen=True)
 class Takes:
-    """What an option takes: in words that follow *expected*, and a check beyond its type."""
+    """What an option takes: in words that follow *expected*, and a check beyond its type.
 
-    words: str
+    Attributes:
+        words: or what gives them, where they are not known without a slow import.
+        check: raises ValueError, with a hint, for what is not taken.
+    """
+
+    words: str | Callable[[], str]
     check: Callable[[Any], Any] = lambda value: value
 
     def __get_pydantic_core_schema__(
@@ -48,15 +46,43 @@ class Takes:
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
 
-def _one_of(names: Iterable[str]) -> Takes:
-    known = tuple(names)
+def _one_of(*names: str) -> Takes:
+    return _known_to(lambda: names)
+
+
+def _known_to(known: Callable[[], Iterable[str]]) -> Takes:
+    """One of the names that something knows whose import is slow."""
 
     def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(nearest(name, known))
+        if name not in known():
+            raise ValueError(nearest(name, known()))
         return name
 
-    return Takes(f"one of {', '.join(known)}", check)
+    return Takes(lambda: f"one of {', '.join(known())}", check)
+
+
+def _encoders() -> Iterable[str]:
+    from networks.encoder import ENCODERS
+
+    return ENCODERS
+
+
+def _subnets() -> Iterable[str]:
+    from networks.subnets import SUBNETS
+
+    return SUBNETS
+
+
+def _scales() -> Iterable[str]:
+    from networks.scales import SCALES
+
+    return SCALES
+
+
+def _fillings() -> Iterable[str]:
+    from transforms.fillings import FILLINGS
+
+    return FILLINGS
 
 
 def _divisible(size: int | list[int]) -> int | list[int]:
@@ -73,13 +99,16 @@ def _ordered(limits: tuple[int, int]) -> tuple[int, int]:
 
 
 def _known_fillings(names: list[str]) -> list[str]:
+    known = _fillings()
     for name in names:
-        if name not in FILLINGS:
-            raise ValueError(nearest(name, FILLINGS) or f"There are {', '.join(FILLINGS)}.")
+        if name not in known:
+            raise ValueError(nearest(name, known) or f"There are {', '.join(known)}.")
     return names
 
 
 def _present(name: str) -> str:
+    import torch  # slow
+
     try:
         device = torch.device("cpu" if name == "auto" else name)
     except RuntimeError as error:
@@ -161,7 +190,7 @@ class Options(BaseModel):
     input: Place = Field(description="the image, or the folder of images, to score")
     series_uid: Text = Field(description="the DICOM series to score where a folder holds several")
     all_series: Flag = Field(description="score every DICOM series below the folder")
-    axis: Annotated[str, _one_of(get_args(SliceAxis))] = Field(
+    axis: Annotated[str, _one_of("axial", "coronal", "sagittal")] = Field(
         description="along which volumes are cut"
     )
     image_size: Size = Field(description="side of the network's input")
@@ -183,7 +212,7 @@ class Options(BaseModel):
     fillings: Annotated[list[str], Field(min_length=1), Takes("names", _known_fillings)] = Field(
         description="what is inside them; by default what suits the region"
     )
-    withheld: Annotated[str, _one_of(FILLINGS)] = Field(
+    withheld: Annotated[str, _known_to(_fillings)] = Field(
         description="the one that no training sees, on which the weights are fitted; by default "
         "one that does not suit the region"
     )
@@ -194,7 +223,7 @@ class Options(BaseModel):
         description="a few labelled anomalies to learn from beside your normals: a folder of them, "
         "a data set of the same layout with masks, or a table of the layout `list`"
     )
-    contrast: Annotated[str, _one_of(("auto", *CONTRASTS))] = Field(
+    contrast: Annotated[str, _one_of("auto", "none", "local")] = Field(
         description="how the network sees contrast: `local` against the surroundings, which `auto` "
         "takes for chest radiographs; else `none`"
     )
@@ -202,18 +231,22 @@ class Options(BaseModel):
         description="detectors that are trained as one; from 2 on, scores and maps have a standard "
         "deviation"
     )
-    encoder: Annotated[str, _one_of(ENCODERS)] = Field(description="the ResNet that is the encoder")
+    encoder: Annotated[str, _known_to(_encoders)] = Field(
+        description="the ResNet that is the encoder"
+    )
     encoder_weights: Place = Field(
         description="a local torchvision state dict; skips the pre-training"
     )
     encoder_sha256: Text = Field(description="its SHA-256, which is checked")
     flow_strides: Strides = Field(description="strides of the features that the flow models")
     flow_steps: FromOne = Field(description="steps of the flow")
-    subnet: Annotated[str, _one_of(SUBNETS)] = Field(description="networks in the flow's couplings")
+    subnet: Annotated[str, _known_to(_subnets)] = Field(
+        description="networks in the flow's couplings"
+    )
     hidden: FromOne = Field(
         description="their width; by default that of their input, within bounds"
     )
-    scale: Annotated[str, _one_of(SCALES)] = Field(description="how a coupling scales")
+    scale: Annotated[str, _known_to(_scales)] = Field(description="how a coupling scales")
     clamp: Positive = Field(description="bound of the couplings' log-scales")
     decoder_width: FromOne = Field(description="channels of the decoder's last stage")
     pretrain_epochs: FromZero = Field(
@@ -290,9 +323,10 @@ class Options(BaseModel):
 
 def takes(option: str) -> str:
     """What an option takes, in words."""
-    return next(
+    words = next(
         one.words for one in Options.model_fields[option].metadata if isinstance(one, Takes)
     )
+    return words if isinstance(words, str) else words()
 
 
 def check_values(options: Mapping[str, Any]) -> None:

@@ -1,3 +1,5 @@
+from . import formats as formats
+from . import package as package
 from .formats import FORMATS as FORMATS
 from .formats import export_model as export_model
 from .formats import load_onnx as load_onnx

@@ -218,7 +218,9 @@ def _steadiness(stability: Sequence[Mapping[str, Any]], shifts: Sequence[str]) -
     if len(moved) < 2:
         return ""
     least, most = min(moved, key=moved.__getitem__), max(moved, key=moved.__getitem__)
-    return f". Steadiest part: {least} ({moved[least]:.2f}); least steady: {most} ({moved[most]:.2f})"
+    return (
+        f". Steadiest part: {least} ({moved[least]:.2f}); least steady: {most} ({moved[most]:.2f})"
+    )
 
 
 def score_table(rows: Sequence[ScoreRow]) -> Table | None:

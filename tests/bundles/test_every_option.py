@@ -11,7 +11,8 @@ import pytest
 import torch
 from monai.bundle import run
 
-from pipelines.common.options import find_mistake, plain_options
+from pipelines.common.options import find_mistake
+from pipelines.common.plain import plain_options
 from pipelines.common.schema import Options
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.scoring.model_file import MODEL_NAME

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from monai.bundle import ConfigParser
 
-from pipelines.common.options import plain_options
+from pipelines.common.plain import plain_options
 from pipelines.common.schema import Options, check_values, takes
 from transforms.errors import InputError
 from transforms.limits import MAX_GIGABYTES, require_memory

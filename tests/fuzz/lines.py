@@ -15,7 +15,8 @@ import fire
 import numpy as np
 from monai.bundle import run
 
-from pipelines.common.options import find_mistake, plain_options
+from pipelines.common.options import find_mistake
+from pipelines.common.plain import plain_options
 from pipelines.training.sequence import StagedTraining
 from tests.fuzz.place import BUNDLE, place
 

@@ -25,9 +25,10 @@ from networks import (
 from networks.aeflow import pool_features
 from networks.contrast import LIMIT, gaussian_blur, local_contrast
 from networks.density import GaussianDensity
-from networks.detectors.aeflow import BLURS, AEFlowDetector, HeadOutput, _by_case, _spread_sigmas
+from networks.detectors.aeflow import BLURS, AEFlowDetector, HeadOutput, _spread_sigmas
 from networks.errors import ArgumentError
 from networks.loss import AEFlowLoss
+from networks.normative import by_case
 from networks.pooling import top_mean
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -313,7 +314,7 @@ def test_patients_are_told_apart_across_batches() -> None:
     for size in (1, 3, 5, 64):
         batches = volumes(size=size)
         batches.images = torch.linspace(0, 1, 20)[:, None, None, None] * batches.context["body"]
-        cases = list(_by_case(batches))
+        cases = list(by_case(batches))
         assert [len(image) for image, _, _ in cases] == [5] * 4
         found.append([torch.cat(one) for one in zip(*cases, strict=True)])
         assert torch.equal(found[-1][0], batches.images)
@@ -321,7 +322,7 @@ def test_patients_are_told_apart_across_batches() -> None:
     # The first case of a data set whose first patients have no normal slice is no other.
     batches = volumes(1)
     batches.context["case"] += 7
-    assert len(list(_by_case(batches))) == 1
+    assert len(list(by_case(batches))) == 1
 
 
 def test_what_labelled_anomalies_teach(make_images: MakeImages) -> None:

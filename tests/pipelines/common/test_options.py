@@ -14,7 +14,8 @@ from torch import nn
 from networks import AffineCoupling, build_aeflow
 from networks.errors import ArgumentError
 from pipelines.common import options
-from pipelines.common.options import find_mistake, guard_options, plain_options, tell_mistake
+from pipelines.common.options import find_mistake, guard_options, tell_mistake
+from pipelines.common.plain import plain_options
 from transforms.errors import InputError
 
 CONFIG = {

@@ -1,0 +1,7 @@
+"""``python -m aeflow``."""
+
+import sys
+
+from aeflow.cli import main
+
+sys.exit(main())

@@ -1,0 +1,47 @@
+"""Training and scoring as functions."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import aeflow
+from pipelines.data.phantom.writer import ensure_phantom_dataset
+from transforms.errors import InputError
+
+TINY: dict[str, Any] = {
+    "image_size": 32, "flow_steps": 1, "decoder_width": 4, "pretrain_epochs": 1,
+    "pretrain_epoch_size": 16, "pretrain_batch_size": 16, "max_epochs": 1, "batch_size": 16,
+    "tracking_uri": "none",
+}  # fmt: skip
+
+
+def test_from_normals_to_a_prediction(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ensure_phantom_dataset(tmp_path / "data", patients=6, size=(48, 48, 16))
+    hook = sys.excepthook
+    trained = aeflow.train(data, preset=None, ensemble=2, **TINY)
+    assert sys.excepthook is hook
+    assert trained.report.is_file() and (trained.ckpt_dir / "model.pt").is_file()
+    assert 0 <= trained.metrics["image_auroc"]["value"] <= 1
+    scan = next(data.rglob("*flair.nii.gz"))
+    done = aeflow.predict(scan, save_panels=False)
+    scores = (done.output_dir / "scores.csv").read_text()
+    assert "score_std" in scores.splitlines()[0] and done.report.is_file()
+    found = aeflow.Predictor(trained.ckpt_dir)(scan)
+    assert isinstance(found, aeflow.Prediction) and found.score_std is not None
+    assert "±" in found.verdict
+    assert (done.output_dir / "maps" / f"{found.name}_std.nii.gz").is_file()
+
+
+def test_mistakes_are_errors_of_one_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hook = sys.excepthook
+    with pytest.raises(InputError, match="there is no option|no such option"):
+        aeflow.train(preset=None, max_epoch=3)
+    with pytest.raises(InputError, match="refers to 'nowhere'"):
+        aeflow.train("%nowhere", preset=None)
+    with pytest.raises(InputError, match="there is no model file"):
+        aeflow.evaluate(tmp_path)
+    assert sys.excepthook is hook
