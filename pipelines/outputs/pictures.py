@@ -44,7 +44,8 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
         return []
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
-    titles = _titles(order, any(one.reconstruction is not None for one in examples))
+    restored = any(one.reconstruction is not None for one in examples)
+    titles = _titles(order, restored, any(one.mask is not None for one in examples))
     columns = len(titles)
     width, height = 1.7 * columns + 1.5, 1.75 * len(examples) + 0.7
     # Set by hand: finding a layout would take longer than everything else on many panels.
@@ -60,7 +61,7 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
         len(examples), columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
     )
     for row, example in zip(axes, examples, strict=True):
-        _draw_example(row, example, order)
+        _draw_example(dict(zip(titles, row, strict=True)), example, order)
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=8)
     _add_scale(figure, 1 - 0.8 / width)
@@ -72,30 +73,37 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
     return [path]
 
 
-def _titles(order: Sequence[str], reconstructed: bool) -> list[str]:
-    named = ["fused map" if name == "anomaly_map" else f"{name} (sd)" for name in order]
+def _titles(order: Sequence[str], reconstructed: bool, masked: bool) -> list[str]:
+    named = [_titled(name) for name in order]
     restored = ["reconstruction", "|residual|"] if reconstructed else []
-    return ["input", *restored, *named, "lesion mask"]
+    return ["input", *restored, *named, *(["lesion mask"] if masked else [])]
 
 
-def _draw_example(row: Sequence[Axes], example: Example, order: Sequence[str]) -> None:
-    row[0].imshow(example.image, cmap="gray", vmin=0, vmax=1)
+def _draw_example(row: Mapping[str, Axes], example: Example, order: Sequence[str]) -> None:
+    row["input"].imshow(example.image, cmap="gray", vmin=0, vmax=1)
     if example.reconstruction is not None:
         residual = np.abs(example.image - example.reconstruction)
-        row[1].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
-        row[2].imshow(residual, cmap="magma", vmin=RESIDUAL_RANGE[0], vmax=RESIDUAL_RANGE[1])
-    for axis, name in zip(row[-1 - len(order) :], order, strict=False):
-        axis.imshow(example.maps[name], cmap="magma", vmin=MAP_RANGE[0], vmax=MAP_RANGE[1])
-    if example.mask is None:
-        row[-1].text(0.5, 0.5, "none given", ha="center", va="center", fontsize=7)
-        row[-1].set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    else:
-        row[-1].imshow(example.mask, cmap="gray", vmin=0, vmax=1)
-    for axis in row:
+        low, high = RESIDUAL_RANGE
+        row["reconstruction"].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
+        row["|residual|"].imshow(residual, cmap="magma", vmin=low, vmax=high)
+    for name in order:
+        shown = example.maps[name]
+        row[_titled(name)].imshow(shown, cmap="magma", vmin=MAP_RANGE[0], vmax=MAP_RANGE[1])
+    if example.mask is not None:
+        row["lesion mask"].imshow(example.mask, cmap="gray", vmin=0, vmax=1)
+    elif "lesion mask" in row:
+        axis = row["lesion mask"]
+        axis.text(0.5, 0.5, "none given", ha="center", va="center", fontsize=7)
+        axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    for axis in row.values():
         axis.set_xticks([])
         axis.set_yticks([])
     where = f"{example.case}\nslice {example.index}" if example.index else example.case
-    row[0].set_ylabel(f"{example.kind}\n{where}\nscore {example.score:.2f}", fontsize=6)
+    row["input"].set_ylabel(f"{example.kind}\n{where}\nscore {example.score:.2f}", fontsize=6)
+
+
+def _titled(name: str) -> str:
+    return "fused map" if name == "anomaly_map" else f"{name} (sd)"
 
 
 def _add_scale(figure: Figure, left: float) -> None:
