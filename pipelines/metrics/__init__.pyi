@@ -15,3 +15,5 @@ from .ranking import ratio as ratio
 from .rows import ScoreRow as ScoreRow
 from .shift import batch_notes as batch_notes
 from .summary import summarize as summarize
+from .verdict import Verdict as Verdict
+from .verdict import verdict as verdict

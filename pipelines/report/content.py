@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.metrics import ScoreRow
+from pipelines.metrics import ScoreRow, Verdict
 from pipelines.outputs import Example
 
 
@@ -43,6 +43,7 @@ class ReportContent:
         rows: as in ``scores.csv``: case, patient, slice, label (0, 1 or ""), score and its parts in
             standard deviations, percentile in [0, 100], flagged, and the trivial scores.
         metrics: the content of ``metrics.json``, see `pipelines.metrics.summary.summarize`.
+        verdict: what these figures amount to; None where nothing was measured.
         threshold: score above which an image is flagged, in standard deviations.
         target_fpr: share of normal images that the threshold was to flag, in [0, 1].
         n_normal: number of normal images that the calibration used.
@@ -69,6 +70,7 @@ class ReportContent:
     n_normal: int
     n_patients: int
     quantiles: NDArray[np.float64]
+    verdict: Verdict | None = None
     history: Sequence[Mapping[str, float]] = ()
     regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
     stability: Sequence[Mapping[str, Any]] = ()

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import write_json
 from pipelines.data import Data
-from pipelines.metrics import summarize
+from pipelines.metrics import summarize, verdict
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
@@ -82,6 +82,8 @@ class Evaluation(Session):
             "about": self.about,
             "notes": self.notes,
         }
+        self.verdict = verdict(metrics)
+        metrics["verdict"] = self.verdict._asdict()
         write_json(self.output_dir / "metrics.json", metrics)
         return metrics
 

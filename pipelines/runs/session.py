@@ -20,7 +20,7 @@ from pipelines.common import (
     plain_options,
     write_csv,
 )
-from pipelines.metrics import ScoreRow, batch_notes
+from pipelines.metrics import ScoreRow, Verdict, batch_notes
 from pipelines.report import ReportContent, write_report
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
@@ -63,6 +63,7 @@ class Session:
         self.tracker = tracker or Tracker(str(self.output_dir), "none")
         self.history: list[dict[str, float]] = []
         self.stops = StopSignals()
+        self.verdict: Verdict | None = None
         self.began = time.monotonic()
         self.locks = [FolderLock(self.output_dir, "output_dir", WRITTEN_FOLDERS)]
 
@@ -100,7 +101,8 @@ class Session:
         for lock in self.locks:
             lock.release()
         places = {"report": report} | self._places() | {"duration": self._duration()}
-        logger.info(framed(self.notes, self._lines(gathered, metrics), places))
+        judged = "" if self.verdict is None else str(self.verdict)
+        logger.info(framed(self.notes, self._lines(gathered, metrics), places, judged))
         self._refuse(gathered)
 
     def _prepare(self) -> None:
@@ -162,6 +164,7 @@ class Session:
             title=self.title,
             rows=gathered.rows,
             metrics=metrics or None,
+            verdict=self.verdict,
             threshold=float(scorer.calibration.threshold),
             target_fpr=float(scorer.calibration.target_fpr),
             n_normal=int(scorer.calibration.n_normal),
@@ -196,8 +199,12 @@ def write_scores(path: Path, rows: Sequence[ScoreRow]) -> None:
     write_csv(path, cells, list(dict.fromkeys(name for row in cells for name in row)))
 
 
-def framed(notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any]) -> str:
-    """The last words of any run: its warnings, what it found, and where everything is."""
+def framed(
+    notes: Sequence[str], lines: Sequence[str], places: Mapping[str, Any], judged: str = ""
+) -> str:
+    """The last words of any run: verdict, warnings, what it found, and where everything is."""
     noted = [f"Note: {note}" for note in notes]
     found = [f"  {name:<10} {place}" for name, place in places.items()]
-    return "\n".join(["", "=" * 72, *noted, *lines, "-" * 72, *found, "=" * 72])
+    return "\n".join(
+        ["", "=" * 72, *filter(None, [judged]), *noted, *lines, "-" * 72, *found, "=" * 72]
+    )

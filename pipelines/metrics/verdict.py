@@ -1,0 +1,112 @@
+"""What an evaluation's figures amount to, in a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+LEAST_PATIENTS = 5
+"""Test patients below which no interval over patients means anything."""
+
+Kind = Literal["usable", "not surely better", "weaker", "below chance", "not to be judged"]
+
+
+class Verdict(NamedTuple):
+    """A judgement of a model by its test images.
+
+    Attributes:
+        kind: which.
+        text: the judgement with its reason.
+        advice: what to do next.
+    """
+
+    kind: Kind
+    text: str
+    advice: str
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.advice}".strip()
+
+
+def verdict(metrics: Mapping[str, Any]) -> Verdict:
+    """Judges the figures of `summarize`, with ``target_fpr`` beside them."""
+    judged = _unjudged(metrics)
+    if judged is not None:
+        return judged
+    ours = metrics["image_auroc"]
+    told = f"AUROC {_told(ours)}"
+    if "matched_auroc" in metrics and metrics["matched_auroc"]["value"] is not None:
+        told += f", matched {metrics['matched_auroc']['value']:.3f}"
+    if ours["value"] < 0.5:
+        return Verdict(
+            "below chance",
+            f"Below chance: {told}. Normal images score higher than anomalous ones.",
+            "Look at the panels: the labels may be swapped, or the images unlike those of the "
+            "training (aeflow doctor <data>).",
+        )
+    name, best = max(
+        ((n, one) for n, one in metrics["baselines"].items() if _known(one["difference"])),
+        key=lambda item: item[1]["image_auroc"]["value"],
+        default=("", None),
+    )
+    if best is None:
+        return Verdict("usable", f"Usable: {told}.", _rate_advice(metrics))
+    trivial = f"{name} alone reaches {best['image_auroc']['value']:.3f}"
+    low, high = best["difference"]["ci95"] or (best["difference"]["value"],) * 2
+    if high < 0.0:
+        return Verdict(
+            "weaker",
+            f"Weaker than a trivial score: {told}, but {trivial}.",
+            "Train longer or on more normal images (--preset gpu), or use that score.",
+        )
+    if low <= 0.0:
+        return Verdict(
+            "not surely better",
+            f"Not surely better than a trivial score: {told}; {trivial}.",
+            "More test patients, or a longer training (--preset gpu), would tell.",
+        )
+    return Verdict(
+        "usable", f"Usable: {told}, better than any trivial score ({trivial}).",
+        _rate_advice(metrics),
+    )  # fmt: skip
+
+
+def _unjudged(metrics: Mapping[str, Any]) -> Verdict | None:
+    counts = {name: int(metrics[f"n_{name}"]["value"]) for name in ("normal", "anomalous")}
+    missing = [name for name, count in counts.items() if not count]
+    if missing:
+        return Verdict(
+            "not to be judged",
+            f"Not to be judged: there is no {' and no '.join(missing)} test image.",
+            "Add labelled images, and evaluate: aeflow evaluate <labelled data>.",
+        )
+    patients = int(metrics["n_patients"]["value"])
+    if patients < LEAST_PATIENTS or not _known(metrics["image_auroc"]):
+        return Verdict(
+            "not to be judged",
+            f"Not to be judged: {patients} test patients are too few, at least {LEAST_PATIENTS} "
+            "are needed.",
+            "Add labelled images of other patients, and evaluate: aeflow evaluate <labelled data>.",
+        )
+    return None
+
+
+def _rate_advice(metrics: Mapping[str, Any]) -> str:
+    realised, target = metrics.get("realised_fpr"), metrics.get("target_fpr")
+    if not (realised and target and _known(realised) and realised.get("ci95")):
+        return ""
+    if realised["ci95"][0] <= target["value"]:
+        return ""
+    return (
+        f"But {realised['value']:.1%} of the normal images are flagged, {target['value']:.1%} were "
+        "promised: calibrate on this site (aeflow calibrate <normal images>)."
+    )
+
+
+def _known(figure: Mapping[str, Any]) -> bool:
+    return figure.get("value") is not None
+
+
+def _told(figure: Mapping[str, Any]) -> str:
+    told, interval = f"{figure['value']:.3f}", figure.get("ci95")
+    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"
