@@ -111,13 +111,15 @@ def _guarded(name: str, words: Sequence[str]) -> int:
 
 
 def _run(name: str, command: Command, words: Sequence[str]) -> None:
-    from aeflow.run import chosen_preset, run_bundle
+    from aeflow.run import chosen_preset, run_bundle, suited
     from pipelines.common import check_values
 
     given = options_of(name, command, words)
     preset = given.pop("preset", None)
     check_values(given)
     preset = chosen_preset(preset)
+    if name == "train":
+        given = suited(given)
     print(f"The same: {bundle_line(command, command.config_files(preset), given)}", flush=True)
     run_bundle(command, preset, given)
 

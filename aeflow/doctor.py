@@ -11,9 +11,10 @@ from pathlib import Path
 
 import torch
 
+from aeflow.run import PLAIN
 from networks.conformal import supported_rate
 from pipelines.common import installed_version
-from pipelines.data import Data, open_data
+from pipelines.data import Data, is_plain, open_data
 
 PACKAGES = ("aeflow", "torch", "monai", "pytorch-ignite", "mlflow", "nibabel", "pydicom")
 OPTIONAL = {
@@ -40,6 +41,9 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     print("\n".join(machine()))
     if options.dataset_dir:
+        if options.layout == "auto" and is_plain(options.dataset_dir):
+            options.layout = "normals"
+            print(PLAIN.format(options.dataset_dir))
         data = open_data(options.dataset_dir, options.layout, options.modalities)
         print("\n".join(advice(data, options.dataset_dir)))
 
@@ -94,5 +98,4 @@ def advice(data: Data, dataset_dir: str) -> list[str]:
     gpu = torch.cuda.is_available()
     if not (gpu or cohort.volumetric):
         lines.append("pictures need a GPU for the best quality; the defaults here are a first look")
-    layout = "" if cohort.layout not in ("normals",) else f" --layout {cohort.layout}"
-    return [*lines, f"Begin with: aeflow train {dataset_dir}{layout}"]
+    return [*lines, f"Begin with: aeflow train {dataset_dir}"]

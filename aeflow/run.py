@@ -33,6 +33,9 @@ class Finished:
         return self.output_dir / "report.html"
 
 
+PLAIN = "Images lie directly in {}: all are taken as normal (--layout normals)."
+
+
 def train(
     dataset_dir: str | Path | None = None, preset: str | None = "auto", **options: Any
 ) -> Finished:
@@ -46,7 +49,8 @@ def train(
     Raises:
         InputError: for what the user can mend.
     """
-    return _run(COMMANDS["train"], dataset_dir, chosen_preset(preset), options)
+    given = suited({"dataset_dir": dataset_dir, **options} if dataset_dir else options)
+    return _run(COMMANDS["train"], given.pop("dataset_dir", None), chosen_preset(preset), given)
 
 
 def evaluate(dataset_dir: str | Path, **options: Any) -> Finished:
@@ -83,6 +87,21 @@ def chosen_preset(preset: str | None) -> str | None:
     import torch  # slow
 
     return "gpu" if torch.cuda.is_available() else None
+
+
+def suited(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a training, with the layout ``normals`` for a plain folder of images.
+
+    Args:
+        options: as given.
+    """
+    from pipelines.data import is_plain  # slow
+
+    folder = options.get("dataset_dir")
+    if folder is None or options.get("layout", "auto") != "auto" or not is_plain(str(folder)):
+        return dict(options)
+    print(PLAIN.format(folder), flush=True)
+    return {**options, "layout": "normals"}
 
 
 def run_bundle(command: Command, preset: str | None, options: Mapping[str, Any]) -> None:

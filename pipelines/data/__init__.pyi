@@ -17,6 +17,7 @@ from .inputs import find_inputs as find_inputs
 from .labelled import LabelledAnomalies as LabelledAnomalies
 from .labelled import LabelledBatch as LabelledBatch
 from .layouts import find_anatomy as find_anatomy
+from .layouts import is_plain as is_plain
 from .layouts.patients import kermany_patient as kermany_patient
 from .regions import Regions as Regions
 from .regions import choose_contrast as choose_contrast

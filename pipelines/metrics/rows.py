@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from networks import part_column
 
+DIGITS = 6
+"""Of a number in ``scores.csv``."""
+
 
 @dataclass(frozen=True)
 class ScoreRow:
@@ -62,4 +65,10 @@ class ScoreRow:
             "out_of_scope": self.out_of_scope,
             **self.baselines,
         }
-        return {name: "" if value is None else value for name, value in known.items()}
+        return {name: _cell(value) for name, value in known.items()}
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    return "" if value is None else value

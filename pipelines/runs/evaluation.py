@@ -13,6 +13,9 @@ from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
 
+DESCRIPTION = "mlflow.note.content"
+"""Tag of a run that MLflow's page shows as its description."""
+
 TOLD = (
     "image_auroc",
     "matched_auroc",
@@ -82,8 +85,8 @@ class Evaluation(Session):
             "about": self.about,
             "notes": self.notes,
         }
-        self.verdict = verdict(metrics)
-        metrics["verdict"] = self.verdict._asdict()
+        judged = verdict(metrics)
+        self.verdict, metrics["verdict"] = judged, judged._asdict()
         write_json(self.output_dir / "metrics.json", metrics)
         return metrics
 
@@ -94,13 +97,16 @@ class Evaluation(Session):
         return self.about
 
     def _places(self) -> dict[str, Any]:
-        return {"results": self.output_dir, "tracking": self.tracker.where}
+        page = {"its page": self.tracker.page} if self.tracker.page else {}
+        return {"results": self.output_dir, "tracking": self.tracker.where, **page}
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
         return told_figures(metrics)
 
     def _track(self, metrics: Mapping[str, Any]) -> None:
         self.tracker.log_metrics(tracked_figures(metrics))
+        if self.verdict is not None:
+            self.tracker.set_tags({DESCRIPTION: str(self.verdict), "verdict": self.verdict.kind})
         super()._track(metrics)
 
 

@@ -6,8 +6,10 @@ import hashlib
 import json
 import logging
 import platform
+import shutil
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +43,9 @@ from pipelines.training import Checkpoints, StageTrainer
 
 logger = logging.getLogger(__name__)
 
+PREVIOUS = "previous.pt"
+"""Name of the model that a training replaced, beside the new one."""
+
 SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
 
@@ -62,6 +67,13 @@ def installed_versions() -> dict[str, str]:
     """Versions of Python and of the packages that a result depends on."""
     versions = {package: installed_version(package) or "not installed" for package in PACKAGES}
     return {"python": platform.python_version(), **versions}
+
+
+def keep_previous(path: Path) -> None:
+    """Keeps a file that is about to be replaced, under `PREVIOUS`; the one before it goes."""
+    if path.is_file():
+        with replacing(path.with_name(PREVIOUS)) as temporary:
+            shutil.copy2(path, temporary)
 
 
 class Training(Evaluation):
@@ -190,6 +202,7 @@ class Training(Evaluation):
             reference = self.case_reference()
             self.evaluator.reference = reference
             self.evaluator.scope = self.fit_scope()
+            keep_previous(self.model_path)
             save_model(self.model_path, self.evaluator.scorer, self.facts(reference))
             write_json(self.split_path, self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 EXPERIMENT = "aeflow"
+KIND = "mlflow.experimentKind"
+"""Tag of an experiment that decides which of MLflow's pages it opens on."""
+
 MODEL_FOLDER = "registered_model"
 """Where in a run's artifacts a model lies that is registered."""
 
@@ -43,11 +46,11 @@ class Record:
     """One thing to be told to the tracking server.
 
     Attributes:
-        kind: ``params``, ``metrics``, ``artifact``, ``model``, ``again`` or ``end``.
-        content: plain values. Params: ``values``. Metrics: ``values``, ``step`` and ``time``.
-            Artifact: ``path`` and ``folder``. Model: ``name`` and ``path``. Again, for a run
-            that goes on: nothing. End: ``status`` and ``time``. Times are in milliseconds since
-            1970, paths absolute.
+        kind: ``params``, ``tags``, ``metrics``, ``artifact``, ``model``, ``again`` or ``end``.
+        content: plain values. Params and tags: ``values``. Metrics: ``values``, ``step`` and
+            ``time``. Artifact: ``path`` and ``folder``. Model: ``name`` and ``path``. Again, for a
+            run that goes on: nothing. End: ``status`` and ``time``. Times are in milliseconds
+            since 1970, paths absolute.
     """
 
     kind: str
@@ -112,9 +115,17 @@ class RunLink:
                         f"tracking_uri: the experiment {EXPERIMENT!r} was deleted there. Restore "
                         f"it with 'mlflow experiments restore', or choose another --tracking_uri."
                     ) from error
+                self._tell_kind(handler)
             self._handler = handler
         client: MlflowClient = self._handler.client
         return client
+
+    @staticmethod
+    def _tell_kind(handler: Any) -> None:
+        """Lets MLflow's page open on the runs: by itself it takes them for language models'."""
+        if KIND not in handler.experiment.tags:
+            number = handler.experiment.experiment_id
+            handler.client.set_experiment_tag(number, KIND, "custom_model_development")
 
     def open(self) -> str:
         """Finds or creates the run and returns the server's name for it."""
@@ -166,6 +177,7 @@ class RunLink:
         (record,) = records
         sending: dict[str, Callable[..., None]] = {
             "params": self._send_params,
+            "tags": self._send_tags,
             "artifact": self._send_artifact,
             "model": self._send_model,
             "again": self._send_again,
@@ -226,6 +238,12 @@ class RunLink:
             params = [Param(name, value) for name, value in values.items() if name not in known]
             for start in range(0, len(params), MOST_PARAMS):
                 self.connect().log_batch(run_id, params=params[start : start + MOST_PARAMS])
+
+    def _send_tags(self, run_id: str, values: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with _patience(QUICK_TIMEOUT):
+            self.connect().log_batch(run_id, tags=[RunTag(n, v) for n, v in values.items()])
 
     def _send_artifact(self, run_id: str, path: str, folder: str | None) -> None:
         if not Path(path).exists():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import shlex
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -78,6 +79,13 @@ class Tracker:
             "off" if self.uri is None else f"{masked(self.uri)} (run {self.run_name}){self._left}"
         )
 
+    @property
+    def page(self) -> str | None:
+        """The command that shows a database's runs in a browser; None for a server or none."""
+        if self.uri is None or not self.uri.startswith("sqlite:"):
+            return None
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+
     def start(self, parameters: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Opens the run and records its parameters; a server that is away gets them later.
 
@@ -119,6 +127,10 @@ class Tracker:
         if metrics:
             values = {name: float(value) for name, value in metrics.items()}
             self._add("metrics", values=values, step=int(step), time=_now())
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Labels the run; ``mlflow.note.content`` is its description."""
+        self._add("tags", values=dict(tags))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Records a file, or a folder with all its files; it must stay until the run has ended."""

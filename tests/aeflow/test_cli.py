@@ -31,13 +31,14 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, dict[str, Any]]
 def test_a_line_becomes_the_bundle_s_options(
     ran: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    line = "train scans --slice_range [25,130] --weights {'flow':1} --n4 True --region=lungs"
-    assert cli.main([*shlex.split(line), "--preset", "paper"]) == 0
+    line = "train scans --layout folder --slice_range [25,130] --weights {'flow':1} --n4 True"
+    assert cli.main([*shlex.split(line), "--region=lungs", "--preset", "paper"]) == 0
     ((run_id, preset, given),) = ran
     assert (run_id, preset) == ("training", "paper")
     assert given == {
-        "dataset_dir": "scans", "slice_range": [25, 130], "weights": {"flow": 1}, "n4": True,
-        "region": "lungs", "output_dir": "output", "ckpt_dir": "models",
+        "dataset_dir": "scans", "layout": "folder", "slice_range": [25, 130],
+        "weights": {"flow": 1}, "n4": True, "region": "lungs", "output_dir": "output",
+        "ckpt_dir": "models",
     }  # fmt: skip
     told = capsys.readouterr().out
     assert told.startswith("AE-Flow ") and "not for diagnosis" in told.splitlines()[0]

@@ -4,9 +4,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import aeflow
+from aeflow import run
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from transforms.errors import InputError
 
@@ -45,3 +48,32 @@ def test_mistakes_are_errors_of_one_kind(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(InputError, match="there is no model file"):
         aeflow.evaluate(tmp_path)
     assert sys.excepthook is hook
+
+
+def test_a_plain_folder_of_images_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "normals"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        Image.fromarray(rng.integers(1, 256, (32, 32), dtype=np.uint8)).save(
+            folder / f"{number}.png"
+        )
+    trained = aeflow.train(folder, preset=None, **TINY)
+    assert "all are taken as normal" in capsys.readouterr().out
+    assert trained.metrics["verdict"]["text"].startswith("Not to be judged: there is no anomalous")
+    again = aeflow.train(folder, preset=None, **TINY | {"seed": 1})
+    assert (again.ckpt_dir / "previous.pt").is_file()
+
+
+def test_what_is_plain(tmp_path: Path) -> None:
+    (tmp_path / "one" / "anomalous").mkdir(parents=True)
+    for place in (tmp_path / "a.png", tmp_path / "one" / "b.png"):
+        Image.fromarray(np.ones((4, 4), np.uint8)).save(place)
+    given = {"dataset_dir": str(tmp_path / "one")}
+    assert run.suited(given) == {**given, "layout": "normals"}
+    assert run.suited({**given, "layout": "folder"})["layout"] == "folder"
+    for mixed in (str(tmp_path), str(tmp_path / "nowhere"), None):
+        assert "layout" not in run.suited({"dataset_dir": mixed})

@@ -25,6 +25,7 @@ from pipelines.data.layouts import (  # noqa: F401
 )  # noqa: F401
 from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities
 from pipelines.data.layouts.files import describe_tree
+from pipelines.data.layouts.walk import find_images
 from transforms.errors import InputError
 
 
@@ -59,6 +60,15 @@ def read_cohort(
         chosen, reason = _named(layout, root)
     cohort = _with_options(LAYOUTS[chosen], given).read(root, channels)
     return dataclasses.replace(cohort, reason=reason)
+
+
+def is_plain(dataset_dir: str | Path) -> bool:
+    """Whether images lie directly in a folder, and no layout says what they are."""
+    root = Path(dataset_dir).expanduser()
+    if not root.is_dir() or any(one().recognise(root) for one in LAYOUTS.values() if one.automatic):
+        return False
+    images = find_images(root)
+    return bool(images) and all(path.parent == root for path in images)
 
 
 def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | None:

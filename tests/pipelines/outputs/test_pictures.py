@@ -56,6 +56,8 @@ def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:
     save_panels(two, [example, replace(example, kind="missed", mask=None, index=0)])
     assert pixels(two).shape[0] > 1.6 * pixels(one).shape[0]
     assert pixels(one).std() > 10
+    save_panels(tmp_path / "bare.png", [replace(example, mask=None)])
+    assert pixels(tmp_path / "bare.png").shape[1] < pixels(one).shape[1]
 
 
 def test_maps_share_one_fixed_scale(tmp_path: Path, example: Example) -> None:

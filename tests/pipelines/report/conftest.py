@@ -9,6 +9,7 @@ import pytest
 from pipelines.metrics.pixel import PixelHistogram
 from pipelines.metrics.rows import ScoreRow
 from pipelines.metrics.summary import summarize
+from pipelines.metrics.verdict import verdict
 from pipelines.outputs.examples import Example
 from pipelines.report import ReportContent, ViewerVolume, write_report
 
@@ -63,6 +64,7 @@ def make_content() -> ReportContent:
         title="Evaluation",
         rows=rows,
         metrics=metrics,
+        verdict=verdict(metrics),
         threshold=1.5,
         target_fpr=0.05,
         n_normal=50,

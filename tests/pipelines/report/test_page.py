@@ -40,7 +40,7 @@ def bare(content: ReportContent) -> ReportContent:
     rows = [replace(row, label=None) for row in content.rows]
     return replace(
         content, title="Inference", rows=rows, metrics=None, history=(), regions=(), examples=(),
-        stability=(), volumes=(), failures=(), notes=(), about={},
+        stability=(), volumes=(), failures=(), notes=(), about={}, verdict=None,
     )  # fmt: skip
 
 
@@ -87,6 +87,13 @@ def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> N
     volume = replace(full_content.rows[0], level="volume", score=99.0, percentile=None)
     judged = page.judged_images([*full_content.rows, volume])
     assert len(judged.scores) == len(full_content.rows)
+
+
+def test_the_verdict_comes_first(text: str, full_content: ReportContent, tmp_path: Path) -> None:
+    judged = full_content.verdict
+    assert judged is not None and judged.text in text
+    assert text.index(judged.text) < text.index("Read this first")
+    assert '<p class="verdict' not in write_report(tmp_path, bare(full_content)).read_text()
 
 
 def test_names_are_escaped(text: str) -> None:

@@ -28,12 +28,14 @@ class FakeTracker:
     """Notes what is asked of it."""
 
     where = "off"
+    page = None
 
     def __init__(self) -> None:
         self.told: list[str] = []
         self.parameters: dict[str, Any] = {}
         self.metrics: dict[str, float] = {}
         self.artifacts: list[str] = []
+        self.tags: dict[str, str] = {}
 
     def start(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
         self.parameters = dict(parameters)
@@ -41,6 +43,9 @@ class FakeTracker:
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         self.metrics |= metrics
+
+    def set_tags(self, tags: dict[str, str]) -> None:
+        self.tags |= tags
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         assert path.exists()

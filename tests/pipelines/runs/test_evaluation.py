@@ -92,10 +92,13 @@ def test_figures_are_tracked_told_and_reported(
     assert tracker.metrics == tracked_figures(metrics) and "image_auroc" in tracker.metrics
     (content,) = reports
     assert content.title == "Evaluation" and content.metrics == metrics
+    judged = str(content.verdict)
+    assert tracker.tags["mlflow.note.content"] == judged
+    assert metrics["verdict"]["kind"] == content.verdict.kind == tracker.tags["verdict"]
     assert list(content.about)[:4] == ["cases", "device", "duration", "finished"]
     assert content.about["cases"] == 7 and content.about["layout"] == "folder"
     told = lines()
-    assert all(line in told for line in told_figures(metrics))
+    assert all(line in told for line in told_figures(metrics)) and judged in told
     assert str(tmp_path / "out") in told and "tracking   off" in told
 
 

@@ -112,6 +112,7 @@ def test_a_whole_run(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.Monke
     (tmp_path / "folder" / "a.txt").write_text("a")
     tracker.log_artifact(tmp_path / "folder", "deep")
     tracker.log_artifact(tmp_path / "folder" / "a.txt")
+    tracker.set_tags({"mlflow.note.content": "Usable."})
     tracker.finish()
     tracker.fail()  # a finished run stays finished
     run = find(tracker)
@@ -119,7 +120,11 @@ def test_a_whole_run(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.Monke
     assert run.data.params["seed"] == "3" and run.data.params["none"] == "None"
     assert run.data.params["long"] == "x" * 497 + "..."
     assert run.data.tags["phase"] == "training"
+    assert run.data.tags["mlflow.note.content"] == "Usable."
     client = MlflowClient(tracking_uri=tracker.uri)
+    experiment = client.get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    assert tracker.page == f"mlflow ui --backend-store-uri {tracker.uri}"
     history = client.get_metric_history(run.info.run_id, "loss")
     assert [(one.step, one.value) for one in history] == [(1, 2.0), (2, 1.0)]
     assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"deep", "a.txt"}
