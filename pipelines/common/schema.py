@@ -170,7 +170,7 @@ Device = Annotated[str, Takes("auto, cpu, cuda or cuda:<number>", _present)]
 
 
 class Options(BaseModel):
-    """One field per option, in the order of the README's table."""
+    """One field per option, in the order of the table in docs/options.md."""
 
     model_config = ConfigDict(validate_assignment=True)
 

@@ -1,6 +1,6 @@
-"""Options are defined once: each config, the schema and the README agree.
+"""Options are defined once: each config, the schema and docs/options.md agree.
 
-``python tests/bundles/test_options.py`` writes the README's table anew.
+``python tests/bundles/test_options.py`` writes the table there anew.
 """
 
 import json
@@ -20,6 +20,7 @@ from transforms.limits import MAX_GIGABYTES, require_memory
 
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
+TABLE = ROOT / "docs" / "options.md"
 CONFIGS = ("train", "evaluate", "inference", "calibrate")
 PRESETS = ("gpu", "paper")
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
@@ -91,8 +92,8 @@ def test_json_holds_no_logic(config: str) -> None:
     assert odd == []
 
 
-def test_the_table_in_the_readme_is_fresh() -> None:
-    text = (ROOT / "README.md").read_text()
+def test_the_table_in_the_documents_is_fresh() -> None:
+    text = TABLE.read_text()
     assert text[text.index(START) + len(START) : text.index(END)] == f"\n{table()}\n"
 
 
@@ -142,6 +143,5 @@ def test_the_memory_of_an_image_can_be_bounded(
 
 
 if __name__ == "__main__":
-    readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(START)
-    readme.write_text(f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}")
+    before, rest = TABLE.read_text().split(START)
+    TABLE.write_text(f"{before}{START}\n{table()}\n{END}{rest.split(END)[1]}")
