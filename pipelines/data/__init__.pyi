@@ -7,6 +7,7 @@ from .cohort import count_channels as count_channels
 from .cohort import open_data as open_data
 from .cohort import open_data_like as open_data_like
 from .cohort import open_normals as open_normals
+from .cohort import seen_by as seen_by
 from .cohort import seen_content as seen_content
 from .datasets import CaseDataset as CaseDataset
 from .datasets import NormalSlices as NormalSlices
@@ -18,6 +19,7 @@ from .labelled import LabelledAnomalies as LabelledAnomalies
 from .labelled import LabelledBatch as LabelledBatch
 from .layouts import find_anatomy as find_anatomy
 from .layouts import is_plain as is_plain
+from .layouts.files import shortened as shortened
 from .layouts.patients import kermany_patient as kermany_patient
 from .regions import Regions as Regions
 from .regions import choose_contrast as choose_contrast

@@ -134,6 +134,12 @@ def seen_content(data: Data, labelled: Sequence[Case] = ()) -> list[str]:
     return sorted({_content(path) for case in cases for path in case.images})
 
 
+def seen_by(model: Mapping[str, Any], cases: Sequence[Case]) -> list[Case]:
+    """Those of the cases that trained or calibrated a model, whatever they are called here."""
+    known = set(model.get("seen", ()))
+    return [case for case in cases if any(_content(path) in known for path in case.images)]
+
+
 def _content(image: Path) -> str:
     """Hash over size, start and middle of a file, or of the first file of a DICOM series."""
     if image.is_dir():
@@ -256,12 +262,8 @@ def _read_like(
             f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
         )
     used = {name for part in ("train", "calibration") for name in model["split"][part]}
-    known = set(model["seen"])
-    seen = {
-        case.patient
-        for case in cohort.cases
-        if case.name in used or any(_content(path) in known for path in case.images)
-    }
+    seen = {case.patient for case in cohort.cases if case.name in used}
+    seen |= {case.patient for case in seen_by(model, cohort.cases)}
     return cohort, notes, seen
 
 

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import torch
 import networks
 import pipelines
 import transforms
-from pipelines.common import writable_folder, write_json
+from pipelines.common import installed_version, writable_folder, write_json
 from pipelines.data import PHANTOM_NOTE
 from pipelines.scoring import LABELS, MODEL_NAME, read_model
 from transforms.errors import InputError
@@ -78,7 +79,7 @@ Start it again after `models/{model}` was replaced. It does not train this model
 
 _NAMED = """`models/{model}` holds the names of the {count} cases that it was trained, calibrated
 and tested on, so that an evaluation leaves out those that it has seen. Package with
-`--strip_names` before handing it to others if these names tell who someone is."""
+without `--keep_names` before handing it to others if these names tell who someone is."""
 
 _STRIPPED = """The names of the cases that the model was trained on were removed. An evaluation
 leaves out what it has seen by fingerprints of the files' content; a file that was converted since
@@ -86,7 +87,7 @@ is not recognised."""
 
 
 def package_bundle(
-    bundle: Path, ckpt_dir: Path, output: Path, strip_names: bool = False
+    bundle: Path, ckpt_dir: Path, output: Path, keep_names: bool = False
 ) -> dict[str, Any]:
     """Writes a self-contained bundle, whole or not at all.
 
@@ -94,8 +95,8 @@ def package_bundle(
         bundle: folder of the configs, ``bundles/aeflow``.
         ckpt_dir: the model file or the folder that holds it.
         output: the folder to write; must not exist yet, or be empty.
-        strip_names: whether the names of the cases in the model file are replaced by numbers, and
-            the notes on the data, which can hold such names too, left out.
+        keep_names: whether the model file keeps the names of its cases; else numbers replace them,
+            and the notes on the data, which can hold such names too, are left out.
 
     Returns:
         The content of the packaged model file.
@@ -114,20 +115,20 @@ def package_bundle(
     content = read_model(ckpt_dir)
     licence = _licence(bundle)
     _check_output(output, bundle)
-    if strip_names:
+    if not keep_names:
         content = without_names(content)
     with _appearing(output) as folder:
         _write_configs(folder / "configs", bundle, content)
         (folder / "models").mkdir()
-        if strip_names:
-            torch.save(content, folder / "models" / MODEL_NAME)
-        else:
+        if keep_names:
             source = ckpt_dir / MODEL_NAME if ckpt_dir.is_dir() else ckpt_dir
             shutil.copyfile(source, folder / "models" / MODEL_NAME)
+        else:
+            torch.save(content, folder / "models" / MODEL_NAME)
         shutil.copytree(bundle / "docs", folder / "docs", ignore=_NO_CODE)
         readme = folder / "docs" / "README.md"
         metadata = json.loads((folder / "configs" / "metadata.json").read_text())
-        readme.write_text(readme.read_text() + describe_package(content, metadata, strip_names))
+        readme.write_text(readme.read_text() + describe_package(content, metadata, not keep_names))
         shutil.copyfile(licence, folder / "LICENSE")
         for source in code_folders():
             shutil.copytree(source, folder / source.name, ignore=_NO_CODE)
@@ -173,9 +174,9 @@ def without_names(content: Mapping[str, Any]) -> dict[str, Any]:
     split = content["split"]
     if (split["train"] or split["calibration"]) and not content.get("seen"):
         raise InputError(
-            "strip_names: this model knows the cases that it has seen by their names alone, so an "
+            "keep_names: this model knows the cases that it has seen by their names alone, so an "
             "evaluation without them would count cases that it was trained on. Train it again "
-            "with this version, or package it with its names."
+            "with this version, or package it with its names (--keep_names)."
         )
     numbered = {
         part: [f"{part}-{number}" for number in range(1, len(names) + 1)]
@@ -235,12 +236,14 @@ def code_folders() -> list[Path]:
 
 
 def _licence(bundle: Path) -> Path:
-    """The bundle's own licence, or that of the clone that it lies in."""
-    for folder in (bundle, bundle.resolve().parents[1]):
-        if (folder / "LICENSE").is_file():
-            return folder / "LICENSE"
+    """The bundle's own licence, or that of the clone or of the installation it lies in."""
+    installed = files("aeflow") or () if installed_version("aeflow") else ()
+    kept = [Path(str(one.locate())) for one in installed if one.name == "LICENSE"]
+    for path in (bundle / "LICENSE", bundle.resolve().parents[1] / "LICENSE", *kept):
+        if path.is_file():
+            return path
     raise InputError(
-        f"bundle: there is no file LICENSE in {bundle} nor in the clone that holds it. Put one "
+        f"bundle: there is no file LICENSE in {bundle} nor where it is kept or installed. Put one "
         "there: a package is handed on with its licence."
     )
 
@@ -289,18 +292,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--ckpt_dir", type=Path, help="folder of model.pt; models in the bundle")
     parser.add_argument("--output", type=Path, required=True, help="the folder to write")
     parser.add_argument(
-        "--strip_names",
+        "--keep_names",
         action="store_true",
-        help="replace the case names in model.pt by numbers and leave out the notes on the data",
+        help="keep the case names in model.pt and the notes on the data, for oneself",
     )
     options = parser.parse_args(arguments)
     try:
         ckpt_dir = options.ckpt_dir or options.bundle / "models"
-        content = package_bundle(options.bundle, ckpt_dir, options.output, options.strip_names)
+        content = package_bundle(options.bundle, ckpt_dir, options.output, options.keep_names)
     except InputError as error:
         parser.exit(1, f"Error: {error}\n")
     count = sum(len(names) for names in content["split"].values())
-    told = "removed" if options.strip_names else f"of {count} cases are in it (see --strip_names)"
+    told = f"of {count} cases are in it" if options.keep_names else "removed (see --keep_names)"
     print(f"{options.output}: packaged; case names {told}. How to run it: docs/README.md in it.")
 
 

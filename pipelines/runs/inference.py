@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import write_csv
-from pipelines.data import InputFiles
+from pipelines.data import InputFiles, seen_by, shortened
 from pipelines.metrics import ScoreRow
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
@@ -40,11 +40,18 @@ class Inference(Session):
     ) -> None:
         super().__init__(case_run, evaluator, bool(model["volumetric"]), model["notes"])
         self.model = model
+        self.inputs = inputs
         self.left_out = inputs.left_out
 
     def begin(self) -> None:
-        """Lists beforehand what is not used."""
+        """Lists beforehand what is not used, and says what the model has seen."""
         super().begin()
+        seen = seen_by(self.model, self.inputs.cases)
+        if seen:
+            self.notes.append(
+                f"{len(seen)} of {len(self.inputs.cases)} images trained or calibrated the model, "
+                f"which makes their scores too low: {shortened(case.name for case in seen)}."
+            )
         path = self.output_dir / LEFT_OUT
         path.unlink(missing_ok=True)
         if self.left_out:

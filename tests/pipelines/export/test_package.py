@@ -47,7 +47,7 @@ def models(write_model: WriteModel, tmp_path: Path) -> Path:
 
 def test_the_layout_is_that_of_the_model_zoo(models: Path, tmp_path: Path) -> None:
     out = tmp_path / "made" / "here"
-    package_bundle(BUNDLE, models, out)
+    package_bundle(BUNDLE, models, out, keep_names=True)
     assert [one.name for one in out.parent.iterdir()] == ["here"]
     assert {one.name for one in out.iterdir()} == {
         *("configs", "models", "docs", "LICENSE", "networks", "pipelines", "transforms")
@@ -89,7 +89,7 @@ def test_what_is_no_code_is_left_out(
 
 
 def test_names_can_be_left_out(models: Path, tmp_path: Path) -> None:
-    package_bundle(BUNDLE, models, tmp_path / "out", strip_names=True)
+    package_bundle(BUNDLE, models, tmp_path / "out")
     assert b"Doe" not in (tmp_path / "out" / "models" / "model.pt").read_bytes()
     before, after = read_model(models), read_model(tmp_path / "out" / "models")
     assert after["split"] == {
@@ -195,12 +195,12 @@ def test_an_empty_folder_is_taken_and_the_command_tells_of_names(
     (tmp_path / "out").mkdir()
     given = [str(BUNDLE), "--ckpt_dir", str(models), "--output", str(tmp_path / "out")]
     main(given)
-    assert "case names of 4 cases are in it (see --strip_names)" in capsys.readouterr().out
+    assert "case names removed (see --keep_names)" in capsys.readouterr().out
     with pytest.raises(SystemExit) as left:
         main(given)
     assert left.value.code == 1 and "Error: output: " in capsys.readouterr().err
-    main([*given[:-1], str(tmp_path / "other"), "--strip_names"])
-    assert "case names removed" in capsys.readouterr().out
+    main([*given[:-1], str(tmp_path / "other"), "--keep_names"])
+    assert "case names of 4 cases are in it" in capsys.readouterr().out
 
 
 def test_the_model_is_the_bundle_s_own_unless_told_otherwise(
@@ -210,7 +210,7 @@ def test_the_model_is_the_bundle_s_own_unless_told_otherwise(
     shutil.copytree(BUNDLE, bundle, ignore=shutil.ignore_patterns("models", "output"))
     shutil.copytree(models, bundle / "models")
     shutil.copyfile(BUNDLE.parents[1] / "LICENSE", tmp_path / "clone" / "LICENSE")
-    main([str(bundle), "--output", str(tmp_path / "out")])
+    main([str(bundle), "--output", str(tmp_path / "out"), "--keep_names"])
     packed = tmp_path / "out" / "models" / "model.pt"
     assert packed.read_bytes() == (models / "model.pt").read_bytes()
     assert "packaged" in capsys.readouterr().out

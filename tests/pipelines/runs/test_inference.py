@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from pipelines.data.cases import Case, Cohort
+from pipelines.data.cohort import Data, seen_content
 from pipelines.data.inputs import InputFiles
 from pipelines.data.layouts.walk import LeftOut
+from pipelines.data.splits import Split
 from pipelines.metrics.rows import ScoreRow
 from pipelines.runs.inference import MOST_TOLD, Inference, told
 from transforms.errors import InputError
@@ -125,3 +128,19 @@ def test_a_folder_that_cannot_be_made_is_told(
     with pytest.raises(InputError, match="output_dir"):
         infer(tmp_path / "file" / "out", [])
     assert reports == []
+
+
+def test_what_the_model_has_seen_is_told(
+    make_cases: Callable[..., Any], evaluator: Any, tmp_path: Path, reports: list[Any]
+) -> None:
+    scans = [Case(name, name, (tmp_path / name,)) for name in ("known", "new")]
+    for one in scans:
+        one.images[0].write_text(one.name)
+    fingerprints = seen_content(
+        Data(Cohort("x", tmp_path, (), ("a",), True), Split((), (), ()), ()), scans[:1]
+    )
+    model = {**MODEL, "seen": fingerprints}
+    cases = make_cases(tmp_path / "out", [row("known", 1.0), row("new", 1.0)])
+    Inference(cases, evaluator, model, InputFiles(tuple(scans))).run()
+    told = reports[0].notes[-1]
+    assert told.startswith("1 of 2 images trained or calibrated the model") and "known." in told
