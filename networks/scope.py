@@ -33,7 +33,7 @@ PIXELS = 4096
 QUANTILE = 0.99
 """Of the distances of held-out images, which is their limit."""
 
-BEYOND = {"arrangement": 1.5, "detail": 1.5, "levels": 2.0}
+BEYOND = {"arrangement": 1.65, "detail": 1.8, "levels": 2.3}
 """Times the limit from which an image is out of scope, per group of measures."""
 
 BETTER = 1.3

@@ -8,14 +8,16 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from monai.bundle import ConfigParser
 
+from networks.contrast import CONTRASTS
 from pipelines.common.plain import plain_options
 from pipelines.common.schema import Options, check_values, takes
 from transforms.errors import InputError
+from transforms.geometry import SliceAxis
 from transforms.limits import MAX_GIGABYTES, require_memory
 
 ROOT = Path(__file__).parents[2]
@@ -78,6 +80,12 @@ def test_every_option_is_read(config: str) -> None:
 @pytest.mark.parametrize("config", [*CONFIGS, *PRESETS])
 def test_the_defaults_are_what_the_options_take(config: str) -> None:
     check_values(load(config))
+
+
+def test_names_that_are_listed_twice_agree() -> None:
+    """The schema names them itself, so that it is imported without torch."""
+    assert takes("axis") == f"one of {', '.join(get_args(SliceAxis))}"
+    assert takes("contrast") == f"one of {', '.join(('auto', *CONTRASTS))}"
 
 
 @pytest.mark.parametrize("config", CONFIGS)
