@@ -220,8 +220,8 @@ class Options(BaseModel):
         description="fit the weights of score and map, if 20 held-out patients can be spared for it"
     )
     labelled_anomalies: Place = Field(
-        description="a few labelled anomalies to learn from beside your normals: a folder of them, "
-        "a data set of the same layout with masks, or a table of the layout `list`"
+        description="a few labelled anomalies to learn from beside your normals: a plain folder of "
+        "them, or a data set in one of the layouts, such as a table, with labels or masks"
     )
     contrast: Annotated[str, _one_of("auto", "none", "local")] = Field(
         description="how the network sees contrast: `local` against the surroundings, which `auto` "

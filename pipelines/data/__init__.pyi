@@ -17,6 +17,7 @@ from .inputs import InputFiles as InputFiles
 from .inputs import find_inputs as find_inputs
 from .labelled import LabelledAnomalies as LabelledAnomalies
 from .labelled import LabelledBatch as LabelledBatch
+from .labelled import labelled_kind as labelled_kind
 from .layouts import find_anatomy as find_anatomy
 from .layouts import is_plain as is_plain
 from .layouts.files import shortened as shortened

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines.common import track
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.cohort import Data
-from pipelines.data.layouts import read_cohort
+from pipelines.data.layouts import is_plain, read_cohort
 from pipelines.data.slices import CaseSample
 from transforms.errors import InputError
 from transforms.slices import to_canvas
@@ -42,8 +42,8 @@ class LabelledAnomalies:
     """Anomalous slices of labelled cases, read when first wanted and kept in memory.
 
     Args:
-        path: a folder whose images all are anomalous; a data set of the training's own layout with
-            masks; or a table of the layout ``list``. None for no labels.
+        path: a plain folder whose images all are anomalous; or a data set in one of the layouts,
+            such as a table, with labels or masks. None for no labels.
         data: the training's data; its calibration and test patients may not be among the labelled.
         transform: cuts a case into slices.
 
@@ -61,12 +61,9 @@ class LabelledAnomalies:
         self.cases = _cases(path, data) if path else ()
         self.transform = transform
 
-    @property
-    def kind(self) -> str | None:
-        """What is known of them: ``masks`` of some, ``images`` without; None without any."""
-        if not self.cases:
-            return None
-        return "masks" if any(case.mask is not None for case in self.cases) else "images"
+    def __len__(self) -> int:
+        """Number of cases."""
+        return len(self.cases)
 
     @cached_property
     def slices(self) -> LabelledBatch:
@@ -91,8 +88,21 @@ class LabelledAnomalies:
         return self.slices.of(rows.cpu(), source.device)
 
 
+def labelled_kind(path: str | None, modalities: str | Sequence[str] | None = None) -> str | None:
+    """What is known of labelled anomalies: ``masks`` of some, or ``images`` that hold one.
+
+    Args:
+        path: see `LabelledAnomalies`; None for no labels, of which nothing is known.
+        modalities: the channels to read, as of the training.
+    """
+    if not path:
+        return None
+    cases = _cohort(path, modalities).cases
+    return "masks" if any(case.mask is not None for case in cases) else "images"
+
+
 def _cases(path: str, data: Data) -> tuple[Case, ...]:
-    cohort = _cohort(Path(path).expanduser(), data.cohort)
+    cohort = _cohort(path, data.cohort.modalities)
     if cohort.volumetric != data.cohort.volumetric or len(cohort.modalities) != len(
         data.cohort.modalities
     ):
@@ -109,16 +119,16 @@ def _cases(path: str, data: Data) -> tuple[Case, ...]:
     return cases
 
 
-def _cohort(root: Path, trained: Cohort) -> Cohort:
-    """Read with the masks of a table or of the training's layout, else as anomalous throughout."""
-    listed = root.suffix.lower() == ".csv" or (root / "cases.csv").is_file()
-    layout = "list" if listed else trained.layout
+def _cohort(path: str, modalities: str | Sequence[str] | None) -> Cohort:
+    """Read by the layout that it has, or else as a plain folder of anomalous images."""
+    root = Path(path).expanduser()
+    plain = is_plain(root)
     try:
-        if listed or trained.volumetric:
-            return read_cohort(root, layout, trained.modalities)
-        found = read_cohort(root, "normals", trained.modalities)
+        found = read_cohort(root, "normals" if plain else "auto", modalities)
     except InputError as error:
         raise InputError(str(error).replace("dataset_dir:", "labelled_anomalies:", 1)) from error
+    if not plain:
+        return found
     return replace(found, cases=tuple(replace(case, label=1) for case in found.cases))
 
 

@@ -27,9 +27,8 @@ class Images(Protocol):
 class Labelled(Protocol):
     """Labelled anomalies."""
 
-    @property
-    def kind(self) -> str | None:
-        """What is known of them; None without any."""
+    def __len__(self) -> int:
+        """Number of cases."""
         ...
 
     def drawn(self, count: int, source: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:

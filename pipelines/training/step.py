@@ -63,7 +63,7 @@ class Stepper:
         self.stage = next((one for one in detector.stages if one.name == stage), None)
         self.synthetic = synthetic
         self.seed = seed
-        self.labelled = labelled if labelled is not None and labelled.kind else None
+        self.labelled = labelled or None
         cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
         self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pipelines.data.cohort import Data, open_data
-from pipelines.data.labelled import LabelledAnomalies
+from pipelines.data.labelled import LabelledAnomalies, labelled_kind
 from pipelines.data.slices import CaseLoader
 from transforms.errors import InputError
 
@@ -48,13 +48,17 @@ def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
 
 def test_without_a_path_there_are_none(data: Data) -> None:
     found = LabelledAnomalies(None, data, CaseLoader(32))
-    assert found.kind is None and found.cases == ()
+    assert not found and found.cases == () and labelled_kind(None) is None
 
 
 def test_all_images_of_a_folder_are_anomalous(data: Data, tmp_path: Path) -> None:
     folder = pictures(tmp_path / "sick", ["a", "b", "c"])
     found = LabelledAnomalies(str(folder), data, CaseLoader(32))
-    assert found.kind == "images" and [case.label for case in found.cases] == [1, 1, 1]
+    assert labelled_kind(str(folder)) == "images" and [case.label for case in found.cases] == [
+        1,
+        1,
+        1,
+    ]
     image, body, mask = found.slices
     assert image.shape == body.shape == mask.shape == (3, 1, 32, 32)
     assert body.all() and mask.isnan().all()
@@ -84,7 +88,7 @@ def test_masks_say_where_and_which_slices(write_volume: WriteVolume, tmp_path: P
     trained = open_data(str(table(tmp_path / "all", [*normals, case("t", "test", True)])))
     sick = table(tmp_path / "sick", [case("s", "", True), case("healthy", "", False)])
     found = LabelledAnomalies(str(sick), trained, CaseLoader(32, min_lesion_pixels=1))
-    assert found.kind == "masks" and [one.patient for one in found.cases] == ["s"]
+    assert labelled_kind(str(sick)) == "masks" and [one.patient for one in found.cases] == ["s"]
     sample = found.transform(found.cases[0])
     assert len(found.slices.image) == int((sample.labels == 1).sum()) > 0
     assert set(found.slices.mask.unique().tolist()) == {0.0, 1.0}

@@ -20,12 +20,13 @@ TrainerOf = Callable[..., StageTrainer]
 class Labelled:
     """Given images, of which the masks are known or not."""
 
-    kind = "images"
-
     def __init__(self, images: Tensor, known: bool) -> None:
         self.images = images
         self.mask = (images > 0.5).float() if known else torch.full_like(images, torch.nan)
         self.counts: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     def drawn(self, count: int, source: torch.Generator) -> LabelledBatch:
         self.counts.append(count)
