@@ -120,7 +120,7 @@ def test_volumes_are_scored_and_a_picture_is_refused(
     for row in volumes:
         assert row["flagged"] in {"0", "1"} and 0 <= float(row["percentile"]) <= 100
     found = Predictor(trained / "models")(Case("a", "a", (first,)))
-    assert float(volumes[0]["score"]) == found.case_score.score
+    assert float(volumes[0]["score"]) == pytest.approx(found.case_score.score, rel=1e-5)
     written: Any = nib.load(out / "maps" / "patient_1_scan_anomaly.nii.gz")
     assert (np.asarray(written.dataobj) == found.grid_map.as_tensor().numpy()).all()
     np.testing.assert_allclose(written.affine, AFFINE, atol=1e-5)
