@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from aeflow.run import PLAIN
+from aeflow.run import suited
 from networks.conformal import supported_rate
 from pipelines.common import installed_version
-from pipelines.data import Data, is_plain, open_data
+from pipelines.data import Data, open_data
 
 PACKAGES = ("aeflow", "torch", "monai", "pytorch-ignite", "mlflow", "nibabel", "pydicom")
 OPTIONAL = {
@@ -41,10 +41,8 @@ def main(words: Sequence[str]) -> None:
     options = parser.parse_args(words)
     print("\n".join(machine()))
     if options.dataset_dir:
-        if options.layout == "auto" and is_plain(options.dataset_dir):
-            options.layout = "normals"
-            print(PLAIN.format(options.dataset_dir))
-        data = open_data(options.dataset_dir, options.layout, options.modalities)
+        given = suited({"dataset_dir": options.dataset_dir, "layout": options.layout})
+        data = open_data(**given, modalities=options.modalities)
         print("\n".join(advice(data, options.dataset_dir)))
 
 

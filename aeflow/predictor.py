@@ -22,7 +22,7 @@ from pipelines.batch import case_rows
 from pipelines.common import choose_device, write_csv
 from pipelines.data import Case, find_inputs
 from pipelines.outputs import Example, candidates, save_panels, write_maps
-from pipelines.scoring import CaseScore, ScoredCase, read_model
+from pipelines.scoring import CaseScore, ScoredCase
 from pipelines.scoring import Predictor as CasePredictor
 from transforms.errors import InputError
 
@@ -197,7 +197,6 @@ class Predictor:
     """
 
     def __init__(self, model: str | Path = "models", device: str = "auto") -> None:
-        self.content = read_model(model, complete=False)
         self._predict = CasePredictor(model, choose_device(device))
 
     def __call__(
@@ -226,7 +225,7 @@ class Predictor:
 
     def _found(self, source: Source, spacing: Sequence[float] | None) -> list[Prediction]:
         if isinstance(source, str | Path):
-            cases = find_inputs(self.content, str(source)).cases
+            cases = find_inputs(self._predict.model, str(source)).cases
             return [self._one(case) for case in cases]
         with tempfile.TemporaryDirectory() as folder:
             path = self._written(np.asarray(source), spacing, Path(folder))
@@ -238,7 +237,7 @@ class Predictor:
 
     def _written(self, values: NDArray[Any], spacing: Sequence[float] | None, folder: Path) -> Path:
         """An array as a file, so that it is read as files are."""
-        if self.content["volumetric"]:
+        if self._predict.model["volumetric"]:
             if values.ndim not in (3, 4) or spacing is None or len(spacing) != 3:
                 raise InputError(
                     f"source: expected a volume (X, Y, Z) or (X, Y, Z, C) with spacing=(x, y, z) "

@@ -32,19 +32,13 @@ class LabelledMixture(nn.Module):
         anomalous = standard_normal_log_prob(latent - self.mean)
         return anomalous - standard_normal_log_prob(latent)
 
-    def log_prob(self, latent: Tensor, cover: Tensor) -> Tensor:
-        """Log density of latents in their components.
+    def centred(self, latent: Tensor, cover: Tensor) -> Tensor:
+        """Latents less the means of their components: their densities are a standard normal's.
 
         Args:
             latent: ``(B, C, h, w)``.
             cover: share of each position that is anomalous, ``(B, 1, h, w)``; above a half it
                 belongs to the anomalous component. So does all of an image that is known to hold
                 an anomaly, where NaN stands for not knowing where.
-
-        Returns:
-            ``(B, h, w)``, in nats.
         """
-        anomalous = ~(cover[:, 0] <= 0.5)
-        return standard_normal_log_prob(
-            torch.where(anomalous.unsqueeze(1), latent - self.mean, latent)
-        )
+        return torch.where(cover <= 0.5, latent, latent - self.mean)

@@ -243,11 +243,10 @@ class AEFlowDetector(Detector):
                 )
             return {"loss": self._head_loss(output.head.float(), mask)}
         image = self.normalize(inputs.image)
-        if mask is None or not self.mixtures:
-            terms = self.criterion.terms(output, image)
-            flow, recon, total = terms.flow, terms.reconstruction, terms.total
-            return {"loss": total, "flow_loss": flow, "recon_loss": recon}
-        return self._loss_with_labels(output, image, mask)
+        if mask is not None and self.mixtures:
+            output, image = self._by_labels(output, image, mask)
+        terms = self.criterion.terms(output, image)
+        return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
 
     def _head_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
         cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
@@ -259,22 +258,19 @@ class AEFlowDetector(Detector):
         unknown = cover.flatten(1).isnan().any(dim=1)
         return torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()
 
-    def _loss_with_labels(
+    def _by_labels(
         self, output: AEFlowOutput, image: Tensor, mask: Tensor
-    ) -> dict[str, Tensor]:
-        """The flow learns all, each position by its component; the decoder the normal images."""
+    ) -> tuple[AEFlowOutput, Tensor]:
+        """The flow learns all images, each position by its component; the decoder the normal."""
         normal = (mask == 0).flatten(1).all(dim=1)
-        recon = F.mse_loss(output.reconstruction[normal].float(), image[normal].float())
-        nats = []
-        for mixture, latent, log_det in zip(
-            self._mixtures, output.latents, output.log_dets, strict=True
-        ):
-            cover = F.adaptive_avg_pool2d(mask, (latent.shape[-2], latent.shape[-1]))
-            nats.append(-(mixture.log_prob(latent, cover) + log_det.float()).sum())
-        dimensions = sum(latent.numel() for latent in output.latents)
-        flow = torch.stack(nats).sum() / (dimensions * math.log(2.0))
-        total = self.config["alpha"] * flow + (1.0 - self.config["alpha"]) * recon
-        return {"loss": total, "flow_loss": flow, "recon_loss": recon}
+        latents = [
+            mixture.centred(
+                latent, F.adaptive_avg_pool2d(mask, (latent.shape[-2], latent.shape[-1]))
+            )
+            for mixture, latent in zip(self._mixtures, output.latents, strict=True)
+        ]
+        restored = output.reconstruction[normal]
+        return output._replace(latents=latents, reconstruction=restored), image[normal]
 
     def prepare(self, batches: Batches, stage: str | None) -> None:
         """Frees the encoder for pre-training, freezes it after; fits flows and density."""

@@ -78,7 +78,7 @@ Start it again after `models/{model}` was replaced. It does not train this model
 """
 
 _NAMED = """`models/{model}` holds the names of the {count} cases that it was trained, calibrated
-and tested on, so that an evaluation leaves out those that it has seen. Package with
+and tested on, so that an evaluation leaves out those that it has seen. Package it
 without `--keep_names` before handing it to others if these names tell who someone is."""
 
 _STRIPPED = """The names of the cases that the model was trained on were removed. An evaluation

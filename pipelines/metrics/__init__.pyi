@@ -2,6 +2,7 @@ from .bootstrap import RESAMPLES as RESAMPLES
 from .bootstrap import Figure as Figure
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
+from .bootstrap import told_figure as told_figure
 from .image import image_metrics as image_metrics
 from .matching import SHARPNESS_TOLERANCE as SHARPNESS_TOLERANCE
 from .matching import matched_auroc as matched_auroc

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,6 +46,12 @@ class Figure:
             ``{"value": ..., "ci95": [lower, upper]}``, with None in place of what is not known.
         """
         return {"value": self.value, "ci95": None if self.ci95 is None else list(self.ci95)}
+
+
+def told_figure(figure: Mapping[str, Any]) -> str:
+    """A figure for people: what `Figure.as_dict` gives of a known one, with its interval."""
+    told, interval = f"{figure['value']:.3f}", figure.get("ci95")
+    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
+from pipelines.metrics.bootstrap import told_figure
+
 LEAST_PATIENTS = 5
 """Test patients below which no interval over patients means anything."""
 
@@ -34,7 +36,7 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     if judged is not None:
         return judged
     ours = metrics["image_auroc"]
-    told = f"AUROC {_told(ours)}"
+    told = f"AUROC {told_figure(ours)}"
     if "matched_auroc" in metrics and metrics["matched_auroc"]["value"] is not None:
         told += f", matched {metrics['matched_auroc']['value']:.3f}"
     if ours["value"] < 0.5:
@@ -105,8 +107,3 @@ def _rate_advice(metrics: Mapping[str, Any]) -> str:
 
 def _known(figure: Mapping[str, Any]) -> bool:
     return figure.get("value") is not None
-
-
-def _told(figure: Mapping[str, Any]) -> str:
-    told, interval = f"{figure['value']:.3f}", figure.get("ci95")
-    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from networks import part_column
-from pipelines.metrics import ScoreRow
+from pipelines.metrics import ScoreRow, told_figure
 
 MOST_ROWS = 500
 """Rows of ``scores.csv`` that the page shows."""
@@ -87,10 +87,8 @@ def tell(figure: Any) -> Cell:
     """A figure ``{"value": ..., "ci95": ...}`` with its interval."""
     if not isinstance(figure, Mapping) or figure.get("value") is None:
         return Cell("–")
-    interval = figure.get("ci95")
-    if interval is None:
-        return Cell(f"{figure['value']:.3f}", "no interval: too few patients")
-    return Cell(f"{figure['value']:.3f} [{interval[0]:.3f}, {interval[1]:.3f}]")
+    remark = "no interval: too few patients" if figure.get("ci95") is None else ""
+    return Cell(told_figure(figure), remark)
 
 
 def difference(figure: Any) -> Cell:

@@ -8,7 +8,7 @@ from typing import Any
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import write_json
 from pipelines.data import Data
-from pipelines.metrics import summarize, verdict
+from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
@@ -154,8 +154,4 @@ def told_figures(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _figure(figure: Mapping[str, Any]) -> str:
-    if figure["value"] is None:
-        return "not defined here"
-    interval = figure.get("ci95")
-    told = f"{figure['value']:.3f}"
-    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"
+    return "not defined here" if figure["value"] is None else told_figure(figure)

@@ -181,8 +181,10 @@ def score_cases(
 
 
 MAP = "map_"
+"""Before the names of the parts' maps in what `ScoreSlices` gives."""
+
 STD_MAP = f"{MAP}std"
-"""Before the names of the detector's maps in what `ScoreSlices` gives."""
+"""Name there of how far the members of an ensemble disagree."""
 
 SERVED_NDIM = 5
 """Axes of a case's slices as servers of bundles give them."""
