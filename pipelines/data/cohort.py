@@ -135,9 +135,19 @@ def seen_content(data: Data, labelled: Sequence[Case] = ()) -> list[str]:
 
 
 def seen_by(model: Mapping[str, Any], cases: Sequence[Case]) -> list[Case]:
-    """Those of the cases that trained or calibrated a model, whatever they are called here."""
+    """Those of the cases that trained or calibrated a model, whatever they are called here.
+
+    What cannot be read counts as unseen: reading it as a case says why.
+    """
     known = set(model.get("seen", ()))
-    return [case for case in cases if any(_content(path) in known for path in case.images)]
+
+    def seen(path: Path) -> bool:
+        try:
+            return _content(path) in known
+        except OSError:
+            return False
+
+    return [case for case in cases if any(map(seen, case.images))]
 
 
 def _content(image: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.data.cases import Case, Cohort
-from pipelines.data.cohort import Data, seen_content
+from pipelines.data.cohort import Data, seen_by, seen_content
 from pipelines.data.inputs import InputFiles
 from pipelines.data.layouts.walk import LeftOut
 from pipelines.data.splits import Split
@@ -144,3 +144,15 @@ def test_what_the_model_has_seen_is_told(
     Inference(cases, evaluator, model, InputFiles(tuple(scans))).run()
     told = reports[0].notes[-1]
     assert told.startswith("1 of 2 images trained or calibrated the model") and "known." in told
+
+
+def test_a_file_that_cannot_be_read_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    scan = tmp_path / "scan"
+    scan.write_text("x")
+    monkeypatch.setattr(Path, "open", refuse)
+    assert seen_by({"seen": ["0123456789abcdef"]}, [Case("a", "a", (scan,))]) == []
