@@ -16,8 +16,7 @@ from aeflow.doctor import GIB, free_memory, normals_told
 from aeflow.plan import Choice, Plan, merged
 from aeflow.timing import measure
 from networks.choices import nearest
-from pipelines.common import choose_device
-from pipelines.common.schema import STRIDE
+from pipelines.common import STRIDE, choose_device
 from pipelines.data import Case, CaseLoader, Data
 from transforms.errors import InputError
 from transforms.geometry import SliceGeometry
