@@ -131,13 +131,13 @@ def _range(expected: Expected) -> str:
 
 def _told(expected: Expected) -> str:
     stages = "".join(
-        f", {name} {one.steps} steps in {duration(one.seconds)}"
+        f", {name} {one.steps} steps of {one.least / one.steps:.2g} to {one.most / one.steps:.2g} s"
         for name, one in expected.stages.items()
     )
     return (
         f"{_range(expected)}, by a few steps just timed here: reading "
-        f"{duration(expected.reading)}{stages}; the upper figure allows for what was not timed "
-        "(calibration, evaluation, report) and a busy machine"
+        f"{duration(expected.reading)}{stages}; the upper figure allows for what was not timed, "
+        "such as calibration, evaluation and report"
     )
 
 

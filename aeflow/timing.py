@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -15,26 +16,28 @@ from monai.utils.misc import set_determinism
 
 from pipelines.data import Case, Data, NormalSlices
 
-STEPS = {"cuda": 8, "cpu": 2}
+STEPS = {"cuda": 8, "cpu": 3}
 """Steps of an epoch, of which two are made."""
 
 MOST_AT_ONCE = {"cuda": 1 << 30, "cpu": 16}
 """Images of a step: on a processor each takes about as long in a small batch as in a large one."""
 
-SLACK, START = 1.5, 0.5
-"""What the upper bound allows for all that is not measured, as a factor and in minutes: validation,
-calibration, evaluation, report, and a machine that others use too."""
+SLACK, START = 1.3, 0.5
+"""What the upper bound allows for all that is not timed, as a factor and in minutes: validation,
+calibration, evaluation and report."""
 
 
 class Stage(NamedTuple):
     """A stage of the training.
 
     Attributes:
-        seconds: that it will take.
+        least: seconds that it will take if all steps are as the fastest of those timed.
+        most: if all are as the slowest.
         steps: that it will make.
     """
 
-    seconds: float
+    least: float
+    most: float
     steps: int
 
 
@@ -52,8 +55,9 @@ class Expected(NamedTuple):
     @property
     def minutes(self) -> tuple[float, float]:
         """From the command to the report, at least and at most."""
-        least = (self.reading + sum(one.seconds for one in self.stages.values())) / 60
-        return least, SLACK * least + START
+        least = self.reading + sum(one.least for one in self.stages.values())
+        most = self.reading + sum(one.most for one in self.stages.values())
+        return least / 60, SLACK * most / 60 + START
 
 
 def measure(config: Mapping[str, Any], data: Data, cases: Sequence[Case]) -> Expected:
@@ -83,9 +87,10 @@ def measure(config: Mapping[str, Any], data: Data, cases: Sequence[Case]) -> Exp
     _repeat(dataset, STEPS[device] * max(one.at_once for one in stages.values()))
     clocks = _run(parser, dataset, stages)
     found = {name: stages[name].stage(clock) for name, clock in clocks.items() if clock.ticks}
-    minutes = parser.get_parsed_content("pretrain_minutes")
-    if minutes > 0 and "pretrain" in found:
-        found["pretrain"] = found["pretrain"]._replace(seconds=60.0 * minutes)
+    seconds = 60.0 * parser.get_parsed_content("pretrain_minutes")
+    if seconds > 0 and "pretrain" in found:
+        steps = round(seconds * found["pretrain"].steps / found["pretrain"].least)
+        found["pretrain"] = Stage(seconds, seconds, steps)
     read = sum(map(len, (data.split.train, data.split.calibration, data.split.test)))
     return Expected(per_case * read, found)
 
@@ -109,9 +114,12 @@ class _Length(NamedTuple):
         return cls(images * rounds, parser.get_parsed_content(epochs), batch, at_once)
 
     def stage(self, clock: _Clock) -> Stage:
-        first, later = (seconds / self.at_once for seconds in clock.seconds())
-        seconds = self.images * (first + later * (self.epochs - 1))
-        return Stage(seconds, self.epochs * math.ceil(self.images / self.batch))
+        first, later = clock.epochs()
+        least, most = (
+            self.images / self.at_once * (pick(first) + pick(later) * (self.epochs - 1))
+            for pick in (min, max)
+        )
+        return Stage(least, most, self.epochs * math.ceil(self.images / self.batch))
 
 
 class _Clock:
@@ -129,10 +137,10 @@ class _Clock:
             torch.cuda.synchronize()
         self.ticks.append(time.monotonic())
 
-    def seconds(self) -> tuple[float, float]:
-        """Of a step in the first epoch, once warm, and in a later one, which may find a cache."""
-        first, later = self.ticks[: self.steps], self.ticks[self.steps :]
-        return first[-1] - first[-2], (later[-1] - later[0]) / (len(later) - 1)
+    def epochs(self) -> tuple[list[float], list[float]]:
+        """Seconds of the steps of the first epoch, once warm, and of the second, with a cache."""
+        lasted = [end - start for start, end in pairwise(self.ticks)]
+        return lasted[self.steps // 2 : self.steps - 1], lasted[self.steps :]
 
 
 def _repeat(dataset: NormalSlices, count: int) -> None:

@@ -74,7 +74,7 @@ def test_a_plain_folder_of_images_is_enough(
     assert all(one["reason"] == "given by you" for one in plan["choices"])
     assert 0 < plan["expected_minutes"][1] and 0 < plan["took_minutes"]
     told = capsys.readouterr().out
-    assert "pretrain 1 steps" in told and "was expected." in told.splitlines()[-1]
+    assert "pretrain 1 steps of" in told and "was expected." in told.splitlines()[-1]
     before, after = (
         torch.load(trained.ckpt_dir / name, weights_only=True)["model"]
         for name in ("previous.pt", "model.pt")
