@@ -23,6 +23,9 @@ MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
 whatever else is in the batch."""
 
+PANEL_COLUMNS = 8
+"""Pictures in a line of a panel: with more of them their names would be too small to read."""
+
 REGION_COLUMNS = 8
 """Images in a row of the regions' picture."""
 
@@ -48,24 +51,28 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
     restored = any(one.reconstruction is not None for one in examples)
     lesions = any(one.mask is not None and one.mask.any() for one in examples)
     titles = _titles(order, restored, lesions)
-    columns = len(titles)
-    width, height = 1.7 * columns + 1.2, 2 * len(examples) + 0.6
+    lines = -(-len(titles) // PANEL_COLUMNS)
+    rows, columns = lines * len(examples), -(-len(titles) // lines)
+    width, height = 1.7 * columns + 1.2, 2.2 * rows + 0.4
     # Set by hand: finding a layout would take longer than everything else on many panels.
     margins = {
         "left": 0.1 / width,
         "right": 1 - 1.1 / width,
         "bottom": 0.3 / height,
-        "top": 1 - 0.55 / height,
+        "top": 1 - 0.6 / height,
         "wspace": 0.03,
-        "hspace": 0.18,
+        "hspace": 0.32,
     }
     figure, axes = plt.subplots(
-        len(examples), columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
+        rows, columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
     )
-    for row, example in zip(axes, examples, strict=True):
-        _draw_example(dict(zip(titles, row, strict=True)), example, order)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=10, pad=20)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, example in zip(axes.reshape(len(examples), -1), examples, strict=True):
+        row = dict(zip(titles, place, strict=False))
+        for title, axis in row.items():
+            axis.set_title(title, fontsize=11)
+        _draw_example(row, example, order)
     _add_scale(figure, 1 - 0.95 / width)
     if note:
         figure.supxlabel(note, fontsize=9, y=0.01)
@@ -97,13 +104,10 @@ def _draw_example(row: Mapping[str, Axes], example: Example, order: Sequence[str
     elif axis is not None:
         axis.text(0.5, 0.5, "none given", ha="center", va="center", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    for axis in row.values():
-        axis.set_xticks([])
-        axis.set_yticks([])
     where = f"slice {example.index} of {example.case}" if example.index else example.case
     told = f"{example.kind}, score {example.score:.2f}: {where}"
-    row["input"].text(
-        0, 1.04, told, transform=row["input"].transAxes, fontsize=10, parse_math=False
+    row["input"].annotate(
+        told, (0, 1), (0, 24), "axes fraction", "offset points", fontsize=11, parse_math=False
     )
 
 
@@ -214,7 +218,7 @@ def save_histogram(
     known = np.concatenate([everything, np.asarray(reference, dtype=float)])
     low, high = np.percentile(known, [0, 99])
     edges = np.linspace(low, max(high, threshold) + 0.5, 41)
-    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     for values, label, colour in groups:
         if len(values):
             clipped = np.clip(values, edges[0], edges[-1])

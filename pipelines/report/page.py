@@ -169,7 +169,7 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         if groups[label]
     ]
     alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
-    return _picture(path, alt)
+    return _picture(path, alt, "Scores", wide=True)
 
 
 def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:

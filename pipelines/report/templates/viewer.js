@@ -170,7 +170,7 @@
     const found = (at(shown.map) / levels) * highest;
     const more = found >= highest ? " or more" : "";
     find("place").textContent = `Crosshair: ${slices}; image ${number(shown.values[at(shown.image)])}, ` +
-      `map ${found.toFixed(2)}${more} sd.`;
+      `map ${found.toFixed(2)} sd${more}.`;
   }
 
   // One bar for each slice; slices that were not scored have none.
@@ -269,10 +269,9 @@
     ));
     context.fillStyle = "#ffffff";
     context.font = `${0.75 * line}px ${FONT}`;
-    const words = [
-      `${shown.name}: ${shown.caption}`,
-      `${find("place").textContent} Window ${number(value("width"))}, level ${number(value("level"))}.`,
-    ];
+    const settings = `Window ${number(value("width"))}, level ${number(value("level"))}, ` +
+      `map from ${value("from").toFixed(1)} sd. AE-Flow, for research only.`;
+    const words = [`${shown.name}: ${shown.caption}`, `${find("place").textContent} ${settings}`];
     words.forEach((one, n) =>
       context.fillText(one, line / 2, bottom * scale + (n + 1) * line, picture.width - line));
     picture.toBlob((blob) => {
@@ -355,6 +354,10 @@
     find("case").addEventListener("input", () => show(value("case")));
     window.addEventListener("resize", draw);
     window.addEventListener("hashchange", follow);
+    document.addEventListener("click", (event) => {
+      // The same link again changes no address.
+      if (event.target.closest("a")?.hash === location.hash) follow();
+    });
   }
 
   enlarge(volumes[0].strip.axis);

@@ -65,6 +65,14 @@ def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:
         assert pixels(tmp_path / f"{name}.png").shape[1] < pixels(one).shape[1]
 
 
+def test_many_maps_take_more_lines(tmp_path: Path, example: Example) -> None:
+    many = replace(example, maps={f"part{n}": example.image for n in range(6)} | example.maps)
+    save_panels(tmp_path / "few.png", [example])
+    save_panels(tmp_path / "many.png", [many])
+    few, more = pixels(tmp_path / "few.png"), pixels(tmp_path / "many.png")
+    assert more.shape[1] <= few.shape[1] and more.shape[0] > 1.6 * few.shape[0]
+
+
 def test_maps_share_one_fixed_scale(tmp_path: Path, example: Example) -> None:
     # Stretched to its own range, a normal image's map would glow.
     quiet = replace(example, maps={name: 0.01 * value for name, value in example.maps.items()})

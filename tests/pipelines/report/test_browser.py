@@ -265,17 +265,33 @@ def test_the_map_lies_where_it_belongs(browser: Any, report: Path) -> None:
     assert inside[0] > inside[2] + 20
 
 
-def test_another_volume_and_another_large_view(browser: Any, report: Path) -> None:
+def test_the_large_view_can_be_chosen(browser: Any, report: Path) -> None:
     open_page(browser, report)
     browser.execute_script(SET, "large", "0")
-    widths = {name: canvas(browser, name).size["height"] for name in NAMES}
-    assert max(widths, key=widths.__getitem__) == "sagittal"
-    browser.execute_script("location.hash = '#viewer-2'")
-    wait(
-        browser, lambda _: browser.find_element("id", "viewer-caption").text.startswith("score 4.0")
-    )
-    chosen = browser.find_element("id", "viewer-case")
-    assert chosen.get_property("value") == "1"
+    heights = {name: canvas(browser, name).size["height"] for name in NAMES}
+    assert max(heights, key=heights.__getitem__) == "sagittal"
+
+
+def test_links_show_their_volume_again_and_again(browser: Any, report: Path) -> None:
+    open_page(browser, report)
+    link = browser.execute_script("""
+      const link = document.getElementById('main').appendChild(document.createElement('a'));
+      link.textContent = link.href = '#viewer-2';
+      return link;
+    """)
+    caption = browser.find_element("id", "viewer-caption")
+    for _ in range(2):
+        link.click()
+        wait(browser, lambda _: caption.text == "score 4.0, flagged")
+        assert (
+            0
+            <= browser.execute_script(
+                "return document.getElementById('viewer').getBoundingClientRect().top"
+            )
+            < 100
+        )
+        browser.execute_script(SET, "case", "0")
+        wait(browser, lambda _: caption.text == "score 3.2, flagged")
 
 
 def test_the_keyboard_reaches_everything(browser: Any, report: Path) -> None:
