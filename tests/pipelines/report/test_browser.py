@@ -361,7 +361,12 @@ def training(content: ReportContent) -> ReportContent:
 
 @pytest.mark.parametrize(
     ("made", "dark", "width"),
-    [(replace, False, 1280), (replace, True, 390), (inference, True, 1280), (training, False, 390)],
+    [
+        (replace, False, 1280),
+        (replace, True, 1280),
+        (inference, True, 1280),
+        (training, False, 390),
+    ],
 )
 def test_axe_finds_nothing_serious(
     browser: Any,
