@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.metrics import ScoreRow, Verdict
 from pipelines.outputs import Example
+from transforms.geometry import SliceAxis
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ViewerVolume:
         mask: (X, Y, Z) lesion mask, None when unknown.
         affine: 4 x 4, voxel indices to mm in RAS+.
         caption: a line below the volume, e.g. "score 3.2, percentile 100, flagged".
+        slice_scores: score of each scored slice, by its number in the file; empty when unknown.
+        slice_axis: the anatomical axis of these slices.
     """
 
     name: str
@@ -32,6 +35,8 @@ class ViewerVolume:
     mask: NDArray[np.bool_] | None
     affine: NDArray[np.float64]
     caption: str = ""
+    slice_scores: Mapping[int, float] = field(default_factory=dict)
+    slice_axis: SliceAxis = "axial"
 
 
 @dataclass(frozen=True)

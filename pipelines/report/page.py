@@ -169,7 +169,7 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         if groups[label]
     ]
     alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
-    return _picture(path, alt)
+    return _picture(path, alt, "Scores", wide=True)
 
 
 def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
@@ -270,7 +270,7 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
             stills.append(_picture(drawn, alt, volume.name, wide=True))
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, MAP_LEVELS + 1))
     return {
-        "volumes": [viewer_entry(volume) for volume in shown],
+        "volumes": [viewer_entry(volume, content.threshold) for volume in shown],
         "stills": stills,
         "scale": {
             "colours": np.round(255 * colours[:, :3]).astype(int).tolist(),

@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pipelines.metrics.pixel import PixelHistogram
 from pipelines.metrics.rows import ScoreRow
@@ -46,6 +48,26 @@ def make_volume(name: str = HOSTILE) -> ViewerVolume:
     return ViewerVolume(name, image, anomaly_map, anomaly_map > 4, affine, "score 3.2, flagged")
 
 
+def make_marked() -> ViewerVolume:
+    """Bright and strange at the right, front and top of the patient; oblique, stored as P, I, R."""
+    image = np.zeros((12, 16, 10), np.float32)
+    image[2:11, 2:14, 1:9] = 100
+    image[8:10, 11:13, 6:8] = 1000
+    to_file = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("PIR")
+    )
+    stored = nib.apply_orientation(image, to_file)
+    turn = Rotation.from_euler("xyz", (10, 15, 20), degrees=True).as_matrix()
+    ras = np.eye(4)
+    ras[:3, :3] = turn * (1.0, 1.0, 3.0)
+    affine = ras @ nib.orientations.inv_ornt_aff(to_file, image.shape)
+    scores = {number: 4.0 if number == 2 else number / 10 for number in range(8)}
+    strange = (stored > 500) * np.float32(5)
+    return ViewerVolume(
+        "second", stored, strange, None, affine, "score 4.0, flagged", scores, "axial"
+    )
+
+
 def make_content() -> ReportContent:
     rows = make_rows()
     metrics = summarize(
@@ -77,7 +99,7 @@ def make_content() -> ReportContent:
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
         regions=[(image, image > 0.5)] * 3,
         examples=examples,
-        volumes=[make_volume(), make_volume("second")],
+        volumes=[make_volume(), make_marked()],
         failures=[{"case": HOSTILE, "reason": "The file is damaged."}],
         about={
             "layout": "brats",
