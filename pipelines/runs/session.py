@@ -174,6 +174,7 @@ class Session:
             regions=self._regions(),
             stability=self._stability(),
             examples=gathered.examples,
+            thumbnails=gathered.thumbnails,
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
             about=about | self._origin(),

@@ -1,6 +1,7 @@
 """A tiny report with something in every section."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +36,8 @@ def make_rows() -> list[ScoreRow]:
             baselines={"sharpness": -1.0 - number / 100, "intensity": float(rng.normal(label))},
         )
         rows.append(row)
-    return rows
+    whole = replace(rows[0], level="volume", slice=None)
+    return [*rows, replace(whole, case=HOSTILE), replace(whole, case="second")]
 
 
 def make_volume(name: str = HOSTILE) -> ViewerVolume:
@@ -77,6 +79,7 @@ def make_content() -> ReportContent:
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
         regions=[(image, image > 0.5)] * 3,
         examples=examples,
+        thumbnails={HOSTILE: b"a JPEG"},
         volumes=[make_volume(), make_volume("second")],
         failures=[{"case": HOSTILE, "reason": "The file is damaged."}],
         about={
