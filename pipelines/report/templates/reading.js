@@ -162,10 +162,6 @@
       current = Number(line.dataset.index);
       mark();
     });
-    body.addEventListener("click", ({ target }) => {
-      // Once more to where the page is already.
-      if (target.hash && target.hash === location.hash) dispatchEvent(new Event("hashchange"));
-    });
     list.addEventListener("scroll", drawView);
     find("search").addEventListener("input", choose);
     find("controls").addEventListener("change", (event) => event.target.type === "checkbox" && choose());

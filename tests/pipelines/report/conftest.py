@@ -79,7 +79,6 @@ def make_content() -> ReportContent:
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
         regions=[(image, image > 0.5)] * 3,
         examples=examples,
-        thumbnails={HOSTILE: b"a JPEG"},
         volumes=[make_volume(), make_volume("second")],
         failures=[{"case": HOSTILE, "reason": "The file is damaged."}],
         about={
@@ -89,6 +88,7 @@ def make_content() -> ReportContent:
         },
         notes=["Phantoms say nothing of real scans.", HOSTILE],
         volumetric=True,
+        thumbnails={HOSTILE: b"a JPEG"},
     )
 
 
