@@ -60,6 +60,7 @@ class ReportContent:
         stability: what mild changes do to normal images, one mapping per change: ``change``, and
             the shares and shifts of `pipelines.scoring.Stability`.
         examples: slices to be shown as panels, of any kind.
+        thumbnails: a JPEG of each case, by its name.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.
         about: plain values: what was run on what.
@@ -80,6 +81,7 @@ class ReportContent:
     regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
     stability: Sequence[Mapping[str, Any]] = ()
     examples: Sequence[Example] = ()
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     volumes: Sequence[ViewerVolume] = ()
     failures: Sequence[Mapping[str, str]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)

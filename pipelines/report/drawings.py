@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from pipelines.common import replacing
-from pipelines.outputs import MAP_RANGE
+from pipelines.outputs import MAP_RANGE, SHOWN_FROM
 from pipelines.report.content import ViewerVolume
 from pipelines.report.curves import Curve, Judged, false_positives, precision_recall, roc
 from pipelines.report.volumes import canonical, file_slice, spacing, window, worst
@@ -24,8 +24,6 @@ from pipelines.report.volumes import canonical, file_slice, spacing, window, wor
 OURS, OTHER, MARK = "#0072B2", "#767676", "#000000"
 OUTLINE = matplotlib.colors.ListedColormap(["#56B4E9"])
 STILLS = 5
-SHOWN_FROM = 2.0
-"""Standard deviations from which the map is laid over a volume at first."""
 
 
 def draw_roc(path: Path, judged: Judged, threshold: float, baseline: str | None) -> None:

@@ -1,6 +1,7 @@
 """A tiny report with something in every section."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -37,7 +38,8 @@ def make_rows() -> list[ScoreRow]:
             baselines={"sharpness": -1.0 - number / 100, "intensity": float(rng.normal(label))},
         )
         rows.append(row)
-    return rows
+    whole = replace(rows[0], level="volume", slice=None)
+    return [*rows, replace(whole, case=HOSTILE), replace(whole, case="second")]
 
 
 def make_volume(name: str = HOSTILE) -> ViewerVolume:
@@ -108,6 +110,7 @@ def make_content() -> ReportContent:
         },
         notes=["Phantoms say nothing of real scans.", HOSTILE],
         volumetric=True,
+        thumbnails={HOSTILE: b"a JPEG"},
     )
 
 
