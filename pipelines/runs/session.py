@@ -175,6 +175,7 @@ class Session:
             stability=self._stability(),
             examples=gathered.examples,
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
+            thumbnails=gathered.thumbnails,
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
             about=about | self._origin(),
             notes=self.notes,
