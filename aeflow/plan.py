@@ -13,7 +13,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from aeflow.commands import COMMANDS
-from aeflow.timing import Expected
+from aeflow.timing import Expected, Stage
 from pipelines.common import duration, write_json
 from pipelines.runs import PLAN_NAME
 from pipelines.scoring import MODEL_NAME
@@ -129,9 +129,14 @@ def _range(expected: Expected) -> str:
     return f"{low} to {high}"
 
 
+def _of_a_step(stage: Stage) -> str:
+    told = [f"{seconds / stage.steps:.2g}" for seconds in (stage.least, stage.most)]
+    return " to ".join(dict.fromkeys(told))
+
+
 def _told(expected: Expected) -> str:
     stages = "".join(
-        f", {name} {one.steps} steps of {one.least / one.steps:.2g} to {one.most / one.steps:.2g} s"
+        f", {name} {one.steps} steps of {_of_a_step(one)} s"
         for name, one in expected.stages.items()
     )
     return (

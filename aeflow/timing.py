@@ -89,7 +89,7 @@ def measure(config: Mapping[str, Any], data: Data, cases: Sequence[Case]) -> Exp
     found = {name: stages[name].stage(clock) for name, clock in clocks.items() if clock.ticks}
     seconds = 60.0 * parser.get_parsed_content("pretrain_minutes")
     if seconds > 0 and "pretrain" in found:
-        steps = round(seconds * found["pretrain"].steps / found["pretrain"].least)
+        steps = math.ceil(seconds * found["pretrain"].steps / found["pretrain"].least)
         found["pretrain"] = Stage(seconds, seconds, steps)
     read = sum(map(len, (data.split.train, data.split.calibration, data.split.test)))
     return Expected(per_case * read, found)
