@@ -88,10 +88,10 @@ def suited(options: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         options: as given.
     """
-    from pipelines.data import is_plain  # slow
+    from pipelines.data import is_plain_folder  # slow
 
-    folder = options.get("dataset_dir")
-    if folder is None or options.get("layout", "auto") != "auto" or not is_plain(str(folder)):
+    folder, layout = options.get("dataset_dir"), options.get("layout", "auto")
+    if folder is None or layout != "auto" or not is_plain_folder(str(folder)):
         return dict(options)
     print(PLAIN.format(folder), flush=True)
     return {**options, "layout": "normals"}

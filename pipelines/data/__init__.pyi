@@ -19,7 +19,7 @@ from .labelled import LabelledAnomalies as LabelledAnomalies
 from .labelled import LabelledBatch as LabelledBatch
 from .labelled import labelled_kind as labelled_kind
 from .layouts import find_anatomy as find_anatomy
-from .layouts import is_plain as is_plain
+from .layouts import is_plain_folder as is_plain_folder
 from .layouts.files import shortened as shortened
 from .layouts.patients import kermany_patient as kermany_patient
 from .regions import Regions as Regions

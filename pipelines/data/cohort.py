@@ -174,7 +174,10 @@ def open_data_like(
     cases: str | Sequence[str] | None = None,
     limit: int | None = None,
 ) -> Data:
-    """Opens a data set for a trained model; its test part is all that the model has not seen.
+    """Opens a data set for a trained model; its test part is what the model has not seen.
+
+    Of a data set with a test part of its own, such as ``test/`` of layout ``folder``, the rest is
+    left out, unless all of that part is anomalous.
 
     Args:
         model: content of the model file, which records modalities and its own split.
@@ -195,7 +198,7 @@ def open_data_like(
             "with --dataset_dir."
         )
     cohort, notes, seen = _read_like(model, dataset_dir, layout, modalities, patient_pattern)
-    wanted = cohort.cases if split is None else split_cohort(cohort, split_file=split).test
+    wanted = _test_part(cohort) if split is None else split_cohort(cohort, split_file=split).test
     left = tuple(case for case in wanted if case.patient not in seen)
     if not left:
         raise InputError(
@@ -205,7 +208,7 @@ def open_data_like(
     skipped = len(cohort.cases) - len(left)
     if skipped:
         notes.append(
-            f"{skipped} cases are left out: the model has seen them, or the split says so."
+            f"{skipped} cases are left out: the model has seen them, or they are not for testing."
         )
     left = _asked_for(left, cases, limit)
     data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
@@ -275,6 +278,12 @@ def _read_like(
     seen = {case.patient for case in cohort.cases if case.name in used}
     seen |= {case.patient for case in seen_by(model, cohort.cases)}
     return cohort, notes, seen
+
+
+def _test_part(cohort: Cohort) -> tuple[Case, ...]:
+    """The cases that the data set itself gives for testing; all where there is none normal."""
+    test = tuple(case for case in cohort.cases if case.split == "test")
+    return cohort.cases if all(case.label == 1 for case in test) else test
 
 
 def _asked_for(

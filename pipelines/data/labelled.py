@@ -14,7 +14,7 @@ from torch import Tensor
 from pipelines.common import track
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.cohort import Data
-from pipelines.data.layouts import is_plain, read_cohort
+from pipelines.data.layouts import is_plain_folder, read_cohort
 from pipelines.data.slices import CaseSample
 from transforms.errors import InputError
 from transforms.slices import to_canvas
@@ -122,7 +122,7 @@ def _cases(path: str, data: Data) -> tuple[Case, ...]:
 def _cohort(path: str, modalities: str | Sequence[str] | None) -> Cohort:
     """Read by the layout that it has, or else as a plain folder of anomalous images."""
     root = Path(path).expanduser()
-    plain = is_plain(root)
+    plain = is_plain_folder(root)
     try:
         found = read_cohort(root, "normals" if plain else "auto", modalities)
     except InputError as error:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.data.torchscript_utils import load_net_with_metadata, save_net_with_metadata
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export.passes import move_to_device_pass
 
 from networks.choices import nearest
@@ -39,7 +39,7 @@ from pipelines.export.parity import (
     probe_context,
     probe_images,
 )
-from pipelines.scoring import load_scorer, read_model
+from pipelines.scoring import load_scorer, packed, read_model, unpacked
 from transforms.errors import InputError
 
 METADATA_KEY = "aeflow"
@@ -154,26 +154,60 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
     }
 
 
-def traced_scorer(ckpt_dir: str | Path | None, device: str = "cpu") -> torch.jit.ScriptModule:
-    """Traces a model's scorer; ``python -m monai.bundle ckpt_export`` takes it as ``network_def``.
+class ScriptableScorer(AnomalyScorer):
+    """A model's scorer that ``python -m monai.bundle ckpt_export`` can load and script.
 
-    Its state dict has the keys of the model file's, and its buffer ``threshold`` the threshold.
+    The script takes what the bundle's ``pre_transforms`` give, one tensor (see `packed`), and
+    returns `networks.exported.OUTPUTS`.
 
     Args:
-        ckpt_dir: the model file or the folder that holds it.
-        device: where the module is to run; a trace belongs to one kind of device.
-
-    Raises:
-        InputError: when there is no such model.
+        model: the content of the file, see `read_model`.
+        device: where the scorer is wanted.
+        target_fpr: the false-positive rate of the threshold; None for the model's own.
     """
-    if ckpt_dir is None:
-        raise InputError(
-            "ckpt_dir: give --ckpt_dir <folder>, the folder of the file named by --ckpt_file: "
-            "the model file says how the scorer is built."
-        )
-    content = read_model(ckpt_dir)
-    scorer = load_scorer(content, _available(device))
-    return _trace(ExportedScorer(scorer, content["preprocessing"]["image_size"]))
+
+    def __init__(
+        self,
+        model: Mapping[str, Any],
+        device: torch.device | str = "cpu",
+        target_fpr: float | None = None,
+    ) -> None:
+        scorer = load_scorer(model, device, target_fpr)
+        super().__init__(scorer.detector, scorer.fusion)
+        self.calibration = scorer.calibration
+        self.image_size = model["preprocessing"]["image_size"]
+        self.eval()
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
+    ) -> Any:
+        """Takes a state dict, or the content of a model file, which is what MONAI hands on."""
+        return super().load_state_dict(state_dict.get("model", state_dict), strict, assign)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles instead."""
+        scorer = _OneTensor(self, self.image_size)
+        image, *context = _example(scorer)
+        named = dict(zip(scorer.detector.needs, context, strict=True))
+        return _Scripted(_trace(scorer, (packed(image, named, scorer.detector),)))
+
+
+class _OneTensor(ExportedScorer):
+    def forward(self, image: Tensor, *_: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        image, context = unpacked(image, self.detector)
+        return super().forward(image, *context.values())
+
+
+class _Scripted(nn.Module):
+    """A trace cannot be scripted, a module that calls one can."""
+
+    def __init__(self, scorer: torch.jit.ScriptModule) -> None:
+        super().__init__()
+        self.scorer = scorer
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = self.scorer(image)
+        return found
 
 
 def _example(scorer: ExportedScorer) -> tuple[Tensor, ...]:
@@ -183,18 +217,18 @@ def _example(scorer: ExportedScorer) -> tuple[Tensor, ...]:
     return (image, *probe_context(scorer.detector.needs, image).values())
 
 
-def _trace(scorer: ExportedScorer) -> torch.jit.ScriptModule:
+def _trace(scorer: ExportedScorer, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
     with warnings.catch_warnings(), torch.no_grad():
         # Sizes become constants by intention: the module checks them.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced: torch.jit.ScriptModule = torch.jit.trace(scorer, _example(scorer))
+        traced: torch.jit.ScriptModule = torch.jit.trace(scorer, example)
     return traced
 
 
 def _write_torchscript(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
     save_net_with_metadata(
-        _trace(scorer), str(path), include_config_vals=False, meta_values=metadata
+        _trace(scorer, _example(scorer)), str(path), include_config_vals=False, meta_values=metadata
     )
 
 

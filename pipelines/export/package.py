@@ -10,7 +10,9 @@ that its README names are installed; AE-Flow itself need not be.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from monai.bundle import ConfigParser
 
 import networks
 import pipelines
@@ -39,31 +42,53 @@ NOTES_REMOVED = "What was noted about the training data was removed with the nam
 
 _NO_CODE = shutil.ignore_patterns("__pycache__", ".*", "*.py[co]", "*~")
 _COMMAND_LINE = ("fire", "tqdm", "pillow")
+_HOW_TO_RUN = re.compile(r"^## How to run it$.*?(?=^## )", re.MULTILINE | re.DOTALL)
+"""The part of the model card that holds in a clone only."""
 
-_README = """
-## This package
+LARGE_FILES = "large_files.yml"
+ZOO_LIMIT = 25_000_000
+"""Bytes of a file that the model zoo takes; of a larger one it wants the address."""
+
+_README = """## This package
 
 The model was made {created} from {kind} of {modalities}; its network sees {height} x {width}
 pixels. A map value above {threshold:.2f} standard deviations is suspicious; {fpr:.3g} % of the
 pixels of held-out normal images are. One above the percentile `very_suspicious` of these pixels (in
 `configs/inference.json`) is very suspicious.
 
-Python 3.11 or newer, and:
+It brings its own code, in `networks`, `pipelines` and `transforms`. It needs Python 3.11 or newer,
+and:
 
 ```bash
 pip install {requirements}
 ```
 
-From this folder, so that Python finds the code in it:
+From this folder, so that Python takes the code in it, also where AE-Flow is installed:
 
 ```bash
-run="python -m monai.bundle run"
-$run inferring --config_file configs/inference.json --input <image or folder> --output_dir <folder>
-$run evaluating --config_file configs/evaluate.json --dataset_dir <data> --output_dir <folder>
-$run training --config_file configs/train.json --dataset_dir <data> --ckpt_dir <new folder>
+run="python -m monai.bundle run --config_file"
+$run configs/inference.json --input <image or folder> --output_dir <folder>
+$run configs/evaluate.json --dataset_dir <data> --output_dir <folder>
+$run configs/train.json --dataset_dir <data> --ckpt_dir <new folder>
 ```
 
-MONAI Label's own app serves it as a segmentation with the labels {labels}.
+For MONAI's model zoo and the Hugging Face hub, from this folder too, with
+`pip install jsonschema huggingface_hub`; the first downloads MONAI's schema, the last uploads.
+`trt_export` is not supported.
+
+```bash
+bundle="python -m monai.bundle"
+$bundle verify_metadata --meta_file configs/metadata.json --filepath eval/schema.json
+$bundle verify_net_in_out --net_id network_def --meta_file configs/metadata.json \\
+  --config_file configs/inference.json
+$bundle ckpt_export --config_file configs/inference.json --filepath models/model.ts
+$bundle push_to_hf_hub --repo <user or organisation>/<name> --name <this folder> --bundle_dir ..
+```
+
+`models/model.ts` takes one tensor, as `pre_transforms` in `configs/inference.json` give it, and
+returns map, score, percentile and decision.
+
+MONAI Label's own app serves the package as a segmentation with the labels {labels}.
 Put this folder into `model/` of the `monaibundle` app, under a name without `deepedit`,
 `deepgrow`, `detection` or `classification`, and start
 
@@ -75,6 +100,9 @@ monailabel start_server --app monaibundle --studies <folder> --host 127.0.0.1 \\
 Start it again after `models/{model}` was replaced. It does not train this model.
 
 {names}
+
+Data and figures below are those of the project's own experiments, not of this model.
+
 """
 
 _NAMED = """`models/{model}` holds the names of the {count} cases that it was trained, calibrated
@@ -125,10 +153,12 @@ def package_bundle(
             shutil.copyfile(source, folder / "models" / MODEL_NAME)
         else:
             torch.save(content, folder / "models" / MODEL_NAME)
+        _write_large_files(folder)
         shutil.copytree(bundle / "docs", folder / "docs", ignore=_NO_CODE)
         readme = folder / "docs" / "README.md"
         metadata = json.loads((folder / "configs" / "metadata.json").read_text())
-        readme.write_text(readme.read_text() + describe_package(content, metadata, not keep_names))
+        told = describe_package(content, metadata, not keep_names)
+        readme.write_text(_HOW_TO_RUN.sub(lambda _: told, readme.read_text(), count=1))
         shutil.copyfile(licence, folder / "LICENSE")
         for source in code_folders():
             shutil.copytree(source, folder / source.name, ignore=_NO_CODE)
@@ -230,6 +260,24 @@ def _write_configs(folder: Path, bundle: Path, content: Mapping[str, Any]) -> No
     write_json(folder / "metadata.json", packaged_metadata(metadata, content))
 
 
+def _write_large_files(folder: Path) -> None:
+    """Lists the model file where the zoo takes no file of its size."""
+    path = folder / "models" / MODEL_NAME
+    if path.stat().st_size <= ZOO_LIMIT:
+        return
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    listed = {
+        "path": f"models/{MODEL_NAME}",
+        "url": f"<address of {MODEL_NAME}>",
+        "hash_val": found,
+        "hash_type": "sha256",
+    }
+    ConfigParser.export_config_file(
+        {"large_files": [listed]}, str(folder / LARGE_FILES), fmt="yaml", sort_keys=False
+    )
+
+
 def code_folders() -> list[Path]:
     """The folders of the code that runs a model."""
     return [Path(str(one.__file__)).resolve().parent for one in (networks, pipelines, transforms)]
@@ -305,6 +353,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count = sum(len(names) for names in content["split"].values())
     told = f"of {count} cases are in it" if options.keep_names else "removed (see --keep_names)"
     print(f"{options.output}: packaged; case names {told}. How to run it: docs/README.md in it.")
+    if (options.output / LARGE_FILES).is_file():
+        print(
+            f"models/{MODEL_NAME} is larger than the {ZOO_LIMIT / 1e6:.0f} MB that MONAI's model "
+            f"zoo takes: to hand it in there, upload the file, put its address into {LARGE_FILES} "
+            "and leave the file out. The Hugging Face hub takes it as it is."
+        )
 
 
 if __name__ == "__main__":

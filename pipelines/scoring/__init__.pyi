@@ -17,6 +17,7 @@ from .model_file import model_version as model_version
 from .model_file import read_model as read_model
 from .model_file import save_model as save_model
 from .packing import packed as packed
+from .packing import unpacked as unpacked
 from .predictor import Predictor as Predictor
 from .predictor import case_reference as case_reference
 from .scope import fit_scope as fit_scope

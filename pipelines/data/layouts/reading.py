@@ -62,7 +62,7 @@ def read_cohort(
     return dataclasses.replace(cohort, reason=reason)
 
 
-def is_plain(dataset_dir: str | Path) -> bool:
+def is_plain_folder(dataset_dir: str | Path) -> bool:
     """Whether images lie directly in a folder, and no layout says what they are."""
     root = Path(dataset_dir).expanduser()
     if not root.is_dir() or any(one().recognise(root) for one in LAYOUTS.values() if one.automatic):

@@ -15,72 +15,19 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from ignite.engine import Events
 
 from pipelines.batch import case_run as evaluation
 from pipelines.batch import writer as case_writer
-from pipelines.batch.case_run import CaseRun, CaseStore, Gathered
+from pipelines.batch.case_run import CaseRun, Gathered
 from pipelines.batch.writer import AHEAD
 from pipelines.data.cases import Case
-from pipelines.data.datasets import CaseDataset, case_loader
-from pipelines.data.slices import CaseLoader
 from pipelines.outputs.examples import Example
 from pipelines.scoring import cases as scoring
-from pipelines.scoring.cases import CaseEvaluator, ScoredCase, ScoreSlices
-from pipelines.scoring.model_file import MODEL_NAME, load_scorer, read_model
+from pipelines.scoring.cases import ScoredCase
 
 WriteVolume = Callable[..., Path]
-WriteModel = Callable[..., dict[str, Any]]
 MakeRun = Callable[..., CaseRun]
-
-
-@pytest.fixture
-def make_run(write_model: WriteModel, tmp_path: Path) -> MakeRun:
-    """Builds a run over cases as a new process would, writing into ``out``."""
-    write_model()
-
-    def make(cases: list[Case], per_batch: int = 1, workers: int = 0, **kwargs: Any) -> CaseRun:
-        options = kwargs.pop("loader", {})
-        models = kwargs.pop("models", "models")
-        dataset = CaseDataset(cases, CaseLoader(32, with_baselines=True, **options))
-        loader = case_loader(dataset, per_batch, workers)
-        evaluator = CaseEvaluator(
-            load_scorer(read_model(tmp_path / models)),
-            ScoreSlices(4),
-            device=torch.device("cpu"),
-            val_data_loader=loader,
-        )
-        folder = tmp_path / kwargs.pop("folder", "out")
-        return CaseRun(evaluator, loader, str(folder), str(tmp_path / models), **kwargs)
-
-    return make
-
-
-@pytest.fixture
-def volumes(write_volume: WriteVolume) -> list[Case]:
-    """Six volumes with a lesion in slice 2; unlike scores and sizes."""
-    mask = np.zeros((24, 24, 4), dtype=np.uint8)
-    mask[6:12, 6:12, 2] = 1
-    lesion = write_volume("lesion", mask)
-    return [
-        Case(f"v{n}", f"p{n}", (write_volume(f"v{n}", shape=(24, 24, 4), seed=n),), mask=lesion)
-        for n in range(6)
-    ]
-
-
-@pytest.fixture
-def seen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the cases that were scored, in their order."""
-    names: list[str] = []
-    genuine = scoring.score_cases
-
-    def score(scorer: Any, samples: Any, *args: Any) -> list[ScoredCase]:
-        names.extend(sample.case.name for sample in samples)
-        return genuine(scorer, samples, *args)
-
-    monkeypatch.setattr(scoring, "score_cases", score)
-    return names
 
 
 def facts(example: Example) -> tuple[Any, ...]:
@@ -200,99 +147,6 @@ def test_a_half_written_result_does_not_count(
     seen.clear()
     assert_equal(make_run(volumes[:3]).run(), whole)
     assert seen == ["v1"]
-
-
-def test_another_model_file_invalidates_all(
-    make_run: MakeRun, volumes: list[Case], seen: list[str], write_model: WriteModel
-) -> None:
-    make_run(volumes[:2]).run()
-    seen.clear()
-    write_model("models", notes=["trained again"])
-    make_run(volumes[:2]).run()
-    assert seen == ["v0", "v1"]
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"save_maps": False},
-        {"save_panels": True},
-        {"further": (lambda scored, folder: [],)},
-        {"loader": {"min_lesion_pixels": 5}},
-        {"loader": {"normal_margin": 2}},
-    ],
-)
-def test_other_options_invalidate_all(
-    make_run: MakeRun, volumes: list[Case], seen: list[str], options: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(case_writer, "save_panels", lambda path, examples: [])
-    make_run(volumes[:2]).run()
-    seen.clear()
-    make_run(volumes[:2], **options).run()
-    assert seen == ["v0", "v1"]
-
-
-@pytest.mark.parametrize(
-    "file", ["maps/v1_anomaly.nii.gz", "maps/v1_mask.nii.gz", "panels/v1.png", "cases/v1.npz"]
-)
-@pytest.mark.parametrize("how", ["lost", "damaged"])
-def test_what_is_lost_or_damaged_is_made_again(
-    make_run: MakeRun, volumes: list[Case], seen: list[str], tmp_path: Path, file: str, how: str
-) -> None:
-    path = tmp_path / "out" / file
-    make_run(volumes[:2], save_panels=True).run()
-    whole = path.read_bytes()
-    seen.clear()
-    if how == "lost":
-        path.unlink()
-    else:
-        path.write_bytes(whole[:-9] + bytes(9))
-    make_run(volumes[:2], save_panels=True).run()
-    assert seen == ["v1"]
-    assert len(path.read_bytes()) == len(whole)
-
-
-@pytest.mark.parametrize("what", ["mask", "time", "label", "channels", "patient"])
-def test_a_changed_case_is_scored_again(
-    make_run: MakeRun, volumes: list[Case], seen: list[str], what: str, tmp_path: Path
-) -> None:
-    volumes = volumes[:2]
-    make_run(volumes, save_maps=False).run()
-    case = volumes[1]
-    if what == "time":
-        os.utime(case.images[0], ns=(1, 1))
-    else:
-        new: dict[str, Any] = {"mask": None, "label": 0, "channels": (0,), "patient": "other"}
-        volumes[1] = replace(case, **{what: new[what]})
-    seen.clear()
-    gathered = make_run(volumes, save_maps=False).run()
-    assert seen == ["v1"]
-    if what == "patient":
-        assert {row.patient for row in gathered.rows} == {"p0", "other"}
-
-
-def test_files_in_a_folder_count_each(volumes: list[Case], tmp_path: Path) -> None:
-    model = tmp_path / MODEL_NAME
-    model.write_bytes(b"weights")
-    series = tmp_path / "series"
-    series.mkdir()
-    (series / "1.dcm").write_bytes(b"one")
-    case = Case("s", "p", (series,))
-    store = CaseStore(tmp_path / "cases", model)
-    stamps = [store.stamp(case)]
-    (series / "2.dcm").write_bytes(b"two")
-    stamps.append(store.stamp(case))
-    os.utime(series / "1.dcm", ns=(1, 1))
-    stamps.append(store.stamp(case))
-    stamps.append(CaseStore(tmp_path / "cases", model, ("other",)).stamp(case))
-    model.write_bytes(b"Weights")
-    stamps.append(CaseStore(tmp_path / "cases", model).stamp(case))
-    assert len(set(stamps)) == 5
-    other = replace(case, series_uid="1.2.3")
-    assert CaseStore(tmp_path / "cases", model).stamp(other) not in stamps
-    missing = replace(case, images=(tmp_path / "gone.nii.gz",))
-    assert not store.done(missing)
 
 
 def spoil(write_volume: WriteVolume, tmp_path: Path) -> list[Case]:

@@ -124,6 +124,23 @@ def test_other_data_are_evaluated_whole(cohort: Cohort) -> None:
     assert not any("left out" in note for note in evaluated.notes)
 
 
+@pytest.mark.parametrize("normal", [True, False])
+def test_a_test_part_with_normal_cases_is_evaluated_alone(normal: bool, tmp_path: Path) -> None:
+    """The training images of another model's folder are not for testing this one."""
+    for name in ("train/normal/a", "train/normal/b", "test/normal/c", "test/anomalous/d"):
+        path = tmp_path / "set" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    if not normal:
+        (tmp_path / "set" / "test" / "normal" / "c.png").unlink()
+    nothing: dict[str, list[str]] = {"train": [], "calibration": [], "test": []}
+    model = {"notes": [], "modalities": ["image"], "split": nothing, "volumetric": False}
+    evaluated = open_data_like(model, str(tmp_path / "set"))
+    assert names(evaluated) == ({"c", "d"} if normal else {"a", "b", "d"})
+    told = [note for note in evaluated.notes if "not for testing" in note]
+    assert [note.split()[0] for note in told] == (["2"] if normal else [])
+
+
 def test_every_case_but_the_model_s_own_is_evaluated(cohort: Cohort) -> None:
     opened = open_data("set")
     model = model_of(opened)
@@ -132,7 +149,7 @@ def test_every_case_but_the_model_s_own_is_evaluated(cohort: Cohort) -> None:
     evaluated = open_data_like(model, "set")
     assert names(evaluated) == {case.name for case in cohort.cases} - own
     skipped = [note for note in evaluated.notes if "left out" in note]
-    told = "cases are left out: the model has seen them, or the split says so."
+    told = "cases are left out: the model has seen them, or they are not for testing."
     assert len(own) > 10 and skipped == [f"{len(own)} {told}"]
 
 

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from monai.bundle import ckpt_export
 from torch import Tensor
 
 from networks import AnomalyScorer
-from pipelines.common.options import find_mistake
 from pipelines.export import formats as export
-from pipelines.export.formats import FORMATS, ParityError, check_parity, export_model, main
+from pipelines.export.formats import FORMATS, ParityError, export_model, main
 from pipelines.export.parity import compare, probe_context, probe_images
 from pipelines.scoring.model_file import load_scorer, read_model, save_model
 from transforms.errors import InputError
@@ -222,27 +220,6 @@ def test_the_command_ends_in_one_line(
     (line,) = told.out.splitlines()
     assert output.is_file() and told.err == ""
     assert str(output) in line and "24 images in batches of 1, 2, 5" in line
-
-
-def test_monai_exports_the_whole_scorer(model: Path, tmp_path: Path) -> None:
-    bundle = ROOT / "bundles" / "aeflow"
-    options: dict[str, Any] = {
-        "net_id": "network_def",
-        "filepath": str(tmp_path / "model.ts"),
-        "ckpt_file": str(model / "model.pt"),
-        "meta_file": str(bundle / "metadata.json"),
-        "config_file": str(bundle / "export.json"),
-        "key_in_ckpt": "model",
-    }
-    with pytest.raises(RuntimeError) as caught:
-        ckpt_export(**options)
-    assert "give --ckpt_dir" in str(find_mistake(caught.value))
-    ckpt_export(**options, ckpt_dir=str(model))
-    module = torch.jit.load(tmp_path / "model.ts")
-    scorer = load_scorer(read_model(model))
-    with torch.no_grad():
-        assert check_parity(scorer, module, (32, 32)).agrees
-    assert float(module.calibration.threshold) == float(scorer.calibration.threshold)
 
 
 @pytest.mark.gpu

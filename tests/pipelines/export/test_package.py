@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.bundle import verify_net_in_out
 
 from pipelines.data.cases import Case
 from pipelines.data.cohort import PHANTOM_NOTE
@@ -61,9 +60,10 @@ def test_the_layout_is_that_of_the_model_zoo(models: Path, tmp_path: Path) -> No
     assert (out / "pipelines" / "report" / "templates" / "report.html.j2").is_file()
     assert (out.stat().st_mode & 0o777, (out / "LICENSE").stat().st_mode & 0o444) == (0o755, 0o444)
     readme = (out / "docs" / "README.md").read_text()
-    assert readme.startswith((BUNDLE / "docs" / "README.md").read_text())
+    before, run, after = (BUNDLE / "docs" / "README.md").read_text().partition("## How to run it")
+    assert readme.startswith(before) and readme.endswith(after[after.index("## Intended use") :])
+    assert run not in readme and "bundles/aeflow" not in readme and "{" not in readme
     assert "the names of the 4 cases" in readme and "from volumes of flair" in readme
-    assert "{" not in readme.split("## This package")[1]
     for path in out.rglob("*"):
         assert path.name[0] != "." and path.suffix != ".pyc", path
         assert "__pycache__" not in path.parts and "tests" not in path.relative_to(out).parts
@@ -128,22 +128,6 @@ def test_metadata_tell_channels_and_labels() -> None:
     colours = {"config": {"in_channels": 3}, "modalities": ["image"]}
     image = packaged_metadata(METADATA, colours)["network_data_format"]["inputs"]["image"]
     assert image["channel_def"] == {"0": "image 0", "1": "image 1", "2": "image 2"}
-
-
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_packaged_network_is_what_the_metadata_say(
-    channels: int, write_model: WriteModel, tmp_path: Path
-) -> None:
-    write_model(channels=channels, modalities=["flair", "t2"][:channels])
-    package_bundle(BUNDLE, tmp_path / "models", tmp_path / "out")
-    configs = tmp_path / "out" / "configs"
-    verify_net_in_out(
-        net_id="network_def",
-        meta_file=str(configs / "metadata.json"),
-        config_file=str(configs / "inference.json"),
-        device="cpu",
-        ckpt_dir=str(tmp_path / "out" / "models"),
-    )
 
 
 @pytest.mark.parametrize("what", ["file", "filled", "inside", "bundle", "model"])
