@@ -16,7 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, track
+from pipelines.common import EpochSampler, counted, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
@@ -61,9 +61,10 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         counts = [len(one[Keys.IMAGE]) for one in found]
         if not any(counts):
             raise InputError(
-                f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
-                f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
-                f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
+                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. A slice is "
+                f"normal when it shows no lesion, lies in slice_range {transform.slice_range} and "
+                f"the body fills at least {transform.min_body_fraction:.0%} of it; loosen these "
+                "options."
             )
         self.images = torch.cat([one[Keys.IMAGE] for one in found])
         self.context = {

@@ -1,8 +1,11 @@
 from .bootstrap import RESAMPLES as RESAMPLES
-from .bootstrap import Figure as Figure
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
-from .bootstrap import told_figure as told_figure
+from .figure import LEAST_PATIENTS as LEAST_PATIENTS
+from .figure import Figure as Figure
+from .figure import class_patients as class_patients
+from .figure import told_figure as told_figure
+from .figure import too_few as too_few
 from .image import image_metrics as image_metrics
 from .matching import SHARPNESS_TOLERANCE as SHARPNESS_TOLERANCE
 from .matching import matched_auroc as matched_auroc

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from networks import part_column
+from pipelines.common import counted
 from pipelines.metrics import ScoreRow, told_figure
 
 MOST_ROWS = 500
@@ -84,11 +85,11 @@ class Table:
 
 
 def tell(figure: Any) -> Cell:
-    """A figure ``{"value": ..., "ci95": ...}`` with its interval."""
+    """A figure, see `Figure.as_dict`, with its interval, or with why it is none."""
     if not isinstance(figure, Mapping) or figure.get("value") is None:
         return Cell("–")
-    remark = "no interval: too few patients" if figure.get("ci95") is None else ""
-    return Cell(told_figure(figure), remark)
+    remark = figure.get("note") or ("no interval" if figure.get("ci95") is None else "")
+    return Cell(told_figure({**figure, "note": ""}), remark)
 
 
 def difference(figure: Any) -> Cell:
@@ -231,7 +232,7 @@ def score_table(rows: Sequence[ScoreRow]) -> Table | None:
     columns = [n for n in (*ROW_COLUMNS, *parts) if any(row.get(n, "") != "" for row in cells)]
     if not any(row.slice for row in rows):  # pictures have none
         columns = [name for name in columns if name != "slice"]
-    caption = f"All {len(rows)} rows of scores.csv, the highest scores first"
+    caption = f"{counted(len(rows), 'row')} of scores.csv, the highest scores first"
     if len(rows) > MOST_ROWS:
         caption = (
             f"The {MOST_ROWS} rows with the highest scores; {len(rows) - MOST_ROWS} more lie in "

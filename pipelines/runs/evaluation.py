@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
-from pipelines.common import write_json
+from pipelines.common import counted, write_json
 from pipelines.data import Data
 from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
@@ -122,26 +122,28 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
 
 
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that are defined, and the AUROC of each baseline, by name."""
-    figures = {
-        name: content["value"]
-        for name, content in metrics.items()
-        if isinstance(content, dict) and isinstance(content.get("value"), (int, float))
-    }
+    """The numbers that are figures, and the AUROC of each baseline, by name.
+
+    A number over too few patients stays out: a run's metrics have no place for its note.
+    """
+    found = {name: content for name, content in metrics.items() if isinstance(content, dict)}
     for name, content in metrics["baselines"].items():
-        if content["image_auroc"]["value"] is not None:
-            figures[f"baseline_{name}_auroc"] = content["image_auroc"]["value"]
-    return figures
+        found[f"baseline_{name}_auroc"] = content["image_auroc"]
+    return {
+        name: content["value"]
+        for name, content in found.items()
+        if isinstance(content.get("value"), (int, float)) and not content.get("note")
+    }
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:
     """Figures and baselines, line by line."""
     counts = ", ".join(
-        f"{int(metrics[name]['value'])} {what}"
+        counted(int(metrics[name]["value"]), what)
         for name, what in (
-            ("n_normal", "normal images"),
-            ("n_anomalous", "anomalous images"),
-            ("n_patients", "patients"),
+            ("n_normal", "normal image"),
+            ("n_anomalous", "anomalous image"),
+            ("n_patients", "patient"),
         )
     )
     lines = [f"Evaluated on {counts}"]

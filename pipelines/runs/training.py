@@ -20,6 +20,7 @@ from networks.scope import Scope
 from pipelines.batch import CaseRun
 from pipelines.common import (
     FolderLock,
+    counted,
     executed_config,
     installed_version,
     plain_options,
@@ -50,7 +51,7 @@ SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
 
 LABELLED_NOTE = (
-    "Trained with {} labelled anomalous cases beside the normal ones: what is like them is found "
+    "Trained with {} beside the normal ones: what is like them is found "
     "more surely, and figures on anomalies of their source say little about others."
 )
 
@@ -151,7 +152,8 @@ class Training(Evaluation):
             InputError: when the run could not end well.
         """
         self.config = executed_config()
-        labels = LABELLED_NOTE.format(len(self.labelled)) if self.labelled else None
+        count = counted(len(self.labelled), "labelled anomalous case")
+        labels = LABELLED_NOTE.format(count) if self.labelled else None
         for note in filter(None, (self.calibrator.check(), labels)):
             self.notes.append(note)
             logger.warning("Note: %s", note)

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.summary import summarize
+from pipelines.metrics.verdict import verdict
 from pipelines.report import ReportContent, page, write_report
 
 HOSTILE = "<script>alert('case')</script>"
@@ -81,6 +84,18 @@ def test_one_class_alone_has_no_curves(full_content: ReportContent, tmp_path: Pa
     rows = [row for row in full_content.rows if row.label == 1]
     sections = Read(write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text())
     assert "roc" not in sections.sections
+
+
+def test_a_number_of_few_patients_is_marked(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [replace(row, patient=f"p{n % 4}") for n, row in enumerate(full_content.rows)]
+    metrics = summarize(
+        rows, PixelHistogram(), {}, threshold=1.5, pixel_threshold=2.0, volumetric=True
+    )
+    content = replace(full_content, rows=rows, metrics=metrics, verdict=verdict(metrics))
+    text = write_report(tmp_path, content).read_text()
+    told = f"<strong>{metrics['image_auroc']['value']:.3f}</strong> <span>2 patients: no figure"
+    assert told in text and "(2 patients: no figure).\n" in text
+    assert not re.search(r"\[\d\.\d{3}, \d", text) and "95 % bands over" not in text
 
 
 def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> None:
