@@ -20,4 +20,5 @@ from .rows import ScoreRow as ScoreRow
 from .shift import batch_notes as batch_notes
 from .summary import summarize as summarize
 from .verdict import Verdict as Verdict
+from .verdict import missing_for_evaluation as missing_for_evaluation
 from .verdict import verdict as verdict

@@ -15,7 +15,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from pipelines.common import counted, replacing, writable_folder
-from pipelines.metrics import Figure, ScoreRow, class_patients, told_figure, too_few
+from pipelines.metrics import (
+    Figure,
+    ScoreRow,
+    class_patients,
+    missing_for_evaluation,
+    told_figure,
+    too_few,
+)
 from pipelines.outputs import (
     MAP_RANGE,
     Example,
@@ -34,6 +41,7 @@ from pipelines.report.tables import (
     patient_table,
     score_table,
     stability_table,
+    synthetic_table,
     tell,
 )
 from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
@@ -45,6 +53,7 @@ GROUPS = {
     "missed": "Worst misses: anomalous and not flagged, the lowest scores",
     "false alarm": "Worst false alarms: normal and flagged, the highest scores",
     "scored": "Highest scores among images of unknown label",
+    "held-out normal": "Held-out normal images of the calibration, the highest scores",
 }
 
 
@@ -97,6 +106,8 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
         measured=measured,
         counted=counted,
+        missing=missing_for_evaluation(metrics) if metrics else [],
+        synthetic=synthetic_table(metrics.get("synthetic_detection")),
         stability=stability_table(content.stability),
         curves=_curves(folder / "curves.png", content),
         regions=_regions(folder / "regions.png", content),
@@ -154,7 +165,9 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
     for row in content.rows:
         if row.level != "volume" and np.isfinite(row.score):
             groups[row.label].append(row.score)
-    if not any(groups.values()):
+    told = dict(zip(("normal", "anomalous", "unlabelled"), groups.values(), strict=True))
+    told["held-out normal"] = list(content.held_out)
+    if not any(told.values()):
         return None
     save_histogram(
         path,
@@ -162,15 +175,15 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         groups[1],
         content.threshold,
         unlabelled=groups[None],
-        reference=content.quantiles,
+        held_out=content.held_out,
+        reference=() if content.held_out else content.quantiles,
     )
-    told = [
+    words = "; ".join(
         f"{counted(len(scores), f'{name} image')}, median score {np.median(scores):.2f}"
-        for name, scores in zip(("normal", "anomalous", "unlabelled"), groups.values(), strict=True)
+        for name, scores in told.items()
         if scores
-    ]
-    alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
-    return _picture(path, alt)
+    )
+    return _picture(path, f"Histogram of scores: {words}; threshold {content.threshold:.2f}.")
 
 
 def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:

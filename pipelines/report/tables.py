@@ -9,7 +9,7 @@ from typing import Any
 
 from networks import part_column
 from pipelines.common import counted
-from pipelines.metrics import ScoreRow, told_figure
+from pipelines.metrics import ScoreRow, told_figure, too_few
 
 MOST_ROWS = 500
 """Rows of ``scores.csv`` that the page shows."""
@@ -54,6 +54,7 @@ ROW_COLUMNS = (
     "case", "level", "slice", "label", "score", "score_std", "percentile", "p_value", "flagged",
 )  # fmt: skip
 LABELS = {0: "normal", 1: "anomalous"}
+_OF_A_PATIENT = {"image_auroc": "AUROC", "dice_at_threshold": "Dice"}
 
 
 @dataclass(frozen=True)
@@ -123,25 +124,19 @@ def patient_table(metrics: Mapping[str, Any]) -> Table | None:
     if not patients:
         return None
     patients.sort(key=lambda one: (one["image_auroc"] is None, one["image_auroc"] or 0.0))
+    names = ["n_normal", "n_anomalous", "flagged", *_of_any(patients, _OF_A_PATIENT)]
     rows = [
-        (
-            str(number),
-            [
-                Cell(str(one["n_normal"])),
-                Cell(str(one["n_anomalous"])),
-                Cell(str(one["flagged"])),
-                Cell(_plain(one["image_auroc"])),
-                Cell(_plain(one["dice_at_threshold"])),
-            ],
-        )
+        (str(number), [Cell(_plain(one[name])) for name in names])
         for number, one in enumerate(patients[:MOST_ROWS], start=1)
     ]
-    heads = ["patient", "normal images", "anomalous images", "flagged", "AUROC", "Dice"]
-    return Table("Patients, the lowest AUROC first, numbered anew", heads, rows)
+    heads = ["patient", "normal images", "anomalous images", "flagged"]
+    heads += [_OF_A_PATIENT[name] for name in names[3:]]
+    order = "the lowest AUROC first, " if "image_auroc" in names else ""
+    return Table(f"Patients, {order}numbered anew", heads, rows)
 
 
 def _ranking_table(metrics: Mapping[str, Any]) -> Table | None:
-    if "image_auroc" not in metrics:
+    if not _known(metrics, RANKING):
         return None
     baselines = metrics.get("baselines") or {}
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
@@ -222,6 +217,29 @@ def _steadiness(stability: Sequence[Mapping[str, Any]], shifts: Sequence[str]) -
     )
 
 
+def synthetic_table(found: Mapping[str, Any] | None) -> Table | None:
+    """How many synthetic anomalies are flagged, kind by kind and size by size."""
+    if not found:
+        return None
+    cells: dict[str, list[Cell]] = {}
+    for row in found["rows"]:
+        told = Cell("–", "none shows")
+        if row["n"]:
+            told = Cell(f"{100 * row['flagged']:.0f} %", f"AUROC {row['auroc']:.2f}, n {row['n']}")
+        cells.setdefault(row["kind"], []).append(told)
+    practised = {kind: Cell("yes" if kind in found["practised"] else "no") for kind in cells}
+    sizes = [f"{name}, {low} to {high} px" for name, (low, high) in found["diameters"].items()]
+    of = f"{counted(found['images'], 'held-out normal image')} of the calibration"
+    few = too_few(found["patients"])
+    without = f"{100 * found['flagged_without']:.0f} % of them are{f' ({few})' if few else ''}"
+    return Table(
+        f"Share flagged of {of} with one synthetic anomaly each, by its kind and diameter; without "
+        f"it {without}. AUROC: against the same images without it; n: images in which it shows",
+        ["kind", *sizes, "practised in pre-training"],
+        [(kind, [*own, practised[kind]]) for kind, own in cells.items()],
+    )
+
+
 def score_table(rows: Sequence[ScoreRow]) -> Table | None:
     """The rows with the highest scores; patients are left out."""
     if not rows:
@@ -263,7 +281,14 @@ def _entry(row: Mapping[str, Any], name: str) -> str:
     return f"{float(value):.2f}" if isinstance(value, float) else str(value)
 
 
+def _of_any(patients: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Those of the figures that some patient has."""
+    return [name for name in names if any(one[name] is not None for one in patients)]
+
+
 def _plain(value: float | None) -> str:
+    if isinstance(value, int):
+        return str(value)
     return "–" if value is None else f"{value:.3f}"
 
 

@@ -84,11 +84,16 @@ class Evaluation(Session):
             "target_fpr": {"value": float(scorer.calibration.target_fpr), "ci95": None},
             "about": self.about,
             "notes": self.notes,
+            **self._further(),
         }
         judged = verdict(metrics)
         self.verdict, metrics["verdict"] = judged, judged._asdict()
         write_json(self.output_dir / "metrics.json", metrics)
         return metrics
+
+    def _further(self) -> dict[str, Any]:
+        """What else ``metrics.json`` tells; nothing is judged by it."""
+        return {}
 
     def _subject(self) -> dict[str, Any]:
         return {"cases": len(self.case_run.dataset)}
@@ -137,7 +142,7 @@ def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:
-    """Figures and baselines, line by line."""
+    """Figures and baselines that are defined, line by line."""
     counts = ", ".join(
         counted(int(metrics[name]["value"]), what)
         for name, what in (
@@ -147,13 +152,14 @@ def told_figures(metrics: Mapping[str, Any]) -> list[str]:
         )
     )
     lines = [f"Evaluated on {counts}"]
-    lines += [f"  {name:<22}{_figure(metrics[name])}" for name in TOLD if name in metrics]
-    return lines + [
-        f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
-        f"{_figure(content['difference'])}"
-        for name, content in metrics["baselines"].items()
+    lines += [
+        f"  {name:<22}{told_figure(metrics[name])}"
+        for name in TOLD
+        if name in metrics and metrics[name]["value"] is not None
     ]
-
-
-def _figure(figure: Mapping[str, Any]) -> str:
-    return "not defined here" if figure["value"] is None else told_figure(figure)
+    return lines + [
+        f"  baseline {name:<13}{told_figure(content['image_auroc'])} image_auroc, ours minus it "
+        f"{told_figure(content['difference'])}"
+        for name, content in metrics["baselines"].items()
+        if content["image_auroc"]["value"] is not None
+    ]

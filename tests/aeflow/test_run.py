@@ -64,8 +64,18 @@ def test_a_plain_folder_of_images_is_enough(
     trained = aeflow.train(folder, preset=None, **TINY)
     assert "all are taken as normal" in capsys.readouterr().out
     assert trained.metrics["verdict"]["text"].startswith("Not to be judged: there is no anomalous")
-    again = aeflow.train(folder, preset=None, **TINY | {"seed": 1})
+    page = trained.report.read_text()
+    for section in ("missing", "synthetic", "histogram", "panels"):
+        assert f'<h2 id="{section}">' in page
+    assert "Held-out normal images of the calibration" in page and "Grey are the 2" in page
+    assert "small, 2 to 4 px" in page and "of 5 patients at least; there are none" in page
+    found = trained.metrics["synthetic_detection"]
+    assert found["images"] == 2 and len(found["rows"]) == 27
+    untested = TINY | {"seed": 1, "fractions": [0.8, 0.2, 0.0]}
+    again = aeflow.train(folder, preset=None, **untested)
     assert (again.ckpt_dir / "previous.pt").is_file()
+    assert again.metrics["n_normal"]["value"] == 0 and again.metrics["synthetic_detection"]
+    assert '<h2 id="histogram">' in again.report.read_text()
 
 
 def test_what_is_plain(tmp_path: Path) -> None:

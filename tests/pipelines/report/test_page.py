@@ -98,6 +98,34 @@ def test_a_number_of_few_patients_is_marked(full_content: ReportContent, tmp_pat
     assert not re.search(r"\[\d\.\d{3}, \d", text) and "95 % bands over" not in text
 
 
+def test_normals_alone_have_a_page(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [row for row in full_content.rows if row.label == 0]
+    metrics = summarize(
+        rows, PixelHistogram(), {}, threshold=1.5, pixel_threshold=2.0, volumetric=True
+    )
+    shown = replace(full_content.examples[0], kind="held-out normal")
+    tried = [{"kind": "haze", "size": "small", "n": 9, "flagged": 0.5, "auroc": 0.75}]
+    tried += [{"kind": "tissue", "size": "small", "n": 0, "flagged": None, "auroc": None}]
+    metrics["synthetic_detection"] = {
+        "images": 9, "patients": 3, "flagged_without": 0.1, "diameters": {"small": [2, 4]},
+        "practised": ["haze"], "rows": tried, "caveat": "Nothing sure.",
+    }  # fmt: skip
+    content = replace(
+        full_content, rows=rows, metrics=metrics, verdict=verdict(metrics), examples=[shown],
+        held_out=[0.1, 0.2, 2.0],
+    )  # fmt: skip
+    text = write_report(tmp_path, content).read_text()
+    sections = Read(text).sections
+    assert sections.index("missing") < sections.index("figures") < sections.index("synthetic")
+    assert "anomalous test images of 5 patients at least; there are none" in text
+    assert "<td>50 % <small>AUROC 0.75, n 9</small></td>" in text and "none shows" in text
+    assert "10 % of them are (3 patients: no figure)" in text and "Nothing sure." in text
+    assert "3 held-out normal images, median score 0.20" in text
+    assert "Held-out normal images of the calibration, the highest scores" in text
+    assert "ranking by" not in text and "trivial scores</h2>" not in text
+    assert '<th scope="col">Dice</th>' not in text  # of no patient
+
+
 def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> None:
     volume = replace(full_content.rows[0], level="volume", score=99.0, percentile=None)
     judged = page.judged_images([*full_content.rows, volume])
