@@ -106,7 +106,10 @@ def test_only_patients_with_a_pair_make_a_figure() -> None:
     key[9::2] += 4  # six anomalous images without a normal one that is alike
     found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
     assert found.as_dict()["note"] == "4 patients: no figure" and found.figure.ci95 is None
-    key[9] -= 4
+    key[9] = 0  # a fifth anomalous one, like four normal ones
+    found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
+    assert found.as_dict()["note"] == "4 patients: no figure"
+    key[8] = 0
     assert not matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20)).figure.note
 
 
