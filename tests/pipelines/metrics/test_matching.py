@@ -107,8 +107,9 @@ def test_only_patients_with_a_pair_make_a_figure() -> None:
     found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
     assert found.as_dict()["note"] == "4 patients: no figure" and found.figure.ci95 is None
     key[9] = 0  # a fifth anomalous one, like four normal ones
-    found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
-    assert found.as_dict()["note"] == "4 patients: no figure"
+    for swapped in (labels, 1 - labels):
+        found = matched_auroc(swapped, key, key=key, tolerance=0, patients=np.arange(20))
+        assert found.as_dict()["note"] == "4 patients: no figure"
     key[8] = 0
     assert not matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20)).figure.note
 
