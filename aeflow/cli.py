@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from aeflow.commands import BUNDLE, COMMANDS, PRESETS, Command, bundle_line
+from aeflow.commands import BUNDLE, COMMANDS, PRESETS, Command
 from pipelines.common import installed_version, paragraph
 from transforms.errors import InputError
 
@@ -111,17 +111,13 @@ def _guarded(name: str, words: Sequence[str]) -> int:
 
 
 def _run(name: str, command: Command, words: Sequence[str]) -> None:
-    from aeflow.run import chosen_preset, run_bundle, suited
+    from aeflow.run import run_command
     from pipelines.common import check_values
 
     given = options_of(name, command, words)
     preset = given.pop("preset", None)
     check_values(given)
-    preset = chosen_preset(preset)
-    if name == "train":
-        given = suited(given)
-    print(f"The same: {bundle_line(command, command.config_files(preset), given)}", flush=True)
-    run_bundle(command, preset, given)
+    run_command(command, given, preset)
 
 
 def options_of(name: str, command: Command, words: Sequence[str]) -> dict[str, Any]:
@@ -158,7 +154,7 @@ def _parser(name: str, command: Command, wants_help: bool) -> Parser:
     if name == "train":
         parser.add_argument(
             "--preset", choices=("auto", *PRESETS), default="auto",
-            help="gpu or paper; by default gpu where there is one",
+            help="how much to do; auto is standard, with a GPU's settings on a GPU",
         )  # fmt: skip
     for option, default in command.defaults.items():
         told = _told(option, default) if wants_help else None

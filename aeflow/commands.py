@@ -14,8 +14,8 @@ from pipelines.common import plain_options
 BUNDLE = Path(__file__).parents[1] / "bundles" / "aeflow"
 """The configs: in a checkout and beside an installed package alike."""
 
-PRESETS = ("gpu", "paper")
-"""Configs that go on top of ``train.json``."""
+PRESETS = ("quick", "standard", "best", "gpu", "paper")
+"""Ways to train; see `config_names`."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,28 @@ class Command:
         options = {n: v for n, v in plain_options(config).items() if str(v)[:1] != "@"}
         return {**options, **self.folders}
 
-    def config_files(self, preset: str | None = None) -> list[str]:
-        """The config, and the one that a preset lays over it."""
-        names = [self.config, *([preset] if preset else [])]
-        return [str(BUNDLE / f"{name}.json") for name in names]
+    def config_files(self, on_top: Sequence[str] = ()) -> list[str]:
+        """The config, and others of the bundle that lie over it."""
+        return [str(BUNDLE / f"{name}.json") for name in (self.config, *on_top)]
+
+
+def config_names(preset: str, gpu: bool, volumetric: bool) -> tuple[str, ...]:
+    """The bundle's configs that a preset lays over ``train.json``.
+
+    Args:
+        preset: one of `PRESETS`; ``auto`` stands for ``standard``.
+        gpu: whether a GPU computes.
+        volumetric: whether the data are volumes.
+
+    Example:
+        >>> config_names("standard", gpu=True, volumetric=True)
+        ('gpu', 'gpu_volumes')
+    """
+    if preset in ("quick", "gpu", "paper"):
+        return (preset,)
+    if preset != "best" and not gpu:
+        return ()
+    return ("gpu", "gpu_volumes") if volumetric else ("gpu",)
 
 
 _MODELS = {"ckpt_dir": "models"}

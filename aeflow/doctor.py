@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import platform
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import torch
 
 from aeflow.run import suited
-from networks.conformal import supported_rate
+from networks.conformal import patients_needed, supported_rate
 from pipelines.common import installed_version
 from pipelines.data import Data, open_data
 
@@ -23,7 +24,7 @@ OPTIONAL = {
 }
 
 FEW_IMAGES = 100
-"""Normal training images below which a network learns little."""
+"""Normal training pictures below which a network learns little."""
 
 GIB = 2**30
 
@@ -48,11 +49,13 @@ def main(words: Sequence[str]) -> None:
 
 def machine() -> list[str]:
     """What is installed, and what there is to compute with."""
-    free = shutil.disk_usage(Path.cwd()).free / GIB
+    memory = free_memory()
+    free = f"{shutil.disk_usage(Path.cwd()).free / GIB:.0f} GiB of disk free here"
     lines = [
         f"Python {platform.python_version()}; "
         + ", ".join(f"{one} {installed_version(one) or 'missing'}" for one in PACKAGES),
-        f"{os.cpu_count()} processors, {_memory()}{free:.0f} GiB of disk free here",
+        f"{os.cpu_count()} processors, "
+        + (free if memory is None else f"{memory:.1f} GiB of memory free, {free}"),
     ]
     for number in range(torch.cuda.device_count()):
         found = torch.cuda.get_device_properties(number)
@@ -69,13 +72,6 @@ def machine() -> list[str]:
     return lines
 
 
-def _memory() -> str:
-    if "SC_AVPHYS_PAGES" not in os.sysconf_names:  # not on every system
-        return ""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{free / GIB:.1f} GiB of memory free, "
-
-
 def advice(data: Data, dataset_dir: str) -> list[str]:
     """What the data are fit for, and the command to begin with."""
     cohort, split = data.cohort, data.split
@@ -85,15 +81,44 @@ def advice(data: Data, dataset_dir: str) -> list[str]:
         f"{dataset_dir}: {len(cohort.cases)} {kind} in the layout {cohort.layout} "
         f"({', '.join(cohort.modalities)}); to train {normal}, to calibrate "
         f"{len(split.calibration)} of {held} patients, to test {len(split.test)}",
-        f"{held} patients support a false-positive rate of {supported_rate(held, 0.05):.3g} "
-        "(5 % needs 19, 1 % needs 99)",
+        *normals_told(data, 0.05),
     ]
-    if not cohort.volumetric and normal < FEW_IMAGES:
-        lines.append(f"{normal} normal pictures are few: expect little below {FEW_IMAGES}")
-    labels = {case.label for case in split.test} | {1 for case in split.test if case.mask}
-    if not split.test or labels == {0}:
-        lines.append("no anomalous test case: a training cannot say how well it finds any")
     gpu = torch.cuda.is_available()
     if not (gpu or cohort.volumetric):
         lines.append("pictures need a GPU for the best quality; the defaults here are a first look")
     return [*lines, f"Begin with: aeflow train {dataset_dir}"]
+
+
+def normals_told(data: Data, rate: float) -> list[str]:
+    """Whether there are normal images enough, known from the listing alone.
+
+    Args:
+        data: the data set.
+        rate: the false-positive rate that is wanted.
+    """
+    split = data.split
+    normal, held = len(split.train), len(split.patients("calibration"))
+    supported, needed = supported_rate(held, rate), patients_needed(rate)
+    patients = len(split.patients("train")) + held
+    lines = [f"{held} held-out normal patients support a false-positive rate of {supported:.3g}"]
+    if supported > rate:
+        lines[0] += (
+            f", which is taken; {rate:g} needs {needed}: some {math.ceil(needed * patients / held)}"
+            f" normal patients to train and calibrate, where there are {patients}"
+        )
+    if not data.cohort.volumetric and normal < FEW_IMAGES:
+        lines.append(f"{normal} normal pictures are few: expect little below {FEW_IMAGES}")
+    labels = {case.label for case in split.test} | {1 for case in split.test if case.mask}
+    if not split.test or labels == {0}:
+        lines.append("no anomalous test case: a training cannot say how well it finds any")
+    return lines
+
+
+def free_memory() -> float | None:
+    """Free memory in GiB; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = next(line for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    return int(found.split()[1]) / 2**20

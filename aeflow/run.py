@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aeflow.commands import COMMANDS, Command
+from aeflow.commands import COMMANDS, Command, bundle_line
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Finished:
         return self.output_dir / "report.html"
 
 
+PLANNING = "Looking at machine and data, and timing a few steps of the training."
 PLAIN = "Images lie directly in {}: all are taken as normal (--layout normals)."
 
 
@@ -43,14 +45,14 @@ def train(
 
     Args:
         dataset_dir: the data folder; None takes phantoms.
-        preset: ``gpu``, ``paper`` or None; ``auto`` takes ``gpu`` where there is one.
-        **options: by their names.
+        preset: ``quick``, ``standard``, ``best``, ``gpu``, ``paper``; ``auto`` stands for
+            ``standard``. None chooses nothing: the defaults of ``train.json`` hold.
+        **options: by their names; they beat what the preset chooses.
 
     Raises:
         InputError: for what the user can mend.
     """
-    given = suited({"dataset_dir": dataset_dir, **options} if dataset_dir else options)
-    return _run(COMMANDS["train"], given.pop("dataset_dir", None), chosen_preset(preset), given)
+    return _run(COMMANDS["train"], dataset_dir, options, preset)
 
 
 def evaluate(dataset_dir: str | Path, **options: Any) -> Finished:
@@ -59,7 +61,7 @@ def evaluate(dataset_dir: str | Path, **options: Any) -> Finished:
     Raises:
         InputError: for what the user can mend.
     """
-    return _run(COMMANDS["evaluate"], dataset_dir, None, options)
+    return _run(COMMANDS["evaluate"], dataset_dir, options)
 
 
 def predict(input: str | Path, **options: Any) -> Finished:
@@ -68,7 +70,7 @@ def predict(input: str | Path, **options: Any) -> Finished:
     Raises:
         InputError: for what the user can mend.
     """
-    return _run(COMMANDS["predict"], input, None, options)
+    return _run(COMMANDS["predict"], input, options)
 
 
 def calibrate(dataset_dir: str | Path, **options: Any) -> Finished:
@@ -77,16 +79,7 @@ def calibrate(dataset_dir: str | Path, **options: Any) -> Finished:
     Raises:
         InputError: for what the user can mend.
     """
-    return _run(COMMANDS["calibrate"], dataset_dir, None, options)
-
-
-def chosen_preset(preset: str | None) -> str | None:
-    """The preset itself, or for ``auto`` the one that suits this machine."""
-    if preset != "auto":
-        return preset
-    import torch  # slow
-
-    return "gpu" if torch.cuda.is_available() else None
+    return _run(COMMANDS["calibrate"], dataset_dir, options)
 
 
 def suited(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,7 +97,34 @@ def suited(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**options, "layout": "normals"}
 
 
-def run_bundle(command: Command, preset: str | None, options: Mapping[str, Any]) -> None:
+def run_command(command: Command, options: Mapping[str, Any], preset: str | None = None) -> None:
+    """Runs the bundle, a training by its plan, and prints the line that does the same.
+
+    Args:
+        command: what to run.
+        options: by name.
+        preset: of a training, see `train`.
+
+    Raises:
+        Exception: whatever MONAI or the bundle raises.
+    """
+    plan = None
+    if command is COMMANDS["train"]:
+        options = suited(options)
+        if preset is not None:
+            from aeflow.planning import make_plan  # slow
+
+            print(PLANNING, flush=True)
+            plan = make_plan(preset, options)
+            print(plan, flush=True)
+            options = plan.options
+    files = command.config_files(() if plan is None else plan.configs)
+    print(f"The same: {bundle_line(command, files, options)}", flush=True)
+    with nullcontext() if plan is None else plan.kept():
+        run_bundle(command, files, options)
+
+
+def run_bundle(command: Command, config_files: Sequence[str], options: Mapping[str, Any]) -> None:
     """Runs the bundle as ``python -m monai.bundle run`` does.
 
     Raises:
@@ -115,11 +135,14 @@ def run_bundle(command: Command, preset: str | None, options: Mapping[str, Any])
         warnings.filterwarnings("ignore", "parsing config_file", UserWarning)
         from monai.bundle import run  # slow
 
-        run(command.run_id, config_file=command.config_files(preset), **options)
+        run(command.run_id, config_file=list(config_files), **options)
 
 
 def _run(
-    command: Command, argument: str | Path | None, preset: str | None, options: Mapping[str, Any]
+    command: Command,
+    argument: str | Path | None,
+    options: Mapping[str, Any],
+    preset: str | None = None,
 ) -> Finished:
     from pipelines.common import find_mistake
     from transforms.errors import InputError
@@ -130,7 +153,7 @@ def _run(
     given = {name: str(v) if isinstance(v, Path) else v for name, v in given.items()}
     hook = sys.excepthook
     try:
-        run_bundle(command, preset, given)
+        run_command(command, given, preset)
     except Exception as error:
         mistake = find_mistake(error)
         if mistake is None or isinstance(error, InputError):

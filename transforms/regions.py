@@ -8,7 +8,7 @@ confidence make an atlas of the user's own normals, which stands in where none w
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -87,7 +87,11 @@ def lung_mask(image: Tensor) -> Tensor | None:
     return None if found is None else _to_size(found[None], image)[0]
 
 
-def lung_masks(images: Tensor, processes: int = 1) -> LungMasks:
+def lung_masks(
+    images: Tensor,
+    processes: int = 1,
+    shown: Callable[[Iterable[_Floats]], Iterable[_Floats]] = iter,
+) -> LungMasks:
     """Finds the lungs in all of many frontal chest radiographs.
 
     Where ``lung_mask`` finds none, or lungs of an unusual shape, the atlas of the others is fitted
@@ -96,6 +100,7 @@ def lung_masks(images: Tensor, processes: int = 1) -> LungMasks:
     Args:
         images: (N, 1, H, W) in [0, 1], air dark, of a kind: the atlas is made from them.
         processes: how many search at the same time; -1 takes one per processor.
+        shown: goes through the images to be searched, and may show how far it is.
 
     Returns:
         The masks, and which were found in the image alone.
@@ -104,7 +109,7 @@ def lung_masks(images: Tensor, processes: int = 1) -> LungMasks:
         InputError: if lungs are found in fewer than a quarter of the images.
     """
     run = Parallel(n_jobs=processes)
-    searched = run(delayed(_search)(plane) for plane in _to_grid(images))
+    searched = run(delayed(_search)(plane) for plane in shown(_to_grid(images)))
     planes = [z for z, _ in searched]
     found = {index: mask for index, (_, mask) in enumerate(searched) if mask is not None}
     if len(found) < _CONFIDENT_SHARE * len(images):

@@ -34,6 +34,7 @@ class Gathered:
         pixels: pixels of the anomaly maps.
         baseline_pixels: pixels of the maps of the trivial scores, by name.
         examples: the most telling slices.
+        thumbnails: a JPEG of each case, by its name.
         failures: the cases that could not be used.
     """
 
@@ -41,6 +42,7 @@ class Gathered:
     pixels: PixelHistogram
     baseline_pixels: dict[str, PixelHistogram]
     examples: list[Example]
+    thumbnails: dict[str, bytes]
     failures: list[FailedCase]
 
 
@@ -173,18 +175,21 @@ class CaseRun:
         baseline_pixels: dict[str, PixelHistogram] = defaultdict(PixelHistogram)
         keeper = ExampleKeeper()
         rows: list[ScoreRow] = []
+        thumbnails: dict[str, bytes] = {}
         failed = {one.case.name for one in failures}
         for case in cases:
             if case.name in failed:
                 continue
             result = load_result(store.path(case))
             rows.extend(result.rows)
+            thumbnails[case.name] = result.thumbnail
             pixels.merge(result.pixels)
             for name, trivial in result.baseline_pixels.items():
                 baseline_pixels[name].merge(trivial)
             for example in result.examples:
                 keeper.offer(example)
-        return Gathered(rows, pixels, dict(baseline_pixels), keeper.examples(), failures)
+        examples = keeper.examples()
+        return Gathered(rows, pixels, dict(baseline_pixels), examples, thumbnails, failures)
 
     def _write_failures(self, failures: Sequence[FailedCase]) -> None:
         path = self.output_dir / "failures.csv"

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from pipelines.common import replacing
 from pipelines.data import CaseSample
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
-from pipelines.outputs import Example
+from pipelines.outputs import Example, thumbnail
 from pipelines.scoring import ScoredCase, case_score
 
 BASELINE = "baseline "
@@ -31,12 +31,14 @@ class CaseResult:
         rows: rows of ``scores.csv``: one per slice and, for a volume, one for the whole of it.
         pixels: histogram of the anomaly map; of no patient where no mask is known.
         baseline_pixels: likewise of the maps of the trivial scores, by name.
+        thumbnail: a JPEG of the case.
         examples: slices that may be shown.
     """
 
     rows: list[ScoreRow]
     pixels: PixelHistogram
     baseline_pixels: dict[str, PixelHistogram]
+    thumbnail: bytes
     examples: list[Example] = field(default_factory=list)
 
 
@@ -48,7 +50,7 @@ def case_result(scored: ScoredCase, pixel_threshold: float) -> CaseResult:
     for name, maps in baseline_maps(scored).items():
         trivial[name] = PixelHistogram()
         _add_pixels(trivial[name], scored, maps)
-    return CaseResult(list(case_rows(scored)), pixels, trivial)
+    return CaseResult(list(case_rows(scored)), pixels, trivial, thumbnail(scored))
 
 
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
@@ -154,6 +156,7 @@ def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Pa
         "stamp": np.array(stamp),
         "files": np.array(json.dumps(files)),
         "rows": np.array(json.dumps([vars(row) for row in result.rows])),
+        "thumbnail": np.frombuffer(result.thumbnail, np.uint8),
     }
     trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
     for name, histogram in {"pixels": result.pixels, **trivial}.items():
@@ -172,6 +175,7 @@ def is_whole(path: Path, stamp: str) -> bool:
             files = json.loads(str(stored["files"]))
             return (
                 str(stored["stamp"]) == stamp
+                and "thumbnail" in stored  # those of earlier versions have none
                 and archive.testzip() is None
                 and all(_digest(path.parent.parent / file) == d for file, d in files.items())
             )
@@ -197,6 +201,7 @@ def load_result(path: Path) -> CaseResult:
                 name.removeprefix(BASELINE): PixelHistogram.from_state(_group(stored, name))
                 for name in trivial
             },
+            thumbnail=stored["thumbnail"].tobytes(),
             examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
         )
 

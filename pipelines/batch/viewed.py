@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import nibabel as nib
@@ -27,12 +28,19 @@ def viewer_volumes(cases: CaseRun, gathered: Gathered) -> list[ViewerVolume]:
     by_name = {case.name: case for case in cases.dataset.data}
     volumes = [row for row in gathered.rows if row.level == "volume"]
     highest = sorted(volumes, key=lambda row: -row.score)[:MOST_VIEWED]
-    return [_viewed(cases, by_name[row.case], row) for row in highest]
+    scores: dict[str, dict[int, float]] = defaultdict(dict)
+    for row in gathered.rows:
+        if row.slice is not None:
+            scores[row.case][row.slice] = row.score
+    return [_viewed(cases, by_name[row.case], row, scores[row.case]) for row in highest]
 
 
-def _viewed(cases: CaseRun, case: Case, row: ScoreRow) -> ViewerVolume:
+def _viewed(
+    cases: CaseRun, case: Case, row: ScoreRow, slice_scores: dict[int, float]
+) -> ViewerVolume:
     image = read_case(case.images, case.channels, resample=True, series_uid=case.series_uid)
     mask = None if case.mask is None else read_mask(case.mask, image)
+    read: Any = cases.dataset.read
     written: Any = nib.load(cases.output_dir / "maps" / f"{case.name}_anomaly.nii.gz")
     return ViewerVolume(
         name=case.name,
@@ -41,6 +49,8 @@ def _viewed(cases: CaseRun, case: Case, row: ScoreRow) -> ViewerVolume:
         mask=None if mask is None else mask.as_tensor()[0].bool().numpy(),
         affine=np.asarray(image.affine, dtype=np.float64),
         caption=_caption(row),
+        slice_scores=slice_scores,
+        slice_axis=read.parameters["axis"],
     )
 
 

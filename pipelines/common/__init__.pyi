@@ -20,6 +20,7 @@ from .progress import ProgressFile as ProgressFile
 from .progress import duration as duration
 from .progress import quieten as quieten
 from .progress import track as track
+from .schema import STRIDE as STRIDE
 from .schema import Options as Options
 from .schema import check_values as check_values
 from .schema import require_part as require_part

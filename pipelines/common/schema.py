@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -26,17 +27,23 @@ LONGEST_PATH, LONGEST_PART = 4095, 255
 STRIDE = 16
 """Sides of the network's input are multiples of this."""
 
+FILLINGS = (
+    "opacity", "haze", "flattened", "reticular", "darkening", "blurred", "foreign", "tissue",
+    "deformed",
+)  # fmt: skip
+"""Names that `transforms.fillings` knows; here, as are others below, since importing it is slow."""
+
 
 @dataclass(frozen=True)
 class Takes:
     """What an option takes: in words that follow *expected*, and a check beyond its type.
 
     Attributes:
-        words: or what gives them, where they are not known without a slow import.
+        words: these words.
         check: raises ValueError, with a hint, for what is not taken.
     """
 
-    words: str | Callable[[], str]
+    words: str
     check: Callable[[Any], Any] = lambda value: value
 
     def __get_pydantic_core_schema__(
@@ -47,42 +54,12 @@ class Takes:
 
 
 def _one_of(*names: str) -> Takes:
-    return _known_to(lambda: names)
-
-
-def _known_to(known: Callable[[], Iterable[str]]) -> Takes:
-    """One of the names that something knows whose import is slow."""
-
     def check(name: str) -> str:
-        if name not in known():
-            raise ValueError(nearest(name, known()))
+        if name not in names:
+            raise ValueError(nearest(name, names))
         return name
 
-    return Takes(lambda: f"one of {', '.join(known())}", check)
-
-
-def _encoders() -> Iterable[str]:
-    from networks.encoder import ENCODERS
-
-    return ENCODERS
-
-
-def _subnets() -> Iterable[str]:
-    from networks.subnets import SUBNETS
-
-    return SUBNETS
-
-
-def _scales() -> Iterable[str]:
-    from networks.scales import SCALES
-
-    return SCALES
-
-
-def _fillings() -> Iterable[str]:
-    from transforms.fillings import FILLINGS
-
-    return FILLINGS
+    return Takes(f"one of {', '.join(names)}", check)
 
 
 def _divisible(size: int | list[int]) -> int | list[int]:
@@ -99,23 +76,21 @@ def _ordered(limits: tuple[int, int]) -> tuple[int, int]:
 
 
 def _known_fillings(names: list[str]) -> list[str]:
-    known = _fillings()
     for name in names:
-        if name not in known:
-            raise ValueError(nearest(name, known) or f"There are {', '.join(known)}.")
+        if name not in FILLINGS:
+            raise ValueError(nearest(name, FILLINGS) or f"There are {', '.join(FILLINGS)}.")
     return names
 
 
 def _present(name: str) -> str:
+    if name in ("auto", "cpu"):
+        return name
+    found = re.fullmatch(r"cuda(?::(\d{1,3}))?", name)
+    if found is None:
+        raise ValueError
     import torch  # slow
 
-    try:
-        device = torch.device("cpu" if name == "auto" else name)
-    except RuntimeError as error:
-        raise ValueError from error
-    if device.type not in ("cpu", "cuda") or name.startswith("cpu:"):
-        raise ValueError
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if int(found[1] or 0) >= torch.cuda.device_count():
         raise ValueError(
             f"PyTorch finds {torch.cuda.device_count()} CUDA devices here. Leave the option out to "
             "take what there is."
@@ -212,7 +187,7 @@ class Options(BaseModel):
     fillings: Annotated[list[str], Field(min_length=1), Takes("names", _known_fillings)] = Field(
         description="what is inside them; by default what suits the region"
     )
-    withheld: Annotated[str, _known_to(_fillings)] = Field(
+    withheld: Annotated[str, _one_of(*FILLINGS)] = Field(
         description="the one that no training sees, on which the weights are fitted; by default "
         "one that does not suit the region"
     )
@@ -231,7 +206,7 @@ class Options(BaseModel):
         description="detectors that are trained as one; from 2 on, scores and maps have a standard "
         "deviation"
     )
-    encoder: Annotated[str, _known_to(_encoders)] = Field(
+    encoder: Annotated[str, _one_of("resnet18", "resnet34", "resnet50", "wide_resnet50_2")] = Field(
         description="the ResNet that is the encoder"
     )
     encoder_weights: Place = Field(
@@ -240,13 +215,15 @@ class Options(BaseModel):
     encoder_sha256: Text = Field(description="its SHA-256, which is checked")
     flow_strides: Strides = Field(description="strides of the features that the flow models")
     flow_steps: FromOne = Field(description="steps of the flow")
-    subnet: Annotated[str, _known_to(_subnets)] = Field(
+    subnet: Annotated[str, _one_of("conv", "resnet")] = Field(
         description="networks in the flow's couplings"
     )
     hidden: FromOne = Field(
         description="their width; by default that of their input, within bounds"
     )
-    scale: Annotated[str, _known_to(_scales)] = Field(description="how a coupling scales")
+    scale: Annotated[str, _one_of("softplus", "clamped_exp")] = Field(
+        description="how a coupling scales"
+    )
     clamp: Positive = Field(description="bound of the couplings' log-scales")
     decoder_width: FromOne = Field(description="channels of the decoder's last stage")
     pretrain_epochs: FromZero = Field(
@@ -323,10 +300,9 @@ class Options(BaseModel):
 
 def takes(option: str) -> str:
     """What an option takes, in words."""
-    words = next(
+    return next(
         one.words for one in Options.model_fields[option].metadata if isinstance(one, Takes)
     )
-    return words if isinstance(words, str) else words()
 
 
 def check_values(options: Mapping[str, Any]) -> None:

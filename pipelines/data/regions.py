@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
+from pipelines.common import track
 from pipelines.data.cases import Case
 from pipelines.data.layouts.files import shortened, stem_of
 from pipelines.data.layouts.walk import find_images
@@ -90,7 +92,8 @@ class Regions:
             return context["region"]
         if self.kind != "lungs":
             return context["body"]
-        found = lung_masks(images, processes=1 if len(images) <= FEW else -1)
+        shown = partial(track, description="Finding lungs", total=len(images), unit="images")
+        found = lung_masks(images, 1 if len(images) <= FEW else -1, shown)
         logger.info(
             "Lungs found in %d of %d normal images; in the others their common shape stands in.",
             int(found.own.sum()),

@@ -23,10 +23,14 @@ MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
 whatever else is in the batch."""
 
+PANEL_COLUMNS = 8
+"""Pictures in a line of a panel: with more of them their names would be too small to read."""
+
 REGION_COLUMNS = 8
 """Images in a row of the regions' picture."""
 
 RESIDUAL_RANGE = (0.0, 0.5)
+RESIDUAL = "|residual|, 0 to 0.5"
 
 
 def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list[Path]:
@@ -45,28 +49,33 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
     restored = any(one.reconstruction is not None for one in examples)
-    titles = _titles(order, restored, any(one.mask is not None for one in examples))
-    columns = len(titles)
-    width, height = 1.7 * columns + 1.5, 1.75 * len(examples) + 0.7
+    lesions = any(one.mask is not None and one.mask.any() for one in examples)
+    titles = _titles(order, restored, lesions)
+    lines = -(-len(titles) // PANEL_COLUMNS)
+    rows, columns = lines * len(examples), -(-len(titles) // lines)
+    width, height = 1.7 * columns + 1.2, 2.2 * rows + 0.4
     # Set by hand: finding a layout would take longer than everything else on many panels.
     margins = {
-        "left": 0.6 / width,
-        "right": 1 - 0.9 / width,
-        "bottom": 0.35 / height,
-        "top": 1 - 0.3 / height,
+        "left": 0.1 / width,
+        "right": 1 - 1.1 / width,
+        "bottom": 0.3 / height,
+        "top": 1 - 0.6 / height,
         "wspace": 0.03,
-        "hspace": 0.03,
+        "hspace": 0.32,
     }
     figure, axes = plt.subplots(
-        len(examples), columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
+        rows, columns, figsize=(width, height), squeeze=False, gridspec_kw=margins
     )
-    for row, example in zip(axes, examples, strict=True):
-        _draw_example(dict(zip(titles, row, strict=True)), example, order)
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8)
-    _add_scale(figure, 1 - 0.8 / width)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, example in zip(axes.reshape(len(examples), -1), examples, strict=True):
+        row = dict(zip(titles, place, strict=False))
+        for title, axis in row.items():
+            axis.set_title(title, fontsize=11)
+        _draw_example(row, example, order)
+    _add_scale(figure, 1 - 0.95 / width)
     if note:
-        figure.supxlabel(note, fontsize=8, y=0.01)
+        figure.supxlabel(note, fontsize=9, y=0.01)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
     plt.close(figure)
@@ -75,7 +84,7 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
 
 def _titles(order: Sequence[str], reconstructed: bool, masked: bool) -> list[str]:
     named = [_titled(name) for name in order]
-    restored = ["reconstruction", "|residual|"] if reconstructed else []
+    restored = ["reconstruction", RESIDUAL] if reconstructed else []
     return ["input", *restored, *named, *(["lesion mask"] if masked else [])]
 
 
@@ -85,21 +94,21 @@ def _draw_example(row: Mapping[str, Axes], example: Example, order: Sequence[str
         residual = np.abs(example.image - example.reconstruction)
         low, high = RESIDUAL_RANGE
         row["reconstruction"].imshow(example.reconstruction, cmap="gray", vmin=0, vmax=1)
-        row["|residual|"].imshow(residual, cmap="magma", vmin=low, vmax=high)
+        row[RESIDUAL].imshow(residual, cmap="magma", vmin=low, vmax=high)
     for name in order:
         shown = example.maps[name]
         row[_titled(name)].imshow(shown, cmap="magma", vmin=MAP_RANGE[0], vmax=MAP_RANGE[1])
-    if example.mask is not None:
-        row["lesion mask"].imshow(example.mask, cmap="gray", vmin=0, vmax=1)
-    elif "lesion mask" in row:
-        axis = row["lesion mask"]
-        axis.text(0.5, 0.5, "none given", ha="center", va="center", fontsize=7)
+    axis = row.get("lesion mask")
+    if axis is not None and example.mask is not None:
+        axis.imshow(example.mask, cmap="gray", vmin=0, vmax=1)
+    elif axis is not None:
+        axis.text(0.5, 0.5, "none given", ha="center", va="center", fontsize=9)
         axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    for axis in row.values():
-        axis.set_xticks([])
-        axis.set_yticks([])
-    where = f"{example.case}\nslice {example.index}" if example.index else example.case
-    row["input"].set_ylabel(f"{example.kind}\n{where}\nscore {example.score:.2f}", fontsize=6)
+    where = f"slice {example.index} of {example.case}" if example.index else example.case
+    told = f"{example.kind}, score {example.score:.2f}: {where}"
+    row["input"].annotate(
+        told, (0, 1), (0, 24), "axes fraction", "offset points", fontsize=11, parse_math=False
+    )
 
 
 def _titled(name: str) -> str:
@@ -108,9 +117,9 @@ def _titled(name: str) -> str:
 
 def _add_scale(figure: Figure, left: float) -> None:
     scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(*MAP_RANGE), cmap="magma")
-    bar = figure.colorbar(scale, cax=figure.add_axes((left, 0.15, 0.01, 0.7)))
-    bar.set_label("standard deviations above normal pixels", fontsize=7)
-    bar.ax.tick_params(labelsize=6)
+    bar = figure.colorbar(scale, cax=figure.add_axes((left, 0.15, 0.01, 0.7)), extend="both")
+    bar.set_label("sd above normal pixels", fontsize=9)
+    bar.ax.tick_params(labelsize=9)
 
 
 def save_regions(path: Path, regions: Sequence[tuple[NDArray[Any], NDArray[Any]]]) -> None:
@@ -153,9 +162,15 @@ def save_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
         "flow_loss": "flow (bits per dimension)",
         "recon_loss": "reconstruction (mean squared error)",
     }
-    figure, axes = plt.subplots(1, len(terms), figsize=(10, 3), layout="constrained")
+    told = {name for epoch in history for name, value in epoch.items() if np.isfinite(value)}
+    drawn = {
+        name: title
+        for name, title in terms.items()
+        if name == "loss" or told & {f"train_{name}", f"val_{name}"}
+    }
+    figure, axes = plt.subplots(1, len(drawn), figsize=(10, 3), squeeze=False, layout="constrained")
     epochs = np.arange(1, len(history) + 1)
-    for axis, (name, title) in zip(axes, terms.items(), strict=True):
+    for axis, (name, title) in zip(axes[0], drawn.items(), strict=True):
         for prefix, label, style in (("train", "training", "-"), ("val", "held-out", "--")):
             key = f"{prefix}_{name}"
             values = [epoch.get(key, np.nan) for epoch in history]
@@ -163,6 +178,7 @@ def save_curves(path: Path, history: Sequence[Mapping[str, float]]) -> None:
                 axis.plot(epochs, values, style, label=label, marker="o", markersize=2)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("epoch")
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
@@ -205,7 +221,7 @@ def save_histogram(
     known = np.concatenate([everything, np.asarray(reference, dtype=float)])
     low, high = np.percentile(known, [0, 99])
     edges = np.linspace(low, max(high, threshold) + 0.5, 41)
-    figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 3.6), layout="constrained")
     for values, label, colour in groups:
         if len(values):
             clipped = np.clip(values, edges[0], edges[-1])
@@ -223,6 +239,9 @@ def save_histogram(
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
     axis.set_xlabel("score (standard deviations above held-out normal images)")
     axis.set_ylabel("images")
+    if known.max() > edges[-1]:
+        told = f"scores above {edges[-1]:.1f}, up to {known.max():.1f}, lie in the last bar"
+        axis.set_title(told, fontsize=9, loc="right")
     axis.legend(fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipelines.metrics import ScoreRow, Verdict
 from pipelines.outputs import Example
+from transforms.geometry import SliceAxis
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class ViewerVolume:
         mask: (X, Y, Z) lesion mask, None when unknown.
         affine: 4 x 4, voxel indices to mm in RAS+.
         caption: a line below the volume, e.g. "score 3.2, percentile 100, flagged".
+        slice_scores: score of each scored slice, by its number in the file; empty when unknown.
+        slice_axis: the anatomical axis of these slices.
     """
 
     name: str
@@ -32,6 +35,8 @@ class ViewerVolume:
     mask: NDArray[np.bool_] | None
     affine: NDArray[np.float64]
     caption: str = ""
+    slice_scores: Mapping[int, float] = field(default_factory=dict)
+    slice_axis: SliceAxis = "axial"
 
 
 @dataclass(frozen=True)
@@ -57,6 +62,7 @@ class ReportContent:
         stability: what mild changes do to normal images, one mapping per change: ``change``, and
             the shares and shifts of `pipelines.scoring.Stability`.
         examples: slices to be shown as panels, of any kind.
+        thumbnails: a JPEG of each case, by its name.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.
         about: plain values: what was run on what.
@@ -78,6 +84,7 @@ class ReportContent:
     regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
     stability: Sequence[Mapping[str, Any]] = ()
     examples: Sequence[Example] = ()
+    thumbnails: Mapping[str, bytes] = field(default_factory=dict)
     volumes: Sequence[ViewerVolume] = ()
     failures: Sequence[Mapping[str, str]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)

@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
 from pipelines.common import replacing
-from pipelines.outputs import MAP_RANGE
+from pipelines.outputs import MAP_RANGE, SHOWN_FROM
 from pipelines.report.content import ViewerVolume
 from pipelines.report.curves import Curve, Judged, false_positives, precision_recall, roc
-from pipelines.report.volumes import busiest, canonical, file_slice, window
+from pipelines.report.volumes import canonical, file_slice, spacing, window, worst
 
 OURS, OTHER, MARK = "#0072B2", "#767676", "#000000"
 OUTLINE = matplotlib.colors.ListedColormap(["#56B4E9"])
 STILLS = 5
-SHOWN_FROM = 2.0
-"""Standard deviations from which the map is laid over a volume at first."""
 
 
 def draw_roc(path: Path, judged: Judged, threshold: float, baseline: str | None) -> None:
@@ -81,7 +79,7 @@ def draw_calibration(
         axis.plot(
             target, measured, "o", color=MARK, label="chosen threshold", clip_on=False, zorder=5
         )
-        _unit_axes(axis, end)
+        _unit_axes(axis, end, _highest(curve, end))
         axis.set(xlabel="nominal false-positive rate", ylabel="measured false-positive rate")
     axes[0].set_title("All rates")
     axes[1].set_title("Low rates")
@@ -98,8 +96,14 @@ def _plot(axis: Axes, curve: Curve, label: str, area: str | None, colour: str, s
         )  # fmt: skip
 
 
-def _unit_axes(axis: Axes, end: float = 1.0) -> None:
-    axis.set(xlim=(0, end), ylim=(0, end), aspect="equal")
+def _highest(curve: Curve, end: float) -> float:
+    """The top of an axis that holds all of a curve and its band up to `end`."""
+    highest = curve.y if curve.high is None else np.maximum(curve.y, curve.high)
+    return max(end, float(np.max(highest[curve.x <= end])))
+
+
+def _unit_axes(axis: Axes, end: float = 1.0, top: float = 1.0) -> None:
+    axis.set(xlim=(0, end), ylim=(0, top), box_aspect=1)
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
 
@@ -115,11 +119,12 @@ def draw_slices(path: Path, volume: ViewerVolume) -> None:
     anomaly_map = canonical(volume.anomaly_map, volume.affine)
     mask = None if volume.mask is None else canonical(volume.mask, volume.affine) > 0
     low, high = window(image)
+    across, down, _ = spacing(volume.affine)
     margins = {"left": 0.01, "right": 0.9, "bottom": 0.02, "top": 0.93, "wspace": 0, "hspace": 0.02}
     figure, axes = plt.subplots(
         2, STILLS, figsize=(2.1 * STILLS, 4.2), squeeze=False, gridspec_kw=margins
     )
-    for column, level in zip(axes.T, _levels(image, anomaly_map), strict=False):
+    for column, level in zip(axes.T, _levels(volume, image.shape[2]), strict=False):
         for axis in column:
             axis.imshow(_plane(image, level), cmap="gray", vmin=low, vmax=high)
         shown = np.ma.masked_less(_plane(anomaly_map, level), SHOWN_FROM)
@@ -131,19 +136,20 @@ def draw_slices(path: Path, volume: ViewerVolume) -> None:
         column[0].set_title(f"slice {file_slice(volume, 2, level)}", fontsize=9)
     for axis in axes.flat:
         axis.set_axis_off()
+        axis.set_aspect(down / across)
     scale = matplotlib.cm.ScalarMappable(norm=matplotlib.colors.Normalize(*MAP_RANGE), cmap="magma")
-    bar = figure.colorbar(scale, cax=figure.add_axes((0.915, 0.15, 0.015, 0.7)))
-    bar.set_label("standard deviations above normal pixels", fontsize=8)
+    bar = figure.colorbar(scale, cax=figure.add_axes((0.915, 0.15, 0.015, 0.7)), extend="max")
+    bar.set_label("sd above normal pixels", fontsize=9)
     _finish(figure, path)
 
 
-def _levels(image: NDArray[Any], anomaly_map: NDArray[Any]) -> list[int]:
-    """Evenly spaced levels, one of them where the map is highest."""
-    count = anomaly_map.shape[2]
-    top = busiest(image, anomaly_map)[2]
+def _levels(volume: ViewerVolume, count: int) -> list[int]:
+    """Evenly spaced levels, the one to look at first among them."""
+    top = worst(volume)[2]
     spread = max(1, count // (2 * STILLS))
-    first = min(max(0, top - STILLS // 2 * spread), max(0, count - 1 - (STILLS - 1) * spread))
-    return sorted({min(count - 1, first + n * spread) for n in range(STILLS)})
+    levels = list(range(top % spread, count, spread))
+    first = min(max(0, top // spread - STILLS // 2), max(0, len(levels) - STILLS))
+    return levels[first : first + STILLS]
 
 
 def _plane(values: NDArray[Any], level: int) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from pipelines.metrics import (
 )
 from pipelines.outputs import (
     MAP_RANGE,
+    SHOWN_FROM,
     Example,
     save_curves,
     save_histogram,
@@ -34,12 +35,12 @@ from pipelines.outputs import (
 from pipelines.report.content import ReportContent
 from pipelines.report.curves import Judged
 from pipelines.report.drawings import draw_calibration, draw_roc, draw_slices
+from pipelines.report.reading import reading_list
 from pipelines.report.tables import (
     difference,
     facts,
     figure_tables,
     patient_table,
-    score_table,
     stability_table,
     synthetic_table,
     tell,
@@ -100,7 +101,8 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         headline=_headline(content),
         tables=figure_tables(metrics),
         patients=patient_table(metrics),
-        scores=score_table(content.rows),
+        reading=reading_list(content),
+        shown_from=SHOWN_FROM,
         histogram=_histogram(folder / "scores.png", content),
         roc=_roc(folder / "roc.png", content, judged),
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
@@ -183,7 +185,8 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         for name, scores in told.items()
         if scores
     )
-    return _picture(path, f"Histogram of scores: {words}; threshold {content.threshold:.2f}.")
+    alt = f"Histogram of scores: {words}; threshold {content.threshold:.2f}."
+    return _picture(path, alt, "Scores", wide=True)
 
 
 def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
@@ -291,7 +294,7 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
             stills.append(_picture(drawn, alt, volume.name, wide=True))
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, MAP_LEVELS + 1))
     return {
-        "volumes": [viewer_entry(volume) for volume in shown],
+        "volumes": [viewer_entry(volume, content.threshold) for volume in shown],
         "stills": stills,
         "scale": {
             "colours": np.round(255 * colours[:, :3]).astype(int).tolist(),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from networks import part_column
 from pipelines.common import counted
-from pipelines.metrics import ScoreRow, told_figure, too_few
+from pipelines.metrics import told_figure, too_few
 
 MOST_ROWS = 500
-"""Rows of ``scores.csv`` that the page shows."""
+"""Patients that the page shows."""
 
 LONG = 6
 """Entries from which a mapping is folded away."""
@@ -36,24 +35,12 @@ COLUMN_NAMES = {
     "realised_fpr": "normals flagged, each patient once",
     "n_normal": "normal",
     "n_anomalous": "anomalous",
-    "case": "case",
-    "level": "level",
-    "slice": "slice",
-    "label": "label",
-    "score": "score",
-    "percentile": "percentile",
-    "p_value": "p-value",
-    "flagged": "flagged",
 }
 RANKING = ("image_auroc", "matched_auroc", "image_ap")
 DIFFERENCES = ("difference", "matched_difference")
 DECISIONS = ("sensitivity", "specificity", "realised_fpr", "accuracy", "f1", "f1_oracle")
 PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "realised_fpr", "f1")
-ROW_COLUMNS = (
-    "case", "level", "slice", "label", "score", "score_std", "percentile", "p_value", "flagged",
-)  # fmt: skip
-LABELS = {0: "normal", 1: "anomalous"}
 _OF_A_PATIENT = {"image_auroc": "AUROC", "dice_at_threshold": "Dice"}
 
 
@@ -238,47 +225,6 @@ def synthetic_table(found: Mapping[str, Any] | None) -> Table | None:
         ["kind", *sizes, "practised in pre-training"],
         [(kind, [*own, practised[kind]]) for kind, own in cells.items()],
     )
-
-
-def score_table(rows: Sequence[ScoreRow]) -> Table | None:
-    """The rows with the highest scores; patients are left out."""
-    if not rows:
-        return None
-    parts = [part_column(name) for name in rows[0].parts]
-    shown = sorted(rows, key=lambda row: -_number(row.score))[:MOST_ROWS]
-    cells = [row.cells() for row in shown]
-    columns = [n for n in (*ROW_COLUMNS, *parts) if any(row.get(n, "") != "" for row in cells)]
-    if not any(row.slice for row in rows):  # pictures have none
-        columns = [name for name in columns if name != "slice"]
-    caption = f"{counted(len(rows), 'row')} of scores.csv, the highest scores first"
-    if len(rows) > MOST_ROWS:
-        caption = (
-            f"The {MOST_ROWS} rows with the highest scores; {len(rows) - MOST_ROWS} more lie in "
-            "scores.csv"
-        )
-    heads = [COLUMN_NAMES.get(name) or _part(name) for name in columns]
-    body = [(str(row["case"]), [Cell(_entry(row, name)) for name in columns[1:]]) for row in cells]
-    return Table(caption, heads, body)
-
-
-def _number(value: Any) -> float:
-    number = float(value)
-    return number if math.isfinite(number) else -math.inf
-
-
-def _entry(row: Mapping[str, Any], name: str) -> str:
-    value = row[name]
-    if value == "":
-        return "–" if name != "label" else "unknown"
-    if name == "label":
-        return LABELS.get(int(value), str(value))
-    if name == "flagged":
-        return "yes" if int(value) else "no"
-    if name == "percentile":
-        return f"{float(value):.1f}"
-    if name == "p_value":
-        return f"{float(value):.3f}"
-    return f"{float(value):.2f}" if isinstance(value, float) else str(value)
 
 
 def _of_any(patients: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:

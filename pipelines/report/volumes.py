@@ -26,10 +26,16 @@ MAP_LEVELS = 120
 IMAGE_SIDES = (256, 192, 128, 96, 64)
 """Longest sides tried, in voxels, until the volume fits into `MAX_BYTES`."""
 
+SAMPLE = 200_000
+"""Voxels that are enough to know how common values are."""
+
+AXES = ("sagittal", "coronal", "axial")
+"""Across the axes of RAS+."""
+
 Floats = NDArray[np.float32]
 
 
-def viewer_entry(volume: ViewerVolume) -> dict[str, Any]:
+def viewer_entry(volume: ViewerVolume, threshold: float) -> dict[str, Any]:
     """Everything that the viewer needs of a volume, as plain values.
 
     The volume is turned to RAS+. `count`, `flipped` and the `step` of a layer tell for each of its
@@ -37,18 +43,28 @@ def viewer_entry(volume: ViewerVolume) -> dict[str, Any]:
 
     Args:
         volume: of any orientation.
+        threshold: score above which a slice is flagged.
 
     Returns:
         `name` and `caption`; `image`, `map` and `mask` (None without one), each with its `shape`,
-        its `step` in voxels of the file and its `data`; `count` and `flipped` per axis, the
-        voxels' `spacing` in mm, and the voxel `start` of the image where the map is highest.
+        its `step` in voxels of the file and its `data`; the `values` that the bytes of the image
+        stand for and the `window` of those to be told apart; `count` and `flipped` per axis and
+        the voxels' `spacing` in mm; the `strip` of slices, see `slice_strip`; and the voxel
+        `start` where the map is highest in the worst of them.
     """
     for side in IMAGE_SIDES:
         entry = _entry(volume, side)
         layers = (entry["image"], entry["map"], entry["mask"])
         if sum(len(layer["data"]) for layer in layers if layer) <= MAX_BYTES:
             break
-    return entry
+    axis, scores = slice_strip(volume)
+    strip = {
+        "axis": axis,
+        "scores": [round(float(one), 3) if np.isfinite(one) else None for one in scores],
+        "threshold": threshold if volume.slice_scores and np.isfinite(threshold) else None,
+        "of": "score" if volume.slice_scores else "highest value of the map",
+    }
+    return {**entry, "strip": strip, "start": worst(volume)}
 
 
 def canonical(values: NDArray[Any], affine: NDArray[np.float64]) -> Floats:
@@ -75,17 +91,45 @@ def window(image: Floats) -> tuple[float, float]:
     return float(low), float(max(high, low + 1e-6))
 
 
-def busiest(image: Floats, anomaly_map: Floats) -> list[int]:
-    """The voxel whose three planes hold most of the map above 2 standard deviations.
+def slice_strip(volume: ViewerVolume) -> tuple[int, NDArray[np.float64]]:
+    """What tells along a volume which slice to look at.
 
-    Only the body counts: what exceeds the darkest value of the image.
+    Returns:
+        The axis of RAS+, 0 sagittal, 1 coronal or 2 axial, and per slice along it, turned to RAS+,
+        the score, NaN where none is known; without any score the maximum of the map.
     """
+    axis = AXES.index(volume.slice_axis)
+    anomaly_map = canonical(volume.anomaly_map, volume.affine)
+    if not volume.slice_scores:
+        others = tuple({0, 1, 2} - {axis})
+        return axis, np.nan_to_num(anomaly_map).max(axis=others).astype(np.float64)
+    scores = np.full(anomaly_map.shape[axis], np.nan)
+    for index in range(scores.size):
+        scores[index] = volume.slice_scores.get(file_slice(volume, axis, index), np.nan)
+    return axis, scores
+
+
+def worst(volume: ViewerVolume) -> list[int]:
+    """The voxel to look at first, in RAS+.
+
+    It lies in the slice that `slice_strip` puts highest, on the lines of it that hold most of the
+    map above 2 standard deviations within the body: what exceeds the image's darkest value.
+    """
+    axis, scores = slice_strip(volume)
+    found = [size // 2 for size in canonical(volume.anomaly_map, volume.affine).shape]
+    known = np.nan_to_num(scores, nan=-np.inf)
+    if known.max() > known.min():
+        found[axis] = int(known.argmax())
+    image, anomaly_map = (
+        canonical(values, volume.affine).take(found[axis], axis)
+        for values in (volume.image, volume.anomaly_map)
+    )
     body = image > np.min(image, where=np.isfinite(image), initial=np.inf)
     excess = np.clip(np.nan_to_num(anomaly_map) - 2, 0, MAP_RANGE[1]) * body
-    if not excess.any():
-        return [size // 2 for size in anomaly_map.shape]
-    others = ((1, 2), (0, 2), (0, 1))
-    return [int(np.argmax(excess.sum(axis=axes))) for axes in others]
+    if excess.any():
+        first, second = (other for other in range(3) if other != axis)
+        found[first], found[second] = (int(np.argmax(excess.sum(axis=n))) for n in (1, 0))
+    return found
 
 
 def file_slice(volume: ViewerVolume, axis: int, index: int) -> int:
@@ -107,7 +151,7 @@ def _flipped(affine: NDArray[np.float64]) -> list[bool]:
     return [signs[axis] for axis in range(3)]
 
 
-def _spacing(affine: NDArray[np.float64]) -> list[float]:
+def spacing(affine: NDArray[np.float64]) -> list[float]:
     """Distance of voxels in mm along the axes of RAS+."""
     stored = nib.affines.voxel_sizes(affine)
     order = np.argsort(nib.io_orientation(affine)[:, 0])
@@ -117,9 +161,10 @@ def _spacing(affine: NDArray[np.float64]) -> list[float]:
 def _entry(volume: ViewerVolume, side: int) -> dict[str, Any]:
     image = canonical(volume.image, volume.affine)
     anomaly_map = canonical(np.nan_to_num(volume.anomaly_map), volume.affine)
-    low, high = window(image)
     step = _steps(image.shape, side)
-    grey = np.clip((np.nan_to_num(image) - low) / (high - low), 0, 1) * 255
+    shades = _shades(image)
+    middles = (shades[1:] + shades[:-1]) / 2
+    grey = _blocks(np.nan_to_num(image, nan=shades[0]), step).mean(axis=(1, 3, 5))
     # The maximum of a block, so that no finding gets lost on the way to the page.
     shown = _reduced(np.clip(anomaly_map, *MAP_RANGE), map_step := _steps(image.shape, side // 2))
     mask = None
@@ -129,14 +174,31 @@ def _entry(volume: ViewerVolume, side: int) -> dict[str, Any]:
     return {
         "name": volume.name,
         "caption": volume.caption,
-        "image": _layer(_blocks(grey, step).mean(axis=(1, 3, 5)), step),
+        "image": _layer(np.searchsorted(middles, grey), step),
+        "values": [float(f"{shade:.6g}") for shade in shades],
+        "window": window(image),
         "map": _layer(shown / MAP_RANGE[1] * MAP_LEVELS, map_step),
         "mask": mask,
         "count": list(image.shape),
         "flipped": _flipped(volume.affine),
-        "spacing": _spacing(volume.affine),
-        "start": [n // f for n, f in zip(busiest(image, anomaly_map), step, strict=True)],
+        "spacing": spacing(volume.affine),
     }
+
+
+def _shades(image: Floats) -> Floats:
+    """At most 256 ascending values that tell the image well in any window, the extremes included.
+
+    Half of them are evenly spaced over its usual window, half as common as the body's values.
+    """
+    finite = image[np.isfinite(image)]
+    if not finite.size:
+        return np.zeros(1, dtype=np.float32)
+    body = finite[finite > finite.min()]
+    sample = body[:: body.size // SAMPLE + 1] if body.size else finite[:1]
+    common = np.quantile(sample, np.linspace(0, 1, 126))
+    low, high = window(image)
+    even = np.linspace(low, min(high, finite.max()), 128)
+    return np.unique(np.r_[finite.min(), finite.max(), common, even]).astype(np.float32)
 
 
 def _steps(shape: Sequence[int], side: int) -> list[int]:

@@ -182,6 +182,7 @@ class Session:
             held_out=held_out,
             examples=[*gathered.examples, *highest],
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
+            thumbnails=gathered.thumbnails,
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
             about=about | self._origin(),
             notes=self.notes,

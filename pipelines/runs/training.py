@@ -52,6 +52,9 @@ logger = logging.getLogger(__name__)
 PREVIOUS = "previous.pt"
 """Name of the model that a training replaced, beside the new one."""
 
+PLAN_NAME = "plan.json"
+"""Name of the file beside a model that says how its options were chosen, if they were."""
+
 SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
 
@@ -216,6 +219,7 @@ class Training(Evaluation):
             self.evaluator.scope = self.fit_scope()
             keep_previous(self.model_path)
             save_model(self.model_path, self.evaluator.scorer, self.facts(reference))
+            self.model_path.with_name(PLAN_NAME).unlink(missing_ok=True)  # of an earlier model
             write_json(self.split_path, self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)
 

@@ -1,5 +1,6 @@
 """The command line: its first words, its mistakes, and what it runs."""
 
+import itertools
 import json
 import shlex
 import subprocess
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from aeflow import cli, run
-from aeflow.commands import BUNDLE, COMMANDS, PRESETS, bundle_line
+from aeflow.commands import BUNDLE, COMMANDS, PRESETS, Command, bundle_line, config_names
+from aeflow.plan import Choice, Plan
 from pipelines.common.schema import Options
 
 ROOT = Path(__file__).parents[2]
@@ -18,13 +20,17 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any, dict[str, Any]]]:
-    """What would have been run."""
+    """What would have been run; of a training the plan chooses nothing."""
     calls: list[tuple[str, Any, dict[str, Any]]] = []
-    monkeypatch.setattr(
-        run,
-        "run_bundle",
-        lambda command, preset, given: calls.append((command.run_id, preset, given)),
-    )
+
+    def no_choice(preset: str, given: dict[str, Any]) -> Plan:
+        return Plan(Choice("preset", preset, ""), config_names(preset, False, False), given, (), {})
+
+    def run_bundle(command: Command, files: list[str], given: dict[str, Any]) -> None:
+        calls.append((command.run_id, [Path(file).stem for file in files], given))
+
+    monkeypatch.setattr("aeflow.planning.make_plan", no_choice)
+    monkeypatch.setattr(run, "run_bundle", run_bundle)
     return calls
 
 
@@ -33,8 +39,8 @@ def test_a_line_becomes_the_bundle_s_options(
 ) -> None:
     line = "train scans --layout folder --slice_range [25,130] --weights {'flow':1} --n4 True"
     assert cli.main([*shlex.split(line), "--region=lungs", "--preset", "paper"]) == 0
-    ((run_id, preset, given),) = ran
-    assert (run_id, preset) == ("training", "paper")
+    ((run_id, files, given),) = ran
+    assert (run_id, files) == ("training", ["train", "paper"])
     assert given == {
         "dataset_dir": "scans", "layout": "folder", "slice_range": [25, 130],
         "weights": {"flow": 1}, "n4": True, "region": "lungs", "output_dir": "output",
@@ -42,7 +48,7 @@ def test_a_line_becomes_the_bundle_s_options(
     }  # fmt: skip
     told = capsys.readouterr().out
     assert told.startswith("AE-Flow ") and "not for diagnosis" in told.splitlines()[0]
-    same = shlex.split(told.splitlines()[1].removeprefix("The same: "))
+    same = shlex.split(told.splitlines()[-1].removeprefix("The same: "))
     assert same[:5] == ["python", "-m", "monai.bundle", "run", "training"]
     assert same[6] == str([str(BUNDLE / "train.json"), str(BUNDLE / "paper.json")])
     assert same[same.index("--slice_range") + 1] == "[25, 130]"
@@ -56,7 +62,7 @@ def test_a_line_becomes_the_bundle_s_options(
         ("train --max_epochs x", "max_epochs: expected a whole number"),
         ("train a b", "'b' is one word too many"),
         ("train a --dataset_dir b", "dataset_dir is given twice"),
-        ("train --preset best", "invalid choice: 'best'"),
+        ("train --preset bset", "invalid choice: 'bset'"),
         ("train --max_epochs", "expected one argument"),
         ("train --encoder resnet19", "Did you mean 'resnet18'?"),
         ("predict --dataset_dir x", "there is no option --dataset_dir"),
@@ -112,12 +118,14 @@ def test_without_a_command_it_says_what_there_is(
 
 def test_nothing_slow_is_imported_for_the_first_line() -> None:
     code = (
-        "import sys; from aeflow import cli; cli.main(['train', '--max_epochs', 'x']);"
+        "import sys; from aeflow import cli\n"
+        "for words in (['max_epochs', 'x'], ['encoder', 'resnet19'], ['device', 'gpu']):\n"
+        "    cli.main(['train', '--' + words[0], words[1]])\n"
         "print(sorted({'torch', 'monai', 'mlflow', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
-    assert "max_epochs: expected" in done.stderr
+    assert all(f"found {word!r}" in done.stderr for word in ("x", "resnet19", "gpu"))
 
 
 def test_its_folders_and_presets_are_the_bundle_s() -> None:
@@ -125,7 +133,8 @@ def test_its_folders_and_presets_are_the_bundle_s() -> None:
         config = json.loads((BUNDLE / f"{command.config}.json").read_text())
         assert command.run_id in config and command.argument in config
         assert set(command.folders) <= set(config)
-    assert all((BUNDLE / f"{name}.json").is_file() for name in PRESETS)
+    for kind in itertools.product(PRESETS, (True, False), (True, False)):
+        assert all((BUNDLE / f"{name}.json").is_file() for name in config_names(*kind))
     assert "'a b.png'" in bundle_line(COMMANDS["predict"], ["x"], {"input": "a b.png"})
 
 

@@ -1,16 +1,19 @@
 """Training and scoring as functions."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import aeflow
 from aeflow import run
 from pipelines.data.phantom.writer import ensure_phantom_dataset
+from pipelines.runs import PLAN_NAME
 from transforms.errors import InputError
 
 TINY: dict[str, Any] = {
@@ -71,11 +74,19 @@ def test_a_plain_folder_of_images_is_enough(
     assert "small, 2 to 4 px" in page and "of 5 patients at least; there are none" in page
     found = trained.metrics["synthetic_detection"]
     assert found["images"] == 2 and len(found["rows"]) == 27
-    untested = TINY | {"seed": 1, "fractions": [0.8, 0.2, 0.0]}
-    again = aeflow.train(folder, preset=None, **untested)
-    assert (again.ckpt_dir / "previous.pt").is_file()
-    assert again.metrics["n_normal"]["value"] == 0 and again.metrics["synthetic_detection"]
-    assert '<h2 id="histogram">' in again.report.read_text()
+    assert not (trained.ckpt_dir / PLAN_NAME).exists()
+    aeflow.train(folder, preset="quick", **TINY)
+    plan = json.loads((trained.ckpt_dir / PLAN_NAME).read_text())
+    assert plan["preset"]["value"] == "quick" and plan["configs"] == ["quick"]
+    assert all(one["reason"] == "given by you" for one in plan["choices"])
+    assert 0 < plan["expected_minutes"][1] and 0 < plan["took_minutes"]
+    told = capsys.readouterr().out
+    assert "pretrain 1 steps of" in told and "was expected." in told.splitlines()[-1]
+    before, after = (
+        torch.load(trained.ckpt_dir / name, weights_only=True)["model"]
+        for name in ("previous.pt", "model.pt")
+    )
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_what_is_plain(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any, get_args
 import pytest
 from monai.bundle import ConfigParser
 
+import transforms.fillings
+from networks import ENCODERS, SCALES, SUBNETS
 from networks.contrast import CONTRASTS
 from pipelines.common.plain import plain_options
 from pipelines.common.schema import Options, check_values, takes
@@ -24,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
 TABLE = ROOT / "docs" / "options.md"
 CONFIGS = ("train", "evaluate", "inference", "calibrate")
-PRESETS = ("gpu", "paper")
+PRESETS = ("quick", "gpu", "gpu_volumes", "paper")
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
 
 
@@ -86,6 +88,9 @@ def test_names_that_are_listed_twice_agree() -> None:
     """The schema names them itself, so that it is imported without torch."""
     assert takes("axis") == f"one of {', '.join(get_args(SliceAxis))}"
     assert takes("contrast") == f"one of {', '.join(('auto', *CONTRASTS))}"
+    for option, known in (("encoder", ENCODERS), ("subnet", SUBNETS), ("scale", SCALES)):
+        assert takes(option) == f"one of {', '.join(known)}"
+    assert takes("withheld") == f"one of {', '.join(transforms.fillings.FILLINGS)}"
 
 
 @pytest.mark.parametrize("config", CONFIGS)

@@ -98,6 +98,7 @@ def assert_equal(found: Gathered, expected: Gathered) -> None:
     for one, other in ((a.state_dict(), b.state_dict()) for a, b in pairs):
         assert all(np.array_equal(one[key], other[key]) for key in other)
     assert [facts(one) for one in found.examples] == [facts(one) for one in expected.examples]
+    assert found.thumbnails == expected.thumbnails
     assert found.failures == expected.failures
 
 
@@ -146,6 +147,7 @@ def test_all_cases_are_scored_and_written(
     assert panels == [(f"{name}.png", ["missed"]) for name in names]  # the first of the two
     assert not (tmp_path / "out" / "failures.csv").exists()
     assert [one.kind for one in gathered.examples] == ["missed"] * 4 + ["scored"] * 4
+    assert list(gathered.thumbnails) == names and len(set(gathered.thumbnails.values())) == 6
 
 
 def test_a_killed_run_goes_on_where_it_stopped(

@@ -189,6 +189,7 @@ def test_a_stored_result_comes_back(result: CaseResult, tmp_path: Path) -> None:
     assert is_whole(path, "stamp") and not is_whole(path, "another")
     again = load_result(path)
     assert again.rows == result.rows
+    assert again.thumbnail == result.thumbnail and again.thumbnail.startswith(b"\xff\xd8")
     assert again.baseline_pixels.keys() == result.baseline_pixels.keys() == {"intensity"}
     for old_pixels, new_pixels in (
         (result.pixels, again.pixels),
@@ -228,6 +229,8 @@ def test_what_is_cut_short_damaged_or_foreign_is_not_whole(
         path.write_bytes(content)
         assert not is_whole(path, "stamp")
     np.savez(path, other=np.zeros(1))
+    assert not is_whole(path, "stamp")
+    np.savez(path, stamp="stamp", files="{}")  # as an earlier version kept it, without a picture
     assert not is_whole(path, "stamp")
 
 

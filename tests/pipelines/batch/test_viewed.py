@@ -36,9 +36,9 @@ def cases(
         found.append(Case(name, name, (path,), mask=drawn))
         values = np.full((8, 9, 6), number, np.float32)
         write_map(tmp_path / "out" / "maps" / f"{name}_anomaly.nii.gz", values, AFFINE, {})
-    return SimpleNamespace(
-        save_maps=True, dataset=SimpleNamespace(data=found), output_dir=tmp_path / "out"
-    )
+    read = SimpleNamespace(parameters={"axis": "coronal"})
+    dataset = SimpleNamespace(data=found, read=read)
+    return SimpleNamespace(save_maps=True, dataset=dataset, output_dir=tmp_path / "out")
 
 
 def viewed_of(cases: Any, rows: list[ScoreRow]) -> list[Any]:
@@ -64,6 +64,13 @@ def test_the_highest_volumes_are_shown_with_their_maps(cases: Any) -> None:
         np.testing.assert_allclose(one.affine, AFFINE)
     assert [one.mask is None for one in found] == [True, True, False]
     assert found[2].mask.dtype == bool and np.argwhere(found[2].mask).tolist() == [[2, 3, 4]]
+
+
+def test_slices_keep_their_scores(cases: Any) -> None:
+    slices = [replace(row(n, 10.0 * n + k, "slice"), slice=k) for n in (0, 1) for k in (2, 4)]
+    found = viewed_of(cases, [*slices, row(0, 1.0), row(1, 2.0)])
+    assert [one.slice_scores for one in found] == [{2: 12.0, 4: 14.0}, {2: 2.0, 4: 4.0}]
+    assert {one.slice_axis for one in found} == {"coronal"}
 
 
 def test_captions_tell_the_decision(cases: Any) -> None:

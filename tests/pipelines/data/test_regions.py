@@ -108,8 +108,9 @@ def test_lungs_are_looked_for_in_all_images_at_once(
 ) -> None:
     asked: list[Any] = []
 
-    def find(images: torch.Tensor, processes: int) -> LungMasks:
+    def find(images: torch.Tensor, processes: int, shown: Any) -> LungMasks:
         asked.append(processes)
+        assert list(shown([0])) == [0]
         return LungMasks(images[:, 0] > 0.5, torch.ones(len(images), dtype=torch.bool))
 
     monkeypatch.setattr(regions, "lung_masks", find)

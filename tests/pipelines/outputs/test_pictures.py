@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pipelines.outputs import pictures
 from pipelines.outputs.examples import Example
 from pipelines.outputs.pictures import save_curves, save_histogram, save_panels, save_regions
 
@@ -56,8 +59,18 @@ def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:
     save_panels(two, [example, replace(example, kind="missed", mask=None, index=0)])
     assert pixels(two).shape[0] > 1.6 * pixels(one).shape[0]
     assert pixels(one).std() > 10
-    save_panels(tmp_path / "bare.png", [replace(example, mask=None)])
-    assert pixels(tmp_path / "bare.png").shape[1] < pixels(one).shape[1]
+    # No column that is empty in all rows.
+    for name, mask in (("bare", None), ("empty", np.zeros((16, 16), bool))):
+        save_panels(tmp_path / f"{name}.png", [replace(example, mask=mask)])
+        assert pixels(tmp_path / f"{name}.png").shape[1] < pixels(one).shape[1]
+
+
+def test_many_maps_take_more_lines(tmp_path: Path, example: Example) -> None:
+    many = replace(example, maps={f"part{n}": example.image for n in range(6)} | example.maps)
+    save_panels(tmp_path / "few.png", [example])
+    save_panels(tmp_path / "many.png", [many])
+    few, more = pixels(tmp_path / "few.png"), pixels(tmp_path / "many.png")
+    assert more.shape[1] <= few.shape[1] and more.shape[0] > 1.6 * few.shape[0]
 
 
 def test_maps_share_one_fixed_scale(tmp_path: Path, example: Example) -> None:
@@ -93,6 +106,27 @@ def test_a_histogram_shows_both_groups(
 ) -> None:
     save_histogram(tmp_path / "scores.png", normal, anomalous, threshold)
     assert pixels(tmp_path / "scores.png").std() > 5
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """What is saved."""
+    saved: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, *_, **__: saved.append(self))
+    monkeypatch.setattr(pictures, "replacing", lambda path: nullcontext(path))
+    return saved
+
+
+def test_scores_beyond_the_axis_are_told(figures: list[Figure]) -> None:
+    save_histogram(Path(), [0.0] * 200, [2.0, 80.0], 1.5)
+    save_histogram(Path(), [0.0] * 200, [2.0], 1.5, reference=[0.5, 1.0])
+    told = [figure.axes[0].get_title(loc="right") for figure in figures]
+    assert told == ["scores above 2.0, up to 80.0, lie in the last bar", ""]
+
+
+def test_terms_that_a_method_lacks_have_no_axes(figures: list[Figure]) -> None:
+    save_curves(Path(), [{"train_loss": 1.0, "val_recon_loss": 2.0, "train_flow_loss": np.nan}])
+    assert [axis.get_title()[:5] for axis in figures[0].axes] == ["loss", "recon"]
 
 
 def test_nothing_to_show_writes_nothing(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 """A tiny report with something in every section."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from pipelines.metrics.pixel import PixelHistogram
 from pipelines.metrics.rows import ScoreRow
@@ -35,7 +38,8 @@ def make_rows() -> list[ScoreRow]:
             baselines={"sharpness": -1.0 - number / 100, "intensity": float(rng.normal(label))},
         )
         rows.append(row)
-    return rows
+    whole = replace(rows[0], level="volume", slice=None)
+    return [*rows, replace(whole, case=HOSTILE), replace(whole, case="second")]
 
 
 def make_volume(name: str = HOSTILE) -> ViewerVolume:
@@ -44,6 +48,26 @@ def make_volume(name: str = HOSTILE) -> ViewerVolume:
     anomaly_map = np.where((abs(x - 5) < 3) & (abs(y - 12) < 3), z / 2, 0).astype(np.float32)
     affine = np.diag([-1.0, 1.0, 2.0, 1.0])
     return ViewerVolume(name, image, anomaly_map, anomaly_map > 4, affine, "score 3.2, flagged")
+
+
+def make_marked() -> ViewerVolume:
+    """Bright and strange at the right, front and top of the patient; oblique, stored as P, I, R."""
+    image = np.zeros((12, 16, 10), np.float32)
+    image[2:11, 2:14, 1:9] = 100
+    image[8:10, 11:13, 6:8] = 1000
+    to_file = nib.orientations.ornt_transform(
+        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt("PIR")
+    )
+    stored = nib.apply_orientation(image, to_file)
+    turn = Rotation.from_euler("xyz", (10, 15, 20), degrees=True).as_matrix()
+    ras = np.eye(4)
+    ras[:3, :3] = turn * (1.0, 1.0, 3.0)
+    affine = ras @ nib.orientations.inv_ornt_aff(to_file, image.shape)
+    scores = {number: 4.0 if number == 2 else number / 10 for number in range(8)}
+    strange = (stored > 500) * np.float32(5)
+    return ViewerVolume(
+        "second", stored, strange, None, affine, "score 4.0, flagged", scores, "axial"
+    )
 
 
 def make_content() -> ReportContent:
@@ -77,7 +101,7 @@ def make_content() -> ReportContent:
         history=[{"train_loss": 1.0, "val_loss": 1.2}, {"train_loss": 0.5, "val_loss": 0.9}],
         regions=[(image, image > 0.5)] * 3,
         examples=examples,
-        volumes=[make_volume(), make_volume("second")],
+        volumes=[make_volume(), make_marked()],
         failures=[{"case": HOSTILE, "reason": "The file is damaged."}],
         about={
             "layout": "brats",
@@ -86,6 +110,7 @@ def make_content() -> ReportContent:
         },
         notes=["Phantoms say nothing of real scans.", HOSTILE],
         volumetric=True,
+        thumbnails={HOSTILE: b"a JPEG"},
     )
 
 

@@ -101,7 +101,7 @@ class FakeCases:
             pixels.add(patient, 3.0 * mask, mask)
         image = np.zeros((8, 8), np.float32)
         shown = Example("detected", "c", 0, 1.0, image, image, {"anomaly_map": image}, None)
-        return Gathered(self.rows, pixels, {}, [shown], self.failures)
+        return Gathered(self.rows, pixels, {}, [shown], {"c": b"JPEG"}, self.failures)
 
 
 def ten_slices() -> list[ScoreRow]:

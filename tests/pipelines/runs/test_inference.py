@@ -67,6 +67,7 @@ def test_the_most_anomalous_come_first(
     (report,) = reports
     assert report.title == "Inference" and report.notes == ["these are phantoms"]
     assert report.metrics is None and report.volumetric is True
+    assert report.thumbnails == {"c": b"JPEG"}
     assert report.about["modalities"] == "flair, t2" and report.about["device"] == "cpu"
     assert report.about["images"] == 7 and report.about["model of"] == "yesterday"
     assert list(report.about)[-1] == "model's version of torch"
