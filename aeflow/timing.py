@@ -146,6 +146,7 @@ class _Clock:
 def _repeat(dataset: NormalSlices, count: int) -> None:
     index = torch.arange(count) % len(dataset)
     dataset.case_numbers = dataset.case_numbers[index.numpy()]
+    dataset.slice_numbers = dataset.slice_numbers[index]
     dataset.images = dataset.images[index]
     dataset.context = {name: value[index] for name, value in dataset.context.items()}
 

@@ -165,7 +165,9 @@ def make_slices() -> MakeSlices:
             one = int(case.name.removeprefix("case"))
             context = {name: value[one : one + 1] for name, value in everything.items()}
             image = images[one : one + 1]
-            return SimpleNamespace(images=image, labels=torch.zeros(1), context=context)
+            return SimpleNamespace(
+                images=image, labels=torch.zeros(1), indices=torch.zeros(1).long(), context=context
+            )
 
         return NormalSlices(cases, cut)  # type: ignore[arg-type]
 

@@ -30,3 +30,4 @@ from .seeding import derive_seed as derive_seed
 from .seeding import generator as generator
 from .stopping import StopSignals as StopSignals
 from .versions import installed_version as installed_version
+from .words import counted as counted

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from networks.choices import nearest
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened
@@ -118,7 +119,8 @@ def _tell(data: Data) -> None:
     for name in SPLITS:
         cases, patients = split.cases(name), split.patients(name)
         if cases:
-            logger.info("  %s: %d cases of %d patients", name, len(cases), len(patients))
+            found = f"{counted(len(cases), 'case')} of {counted(len(patients), 'patient')}"
+            logger.info("  %s: %s", name, found)
     for note in data.notes:
         logger.info("  Note: %s", note)
 
@@ -208,7 +210,7 @@ def open_data_like(
     skipped = len(cohort.cases) - len(left)
     if skipped:
         notes.append(
-            f"{skipped} cases are left out: the model has seen them, or they are not for testing."
+            f"{counted(skipped, 'case')} left out: the model has seen them, or they are not for testing."
         )
     left = _asked_for(left, cases, limit)
     data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
@@ -248,7 +250,8 @@ def open_normals(
             "Give normal images of other patients."
         )
     if len(left) < len(normal):
-        notes.append(f"{len(normal) - len(left)} cases are left out: the model has seen them.")
+        skipped = counted(len(normal) - len(left), "case")
+        notes.append(f"{skipped} left out: the model has seen them.")
     data = Data(cohort, Split((), left, ()), tuple([*notes, *cohort.notes]))
     _tell(data)
     return data

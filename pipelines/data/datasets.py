@@ -16,7 +16,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, track
+from pipelines.common import EpochSampler, counted, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
@@ -39,6 +39,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         images: the slices, ``(N, C, H, W)``.
         context: what goes with them: the ``body`` and the ``region``, ``(N, 1, H, W)`` bool.
         case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
+        slice_numbers: the slice's own in its case, ``(N,)``; 0 for a picture.
 
     Raises:
         InputError: when no normal slice is found.
@@ -61,10 +62,12 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         counts = [len(one[Keys.IMAGE]) for one in found]
         if not any(counts):
             raise InputError(
-                f"dataset_dir: no normal slice in {len(self.data)} case(s). A slice is normal when "
-                f"it shows no lesion, lies in slice_range {transform.slice_range} and the body "
-                f"fills at least {transform.min_body_fraction:.0%} of it; loosen these options."
+                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. A slice is "
+                f"normal when it shows no lesion, lies in slice_range {transform.slice_range} and "
+                f"the body fills at least {transform.min_body_fraction:.0%} of it; loosen these "
+                "options."
             )
+        self.slice_numbers = torch.cat([one.pop("slice") for one in found])
         self.images = torch.cat([one[Keys.IMAGE] for one in found])
         self.context = {
             n: torch.cat([one[n] for one in found]) for n in found[0] if n != Keys.IMAGE
@@ -74,7 +77,9 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
 
     def _normals(self, case: Case) -> dict[str, Tensor]:
         sample = self.transform(case)
-        everything = {Keys.IMAGE.value: sample.images, **sample.context}
+        everything = {
+            Keys.IMAGE.value: sample.images, "slice": sample.indices, **sample.context
+        }  # fmt: skip
         return {name: value[sample.labels == 0] for name, value in everything.items()}
 
     def __len__(self) -> int:
@@ -87,11 +92,12 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         return {name: value[0] for name, value in found.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        """A batch at once: ``image`` ``(B, C, H, W)``, ``index`` ``(B,)`` and the context."""
+        """A batch at once: ``image`` ``(B, C, H, W)``, its numbers ``(B,)`` and the context."""
         index = torch.as_tensor(indices)
         context = {name: value[index] for name, value in self.context.items()}
         case = torch.from_numpy(self.case_numbers)[index]
-        return {Keys.IMAGE: self.images[index], "index": index, "case": case, **context}
+        numbers = {"index": index, "case": case, "slice": self.slice_numbers[index]}
+        return {Keys.IMAGE: self.images[index], **numbers, **context}
 
 
 def slice_loader(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipelines.common import track
+from pipelines.common import counted, track
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.cohort import Data
 from pipelines.data.layouts import is_plain_folder, read_cohort
@@ -76,8 +76,9 @@ class LabelledAnomalies:
         found = [one for sample in read if len((one := _anomalous(sample)).image)]
         if not found:
             raise InputError(
-                f"labelled_anomalies: no anomalous slice in {len(self.cases)} case(s) of "
-                f"{self.path}. A volume needs a mask, and a slice at least min_lesion_pixels of it."
+                f"labelled_anomalies: no anomalous slice in {counted(len(self.cases), 'case')} "
+                f"of {self.path}. A volume needs a mask, and a slice at least min_lesion_pixels of "
+                "it."
             )
         return LabelledBatch(*(torch.cat(one) for one in zip(*found, strict=True)))
 

@@ -10,6 +10,7 @@ import torch
 from monai.data.meta_tensor import MetaTensor
 from torch import Tensor
 
+from pipelines.common import counted
 from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case
 from transforms.errors import InputError
@@ -181,8 +182,8 @@ class CaseLoader:
         if found == 1 and raw.ndim == 3:  # a grey picture among colour ones
             return raw.repeat(self.channels, *[1] * (raw.ndim - 1))
         raise InputError(
-            f"{case.images[0]}: expected {self.channels} channel(s), found {found}. Export all "
-            f"files alike, or train a model of so many (--channels {found})."
+            f"{case.images[0]}: expected {counted(self.channels, 'channel')}, found {found}. "
+            f"Export all files alike, or train a model of so many (--channels {found})."
         )
 
     def _body(self, raw: Any, native: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import get_args
 
 from networks.choices import nearest
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort, SplitName
-from pipelines.data.layouts.files import counted, shortened
+from pipelines.data.layouts.files import shortened
 from transforms.errors import InputError
 
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)

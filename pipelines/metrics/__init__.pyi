@@ -1,8 +1,11 @@
 from .bootstrap import RESAMPLES as RESAMPLES
-from .bootstrap import Figure as Figure
 from .bootstrap import PatientBootstrap as PatientBootstrap
 from .bootstrap import draw_patients as draw_patients
-from .bootstrap import told_figure as told_figure
+from .figure import LEAST_PATIENTS as LEAST_PATIENTS
+from .figure import Figure as Figure
+from .figure import class_patients as class_patients
+from .figure import told_figure as told_figure
+from .figure import too_few as too_few
 from .image import image_metrics as image_metrics
 from .matching import SHARPNESS_TOLERANCE as SHARPNESS_TOLERANCE
 from .matching import matched_auroc as matched_auroc
@@ -17,4 +20,5 @@ from .rows import ScoreRow as ScoreRow
 from .shift import batch_notes as batch_notes
 from .summary import summarize as summarize
 from .verdict import Verdict as Verdict
+from .verdict import missing_for_evaluation as missing_for_evaluation
 from .verdict import verdict as verdict

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from pipelines.metrics.figure import Figure, too_few
 from transforms.errors import InputError
 
 Floats = NDArray[np.float64]
@@ -27,47 +27,16 @@ BLOCK_RESAMPLES = 100
 
 
 @dataclass(frozen=True)
-class Figure:
-    """A number with its 95 % interval.
-
-    Attributes:
-        value: the number, None where the data do not define it.
-        ci95: lower and upper end of the percentile interval over patients, None where there are
-            too few patients for one.
-    """
-
-    value: float | None
-    ci95: tuple[float, float] | None = None
-
-    def as_dict(self) -> dict[str, float | list[float] | None]:
-        """The figure for JSON.
-
-        Returns:
-            ``{"value": ..., "ci95": [lower, upper]}``, with None in place of what is not known.
-        """
-        return {"value": self.value, "ci95": None if self.ci95 is None else list(self.ci95)}
-
-
-def told_figure(figure: Mapping[str, Any]) -> str:
-    """A figure for people: what `Figure.as_dict` gives of a known one, with its interval."""
-    told, interval = f"{figure['value']:.3f}", figure.get("ci95")
-    return told if interval is None else f"{told} [{interval[0]:.3f}, {interval[1]:.3f}]"
-
-
-@dataclass(frozen=True)
 class PatientBootstrap:
     """How often each patient was drawn, in each resample.
 
     Attributes:
         patient_index: (N,) the row's patient, an index into the columns of `draws`.
         multiplicities: (R, P) how often each patient was drawn.
-        enough: whether every stratum has at least two patients; without that the interval of a
-            figure is None, since it would look narrower than anyone knows.
     """
 
     patient_index: NDArray[np.intp]
     multiplicities: Floats
-    enough: bool
 
     def distribute(self, statistic: Callable[[Floats], Floats]) -> Floats:
         """Computes a statistic on each resample.
@@ -86,13 +55,17 @@ class PatientBootstrap:
         return np.concatenate(blocks)
 
     def figures(
-        self, names: Sequence[str], statistics: Callable[[Floats], Floats]
+        self,
+        names: Sequence[str],
+        statistics: Callable[[Floats], Floats],
+        patients: Sequence[int],
     ) -> dict[str, Figure]:
         """Figures of the data with their intervals.
 
         Args:
             names: the K figures' names.
             statistics: maps weights of the rows (r, N) to the figures (r, K).
+            patients: (K,) over how many patients each figure is.
 
         Returns:
             The figures by name.
@@ -100,24 +73,27 @@ class PatientBootstrap:
         values = statistics(np.ones((1, self.patient_index.size)))[0]
         draws = self.distribute(statistics)
         return {
-            name: self.figure(float(values[column]), draws[:, column])
+            name: self.figure(float(values[column]), draws[:, column], patients[column])
             for column, name in enumerate(names)
         }
 
-    def figure(self, value: float, draws: Floats) -> Figure:
+    def figure(self, value: float, draws: Floats, patients: int) -> Figure:
         """Joins a value and its distribution.
 
         Args:
             value: the figure on the data themselves; NaN when it is not defined.
             draws: (R,) the figure on each resample, NaN where it was not defined.
+            patients: over how many patients the figure is; of the rarer class, if it compares two.
 
         Returns:
             The figure with the 2.5th and 97.5th percentile of the draws.
         """
         if not np.isfinite(value):
             return Figure(None)
+        if note := too_few(patients):
+            return Figure(float(value), note=note)
         usable = draws[np.isfinite(draws)]
-        if not self.enough or usable.size < max(1.0, MINIMUM_USABLE * draws.size):
+        if usable.size < max(1.0, MINIMUM_USABLE * draws.size):
             return Figure(float(value))
         low, high = np.percentile(usable, [2.5, 97.5])
         return Figure(float(value), (float(low), float(high)))
@@ -152,11 +128,10 @@ def draw_patients(
         raise InputError("Argument 'patients' is empty: expected the patient of at least one row.")
     rng = np.random.default_rng(seed)
     multiplicities = np.zeros((resamples, names.size))
-    strata = _strata(index, labels, names.size)
-    for members in strata:
+    for members in _strata(index, labels, names.size):
         even = np.full(members.size, 1 / members.size)
         multiplicities[:, members] = rng.multinomial(members.size, even, size=resamples)
-    return PatientBootstrap(index, multiplicities, all(len(members) > 1 for members in strata))
+    return PatientBootstrap(index, multiplicities)
 
 
 def _strata(

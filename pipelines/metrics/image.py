@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pipelines.metrics.bootstrap import RESAMPLES, Figure, draw_patients
+from pipelines.metrics.bootstrap import RESAMPLES, draw_patients
+from pipelines.metrics.figure import Figure, class_patients
 from pipelines.metrics.ranking import (
     RankedScores,
     auroc,
@@ -56,7 +57,8 @@ def image_metrics(
     Returns:
         `image_auroc`, `image_ap`, `f1_oracle`, `f1`, `accuracy`, `sensitivity`, `specificity` and
         `realised_fpr`, the share of normal images that are flagged, each patient counting once;
-        all in [0, 1]; the value is None where the images do not define it.
+        all in [0, 1]; the value is None where the images do not define it: the first five compare
+        the classes and need both.
 
     Raises:
         InputError: if arrays differ in length, labels are not 0 and 1, or a score is not finite.
@@ -80,8 +82,11 @@ def image_metrics(
         realised = ratio(weights @ (once * flags), weights @ once)
         return np.stack([*ranking, *decided, realised], axis=1)
 
+    of_normal, of_anomalous = class_patients(truth, names)
+    both = min(of_normal, of_anomalous)
+    over = [both] * (len(_RANKING) + 2) + [of_anomalous, of_normal, of_normal]
     bootstrap = draw_patients(names, truth, resamples, seed)
-    return bootstrap.figures([*_RANKING, *_AT_FLAGS], statistics)
+    return bootstrap.figures([*_RANKING, *_AT_FLAGS], statistics, over)
 
 
 def paired_difference(
@@ -122,7 +127,8 @@ def paired_difference(
         a, b = (_RANKING[metric](*side.counts(weights)) for side in ranked)
         return np.subtract(a, b)[:, None]
 
-    return draw_patients(names, truth, resamples, seed).figures([metric], statistic)[metric]
+    over = [min(class_patients(truth, names))]
+    return draw_patients(names, truth, resamples, seed).figures([metric], statistic, over)[metric]
 
 
 def check_scores(
@@ -167,4 +173,6 @@ def _flag_statistics(weights: Floats, truth: Labels, flags: NDArray[np.bool_]) -
     hits, false_alarms = weights @ (truth * flags), weights @ ((1 - truth) * flags)
     f1, sensitivity, specificity = decision_rates(hits, false_alarms, anomalous, normal)
     accuracy = ratio(hits + normal - false_alarms, anomalous + normal)
+    both = (anomalous > 0) & (normal > 0)
+    f1, accuracy = (np.where(both, one, np.nan) for one in (f1, accuracy))
     return [f1, accuracy, sensitivity, specificity]

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import csr_matrix
 
-from pipelines.metrics.bootstrap import RESAMPLES, Figure, PatientBootstrap, draw_patients
+from pipelines.metrics.bootstrap import RESAMPLES, PatientBootstrap, draw_patients
+from pipelines.metrics.figure import Figure
 from pipelines.metrics.image import check_scores
 from pipelines.metrics.ranking import ratio
 from transforms.errors import InputError
@@ -87,7 +88,8 @@ def matched_auroc(
     everyone = np.ones((1, bootstrap.multiplicities.shape[1]))
     value = float(_auroc_difference(tables, everyone)[0])
     draws = _auroc_difference(tables, bootstrap.multiplicities)
-    return MatchedFigure(bootstrap.figure(value, draws), int(round(tables[0].sum())))
+    over = min(int(tables[0].any(axis=axis).sum()) for axis in (0, 1))
+    return MatchedFigure(bootstrap.figure(value, draws, over), int(round(tables[0].sum())))
 
 
 def _comparable(key: ArrayLike, relation: Relation, count: int) -> Floats:

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import label
 
-from pipelines.metrics.bootstrap import RESAMPLES, Figure, draw_patients
+from pipelines.metrics.bootstrap import RESAMPLES, draw_patients
+from pipelines.metrics.figure import Figure
 from pipelines.metrics.ranking import (
     auroc,
     average_precision,
@@ -258,6 +259,7 @@ def pixel_metrics(
     negative, positive = (pixels[:, kind].astype(np.float64) for kind in (0, 1))
     first = _first_flagged_bin(histogram.edges, threshold)
     dice, _, _ = _at_threshold(positive, negative, first)
+    lesioned = np.isfinite(dice)
 
     def statistics(weights: Floats) -> Floats:
         pooled = weights @ positive, weights @ negative
@@ -267,12 +269,12 @@ def pixel_metrics(
             partial_overlap_area(weights @ overlap, pooled[1], AUPRO_LIMIT),
             best_dice(*pooled),
         )
-        lesioned = np.isfinite(dice)
         mean_dice = ratio(weights @ np.nan_to_num(dice), weights @ lesioned)
         return np.stack([*ranking, *_at_threshold(*pooled, first), mean_dice], axis=1)
 
+    over = [lesioned.size if name == "pixel_specificity" else lesioned.sum() for name in _NAMES]
     bootstrap = draw_patients(histogram.patients, None, resamples, seed)
-    return bootstrap.figures(_NAMES, statistics)
+    return bootstrap.figures(_NAMES, statistics, over)
 
 
 def patient_dice(histogram: PixelHistogram, threshold: float) -> dict[str, float | None]:

@@ -84,19 +84,20 @@ def auroc(positive: Floats, negative: Floats) -> Floats:
 
 
 def average_precision(positive: Floats, negative: Floats) -> Floats:
-    """Average precision; NaN without anomalous items."""
+    """Average precision; NaN where a class is missing."""
     hits = counts_above(positive)
     precision = np.nan_to_num(ratio(hits, hits + counts_above(negative)))
-    return ratio((positive * precision).sum(-1), positive.sum(-1))
+    area = ratio((positive * precision).sum(-1), positive.sum(-1))
+    return np.where(negative.sum(-1) > 0, area, np.nan)
 
 
 def best_dice(positive: Floats, negative: Floats) -> Floats:
-    """Highest Dice (equal to F1) over all thresholds, an oracle; NaN without anomalous items."""
+    """Highest Dice (equal to F1) over all thresholds, an oracle; NaN where a class is missing."""
     hits = counts_above(positive)
     flagged = hits + counts_above(negative)
     lesion = positive.sum(-1)
     dice: Floats = np.nan_to_num(ratio(2 * hits, flagged + lesion[..., None])).max(-1)
-    return np.where(lesion > 0, dice, np.nan)
+    return np.where((lesion > 0) & (negative.sum(-1) > 0), dice, np.nan)
 
 
 def decision_rates(

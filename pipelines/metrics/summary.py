@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from networks import part_column
-from pipelines.metrics.bootstrap import Figure
+from pipelines.metrics.figure import Figure, class_patients
 from pipelines.metrics.image import image_metrics, paired_difference
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
@@ -40,16 +40,19 @@ def summarize(
             matched by sharpness.
 
     Returns:
-        Plain values; every figure is ``{"value": ..., "ci95": [low, high] or null}``.
+        Plain values; every figure is as `Figure.as_dict` has it.
     """
     known = [row for row in rows if row.label is not None]
     table = _Table([row for row in known if row.level != "volume"], volumetric)
+    of_normal, of_anomalous = class_patients(table.labels, table.patients)
     result: dict[str, Any] = {
         "threshold": Figure(threshold).as_dict(),
         "pixel_threshold": Figure(pixel_threshold).as_dict(),
         "n_normal": Figure(float((table.labels == 0).sum())).as_dict(),
         "n_anomalous": Figure(float((table.labels == 1).sum())).as_dict(),
         "n_patients": Figure(float(len(set(table.patients)))).as_dict(),
+        "n_normal_patients": Figure(float(of_normal)).as_dict(),
+        "n_anomalous_patients": Figure(float(of_anomalous)).as_dict(),
         "baselines": {},
     }
     if not len(table.labels):

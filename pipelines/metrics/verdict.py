@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pipelines.metrics.bootstrap import told_figure
+from pipelines.common import counted
+from pipelines.metrics.figure import LEAST_PATIENTS, told_figure, too_few
 
-LEAST_PATIENTS = 5
-"""Test patients below which no interval over patients means anything."""
+CLASSES = ("normal", "anomalous")
 
 Kind = Literal["usable", "not surely better", "weaker", "below chance", "not to be judged"]
 
@@ -38,7 +38,7 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     ours = metrics["image_auroc"]
     told = f"AUROC {told_figure(ours)}"
     if "matched_auroc" in metrics and metrics["matched_auroc"]["value"] is not None:
-        told += f", matched {metrics['matched_auroc']['value']:.3f}"
+        told += f", matched {told_figure({**metrics['matched_auroc'], 'ci95': None})}"
     if ours["value"] < 0.5:
         return Verdict(
             "below chance",
@@ -73,24 +73,41 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     )  # fmt: skip
 
 
+def missing_for_evaluation(metrics: Mapping[str, Any]) -> list[str]:
+    """What these test images lack to be judged by; nothing where they can be."""
+    lacking = []
+    for name in CLASSES:
+        images, patients = _count(metrics, name), _count(metrics, f"{name}_patients")
+        if too_few(patients):
+            found = f"{counted(images, 'image')} of {counted(patients, 'patient')}"
+            lacking.append(
+                f"{name} test images of {LEAST_PATIENTS} patients at least; there "
+                f"{'is' if images == 1 else 'are'} {found if images else 'none'}"
+            )
+    return lacking
+
+
 def _unjudged(metrics: Mapping[str, Any]) -> Verdict | None:
-    counts = {name: int(metrics[f"n_{name}"]["value"]) for name in ("normal", "anomalous")}
-    missing = [name for name, count in counts.items() if not count]
+    missing = [name for name in CLASSES if not _count(metrics, name)]
     if missing:
         return Verdict(
             "not to be judged",
             f"Not to be judged: there is no {' and no '.join(missing)} test image.",
             "Add labelled images, and evaluate: aeflow evaluate <labelled data>.",
         )
-    patients = int(metrics["n_patients"]["value"])
-    if patients < LEAST_PATIENTS or not _known(metrics["image_auroc"]):
+    patients, rarer = min((_count(metrics, f"{name}_patients"), name) for name in CLASSES)
+    if too_few(patients):
         return Verdict(
             "not to be judged",
-            f"Not to be judged: {patients} test patients are too few, at least {LEAST_PATIENTS} "
-            "are needed.",
+            f"Not to be judged: {rarer} test images of {counted(patients, 'patient')} are too few, "
+            f"of at least {LEAST_PATIENTS} are needed.",
             "Add labelled images of other patients, and evaluate: aeflow evaluate <labelled data>.",
         )
     return None
+
+
+def _count(metrics: Mapping[str, Any], name: str) -> int:
+    return int(metrics[f"n_{name}"]["value"])
 
 
 def _rate_advice(metrics: Mapping[str, Any]) -> str:

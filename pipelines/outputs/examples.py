@@ -14,8 +14,9 @@ from transforms.slices import to_canvas
 if TYPE_CHECKING:
     from pipelines.scoring import ScoredCase
 
-Kind = Literal["detected", "missed", "false alarm", "scored"]
+Kind = Literal["detected", "missed", "false alarm", "scored", "held-out normal"]
 KINDS: tuple[Kind, ...] = ("detected", "missed", "false alarm", "scored")
+"""Those that cases which are scored are sorted into."""
 SIGNS: dict[Kind, int] = {"detected": 1, "missed": -1, "false alarm": 1, "scored": 1}
 """Whether high or low scores are the telling ones."""
 

@@ -194,6 +194,7 @@ def save_histogram(
     threshold: float,
     *,
     unlabelled: Sequence[float] = (),
+    held_out: Sequence[float] = (),
     reference: Sequence[float] | NDArray[np.float64] = (),
 ) -> None:
     """Draws the scores of normal and anomalous images with the threshold.
@@ -204,6 +205,7 @@ def save_histogram(
         anomalous: scores of anomalous images.
         threshold: the score above which an image is flagged.
         unlabelled: scores of images of unknown label.
+        held_out: scores of normal images of the calibration, drawn as images of their own.
         reference: scores of the held-out normal images of the calibration, drawn as a line of the
             same area as the images.
     """
@@ -211,6 +213,7 @@ def save_histogram(
         (normal, "normal", "#0072B2"),
         (anomalous, "anomalous", "#D55E00"),
         (unlabelled, "label unknown", "#009E73"),
+        (held_out, "held-out normal", "#595959"),
     )
     everything = np.concatenate([np.asarray(values, dtype=float) for values, _, _ in groups])
     if not everything.size:

@@ -54,6 +54,8 @@ class ReportContent:
         n_normal: number of normal images that the calibration used.
         n_patients: number of their patients.
         quantiles: (1001,) ascending scores of these normal images.
+        held_out: scores of these images themselves, in any order, where no anomalous image shows
+            more; else empty.
         history: one mapping per epoch, as `pipelines.outputs.pictures.save_curves` takes.
         regions: normal images ``(H, W)`` in [0, 1], each with the region ``(H, W)`` bool in which
             synthetic anomalies lay.
@@ -77,6 +79,7 @@ class ReportContent:
     n_patients: int
     quantiles: NDArray[np.float64]
     verdict: Verdict | None = None
+    held_out: Sequence[float] = ()
     history: Sequence[Mapping[str, float]] = ()
     regions: Sequence[tuple[NDArray[np.float32], NDArray[np.bool_]]] = ()
     stability: Sequence[Mapping[str, Any]] = ()

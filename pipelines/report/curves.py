@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from pipelines.metrics import (
     RESAMPLES,
-    PatientBootstrap,
     RankedScores,
     auroc,
     average_precision,
+    class_patients,
     counts_above,
     draw_patients,
     ratio,
+    too_few,
 )
 
 Floats = NDArray[np.float64]
@@ -45,6 +46,11 @@ class Judged:
     def both(self) -> bool:
         """Whether normal and anomalous images are there."""
         return bool(self.labels.any() and not self.labels.all())
+
+    @property
+    def note(self) -> str:
+        """Why what compares the classes is no figure; "" if it is one."""
+        return too_few(min(class_patients(self.labels, self.patients)))
 
 
 @dataclass(frozen=True)
@@ -104,7 +110,8 @@ def false_positives(judged: Judged, quantiles: Floats, resamples: int = RESAMPLE
     above = (judged.scores[normal][:, None] > thresholds).astype(np.float64)
     bootstrap = draw_patients(judged.patients[normal], None, resamples)
     draws = bootstrap.distribute(lambda weights: _mean(weights, above))
-    return Curve(RATES, above.mean(axis=0), *_band(bootstrap, draws))
+    few = too_few(class_patients(judged.labels, judged.patients)[0])
+    return Curve(RATES, above.mean(axis=0), *((None, None) if few else _band(draws)))
 
 
 def _mean(weights: Floats, values: Floats) -> Floats:
@@ -121,16 +128,16 @@ def _with_band(
     ranked = RankedScores.of(judged.labels, scores)
     counts = ranked.counts()
     value, area = read(*counts)[0], measure(*counts).item()
-    if not resamples:
+    if not resamples or judged.note:
         return Curve(RATES, value, None, None, area)
     bootstrap = draw_patients(judged.patients, judged.labels, resamples)
     draws = bootstrap.distribute(lambda weights: read(*ranked.counts(weights)))
-    return Curve(RATES, value, *_band(bootstrap, draws), area)
+    return Curve(RATES, value, *_band(draws), area)
 
 
-def _band(bootstrap: PatientBootstrap, draws: Floats) -> tuple[Floats | None, Floats | None]:
+def _band(draws: Floats) -> tuple[Floats | None, Floats | None]:
     usable = draws[np.isfinite(draws).all(axis=1)]
-    if not bootstrap.enough or not len(usable):
+    if not len(usable):
         return None, None
     low, high = np.percentile(usable, [2.5, 97.5], axis=0)
     return low, high

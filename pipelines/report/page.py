@@ -14,8 +14,15 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from pipelines.common import replacing, writable_folder
-from pipelines.metrics import ScoreRow
+from pipelines.common import counted, replacing, writable_folder
+from pipelines.metrics import (
+    Figure,
+    ScoreRow,
+    class_patients,
+    missing_for_evaluation,
+    told_figure,
+    too_few,
+)
 from pipelines.outputs import (
     MAP_RANGE,
     SHOWN_FROM,
@@ -35,6 +42,7 @@ from pipelines.report.tables import (
     figure_tables,
     patient_table,
     stability_table,
+    synthetic_table,
     tell,
 )
 from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
@@ -46,6 +54,7 @@ GROUPS = {
     "missed": "Worst misses: anomalous and not flagged, the lowest scores",
     "false alarm": "Worst false alarms: normal and flagged, the highest scores",
     "scored": "Highest scores among images of unknown label",
+    "held-out normal": "Held-out normal images of the calibration, the highest scores",
 }
 
 
@@ -97,7 +106,10 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         histogram=_histogram(folder / "scores.png", content),
         roc=_roc(folder / "roc.png", content, judged),
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
-        measured_fpr=measured,
+        measured=measured,
+        counted=counted,
+        missing=missing_for_evaluation(metrics) if metrics else [],
+        synthetic=synthetic_table(metrics.get("synthetic_detection")),
         stability=stability_table(content.stability),
         curves=_curves(folder / "curves.png", content),
         regions=_regions(folder / "regions.png", content),
@@ -155,7 +167,9 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
     for row in content.rows:
         if row.level != "volume" and np.isfinite(row.score):
             groups[row.label].append(row.score)
-    if not any(groups.values()):
+    told = dict(zip(("normal", "anomalous", "unlabelled"), groups.values(), strict=True))
+    told["held-out normal"] = list(content.held_out)
+    if not any(told.values()):
         return None
     save_histogram(
         path,
@@ -163,14 +177,15 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         groups[1],
         content.threshold,
         unlabelled=groups[None],
-        reference=content.quantiles,
+        held_out=content.held_out,
+        reference=() if content.held_out else content.quantiles,
     )
-    told = [
-        f"{len(groups[label])} {name} images, median score {np.median(groups[label]):.2f}"
-        for label, name in ((0, "normal"), (1, "anomalous"), (None, "unlabelled"))
-        if groups[label]
-    ]
-    alt = f"Histogram of scores: {'; '.join(told)}; threshold {content.threshold:.2f}."
+    words = "; ".join(
+        f"{counted(len(scores), f'{name} image')}, median score {np.median(scores):.2f}"
+        for name, scores in told.items()
+        if scores
+    )
+    alt = f"Histogram of scores: {words}; threshold {content.threshold:.2f}."
     return _picture(path, alt, "Scores", wide=True)
 
 
@@ -180,29 +195,34 @@ def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
     preferred = "intensity" if content.volumetric else "sharpness"
     baseline = preferred if preferred in judged.baselines else None
     draw_roc(path, judged, content.threshold, baseline)
-    area = tell((content.metrics or {}).get("image_auroc")).text
+    area = tell((content.metrics or {}).get("image_auroc"))
     beside = f" beside the trivial score {baseline}" if baseline else ""
+    bands = "" if judged.note else ", with 95 % bands over patients"
     alt = (
-        f"ROC and precision-recall curve of the score{beside}, with 95 % bands over patients. "
-        f"AUROC {area}."
+        f"ROC and precision-recall curve of the score{beside}{bands}. "
+        f"AUROC {' '.join(filter(None, (area.text, area.remark)))}."
     )
     return _picture(path, alt, "ROC and precision-recall", wide=True)
 
 
-def _measured_fpr(content: ReportContent, judged: Judged) -> float | None:
+def _measured_fpr(content: ReportContent, judged: Judged) -> Figure | None:
     normal = judged.scores[judged.labels == 0]
-    return float((normal > content.threshold).mean()) if normal.size else None
+    if not normal.size:
+        return None
+    patients, _ = class_patients(judged.labels, judged.patients)
+    return Figure(float((normal > content.threshold).mean()), note=too_few(patients))
 
 
 def _calibration(
-    path: Path, content: ReportContent, judged: Judged, measured: float | None
+    path: Path, content: ReportContent, judged: Judged, measured: Figure | None
 ) -> Picture | None:
-    if measured is None or not _usable(content.quantiles):
+    if measured is None or measured.value is None or not _usable(content.quantiles):
         return None
-    draw_calibration(path, judged, content.quantiles, content.target_fpr, measured)
+    draw_calibration(path, judged, content.quantiles, content.target_fpr, measured.value)
     alt = (
         "False-positive rate measured on test normals over the nominal rate. At the chosen "
-        f"threshold {measured:.3f} were measured and {content.target_fpr:.3f} were promised."
+        f"threshold {told_figure(measured.as_dict())} were measured and {content.target_fpr:.3f} "
+        "were promised."
     )
     return _picture(path, alt, "Calibration", wide=True)
 
@@ -220,7 +240,8 @@ def _curves(path: Path, content: ReportContent) -> Picture | None:
         for name, value in content.history[-1].items()
         if name in ("train_loss", "val_loss")
     )
-    alt = f"Loss and its terms over {len(content.history)} epochs. Last epoch: {last or 'no loss'}."
+    epochs = counted(len(content.history), "epoch")
+    alt = f"Loss and its terms over {epochs}. Last epoch: {last or 'no loss'}."
     return _picture(path, alt, "Loss curves", wide=True)
 
 
@@ -228,7 +249,8 @@ def _regions(path: Path, content: ReportContent) -> Picture | None:
     if not content.regions:
         return None
     save_regions(path, content.regions)
-    alt = f"{len(content.regions)} normal training images with the outline of the region."
+    count = counted(len(content.regions), "normal training image")
+    alt = f"{count} with the outline of the region."
     return _picture(path, alt, wide=True)
 
 
@@ -298,8 +320,9 @@ def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
     for name, title in (("image_auroc", "AUROC"), ("sensitivity", "sensitivity"),
                         ("specificity", "specificity")):  # fmt: skip
         if name in metrics and metrics[name]["value"] is not None:
-            number, _, interval = tell(metrics[name]).text.partition(" ")
-            cards.append((title, number, f"95 % {interval}" if interval else "no interval"))
+            told = tell(metrics[name])
+            number, _, interval = told.text.partition(" ")
+            cards.append((title, number, f"95 % {interval}" if interval else told.remark))
     preferred = "intensity" if content.volumetric else "sharpness"
     trivial = (metrics.get("baselines") or {}).get(preferred)
     if trivial and trivial["difference"]["value"] is not None:

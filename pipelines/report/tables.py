@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from networks import part_column
-from pipelines.metrics import told_figure
+from pipelines.common import counted
+from pipelines.metrics import told_figure, too_few
 
 MOST_ROWS = 500
 """Patients that the page shows."""
@@ -40,6 +41,7 @@ DIFFERENCES = ("difference", "matched_difference")
 DECISIONS = ("sensitivity", "specificity", "realised_fpr", "accuracy", "f1", "f1_oracle")
 PIXELS = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 VOLUMES = ("image_auroc", "image_ap", "sensitivity", "specificity", "realised_fpr", "f1")
+_OF_A_PATIENT = {"image_auroc": "AUROC", "dice_at_threshold": "Dice"}
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class Table:
 
 
 def tell(figure: Any) -> Cell:
-    """A figure ``{"value": ..., "ci95": ...}`` with its interval."""
+    """A figure, see `Figure.as_dict`, with its interval, or with why it is none."""
     if not isinstance(figure, Mapping) or figure.get("value") is None:
         return Cell("–")
-    remark = "no interval: too few patients" if figure.get("ci95") is None else ""
-    return Cell(told_figure(figure), remark)
+    remark = figure.get("note") or ("no interval" if figure.get("ci95") is None else "")
+    return Cell(told_figure({**figure, "note": ""}), remark)
 
 
 def difference(figure: Any) -> Cell:
@@ -109,25 +111,19 @@ def patient_table(metrics: Mapping[str, Any]) -> Table | None:
     if not patients:
         return None
     patients.sort(key=lambda one: (one["image_auroc"] is None, one["image_auroc"] or 0.0))
+    names = ["n_normal", "n_anomalous", "flagged", *_of_any(patients, _OF_A_PATIENT)]
     rows = [
-        (
-            str(number),
-            [
-                Cell(str(one["n_normal"])),
-                Cell(str(one["n_anomalous"])),
-                Cell(str(one["flagged"])),
-                Cell(_plain(one["image_auroc"])),
-                Cell(_plain(one["dice_at_threshold"])),
-            ],
-        )
+        (str(number), [Cell(_plain(one[name])) for name in names])
         for number, one in enumerate(patients[:MOST_ROWS], start=1)
     ]
-    heads = ["patient", "normal images", "anomalous images", "flagged", "AUROC", "Dice"]
-    return Table("Patients, the lowest AUROC first, numbered anew", heads, rows)
+    heads = ["patient", "normal images", "anomalous images", "flagged"]
+    heads += [_OF_A_PATIENT[name] for name in names[3:]]
+    order = "the lowest AUROC first, " if "image_auroc" in names else ""
+    return Table(f"Patients, {order}numbered anew", heads, rows)
 
 
 def _ranking_table(metrics: Mapping[str, Any]) -> Table | None:
-    if "image_auroc" not in metrics:
+    if not _known(metrics, RANKING):
         return None
     baselines = metrics.get("baselines") or {}
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
@@ -208,7 +204,37 @@ def _steadiness(stability: Sequence[Mapping[str, Any]], shifts: Sequence[str]) -
     )
 
 
+def synthetic_table(found: Mapping[str, Any] | None) -> Table | None:
+    """How many synthetic anomalies are flagged, kind by kind and size by size."""
+    if not found:
+        return None
+    cells: dict[str, list[Cell]] = {}
+    for row in found["rows"]:
+        told = Cell("–", "none shows")
+        if row["n"]:
+            told = Cell(f"{100 * row['flagged']:.0f} %", f"AUROC {row['auroc']:.2f}, n {row['n']}")
+        cells.setdefault(row["kind"], []).append(told)
+    practised = {kind: Cell("yes" if kind in found["practised"] else "no") for kind in cells}
+    sizes = [f"{name}, {low} to {high} px" for name, (low, high) in found["diameters"].items()]
+    of = f"{counted(found['images'], 'held-out normal image')} of the calibration"
+    few = too_few(found["patients"])
+    without = f"{100 * found['flagged_without']:.0f} % of them are{f' ({few})' if few else ''}"
+    return Table(
+        f"Share flagged of {of} with one synthetic anomaly each, by its kind and diameter; without "
+        f"it {without}. AUROC: against the same images without it; n: images in which it shows",
+        ["kind", *sizes, "practised in pre-training"],
+        [(kind, [*own, practised[kind]]) for kind, own in cells.items()],
+    )
+
+
+def _of_any(patients: Sequence[Mapping[str, Any]], names: Iterable[str]) -> list[str]:
+    """Those of the figures that some patient has."""
+    return [name for name in names if any(one[name] is not None for one in patients)]
+
+
 def _plain(value: float | None) -> str:
+    if isinstance(value, int):
+        return str(value)
     return "–" if value is None else f"{value:.3f}"
 
 

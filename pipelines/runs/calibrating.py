@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from networks.conformal import flagged_by_others
-from pipelines.common import FolderLock, duration, write_json
+from pipelines.common import FolderLock, counted, duration, write_json
 from pipelines.data import Data, seen_content
 from pipelines.metrics import Figure, image_metrics
 from pipelines.outputs import save_recalibration
@@ -155,8 +155,9 @@ class Calibrating:
         calibrator = self.calibrator
         facts = {name: one for name, one in self.model.items() if name not in OF_THE_SCORER}
         told = (
-            f"Calibrated anew on {len(calibrator.patients)} normal images of "
-            f"{len(set(calibrator.patients))} patients; the model is of {self.model['created']}."
+            f"Calibrated anew on {counted(len(calibrator.patients), 'normal image')} of "
+            f"{counted(len(set(calibrator.patients)), 'patient')}; the model is of "
+            f"{self.model['created']}."
         )
         return facts | {
             "case_scores": list(reference.scores),
@@ -182,7 +183,8 @@ def _moments(scorer: Any) -> dict[str, dict[str, float]]:
 def _lines(told: Mapping[str, Any]) -> list[str]:
     before, after = told["before"], told["after"]
     return [
-        f"Calibrated on {told['normal_images']} normal images of {told['patients']} patients:",
+        f"Calibrated on {counted(told['normal_images'], 'normal image')} of "
+        f"{counted(told['patients'], 'patient')}:",
         f"  {'':<26}{'before':>26}{'after':>26}",
         f"  {'threshold':<26}{before['threshold']:>26.3f}{after['threshold']:>26.3f}",
         f"  {'promised rate':<26}{before['promised_fpr']:>26.1%}{after['promised_fpr']:>26.1%}",
@@ -196,5 +198,7 @@ def _rate(judged: Mapping[str, Any]) -> str:
     if figure["value"] is None:
         return "one patient cannot tell"
     told = f"{figure['value']:.1%}"
-    low, high = figure["ci95"] or (None, None)
-    return told if low is None else f"{told} [{low:.1%}, {high:.1%}]"
+    if figure["ci95"] is None:
+        return f"{told} ({figure['note']})" if "note" in figure else told
+    low, high = figure["ci95"]
+    return f"{told} [{low:.1%}, {high:.1%}]"

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
-from pipelines.common import write_json
+from pipelines.common import counted, write_json
 from pipelines.data import Data
 from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
@@ -84,11 +84,16 @@ class Evaluation(Session):
             "target_fpr": {"value": float(scorer.calibration.target_fpr), "ci95": None},
             "about": self.about,
             "notes": self.notes,
+            **self._further(),
         }
         judged = verdict(metrics)
         self.verdict, metrics["verdict"] = judged, judged._asdict()
         write_json(self.output_dir / "metrics.json", metrics)
         return metrics
+
+    def _further(self) -> dict[str, Any]:
+        """What else ``metrics.json`` tells; nothing is judged by it."""
+        return {}
 
     def _subject(self) -> dict[str, Any]:
         return {"cases": len(self.case_run.dataset)}
@@ -122,36 +127,39 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
 
 
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that are defined, and the AUROC of each baseline, by name."""
-    figures = {
-        name: content["value"]
-        for name, content in metrics.items()
-        if isinstance(content, dict) and isinstance(content.get("value"), (int, float))
-    }
+    """The numbers that are figures, and the AUROC of each baseline, by name.
+
+    A number over too few patients stays out: a run's metrics have no place for its note.
+    """
+    found = {name: content for name, content in metrics.items() if isinstance(content, dict)}
     for name, content in metrics["baselines"].items():
-        if content["image_auroc"]["value"] is not None:
-            figures[f"baseline_{name}_auroc"] = content["image_auroc"]["value"]
-    return figures
+        found[f"baseline_{name}_auroc"] = content["image_auroc"]
+    return {
+        name: content["value"]
+        for name, content in found.items()
+        if isinstance(content.get("value"), (int, float)) and not content.get("note")
+    }
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:
-    """Figures and baselines, line by line."""
+    """Figures and baselines that are defined, line by line."""
     counts = ", ".join(
-        f"{int(metrics[name]['value'])} {what}"
+        counted(int(metrics[name]["value"]), what)
         for name, what in (
-            ("n_normal", "normal images"),
-            ("n_anomalous", "anomalous images"),
-            ("n_patients", "patients"),
+            ("n_normal", "normal image"),
+            ("n_anomalous", "anomalous image"),
+            ("n_patients", "patient"),
         )
     )
     lines = [f"Evaluated on {counts}"]
-    lines += [f"  {name:<22}{_figure(metrics[name])}" for name in TOLD if name in metrics]
-    return lines + [
-        f"  baseline {name:<13}{_figure(content['image_auroc'])} image_auroc, ours minus it "
-        f"{_figure(content['difference'])}"
-        for name, content in metrics["baselines"].items()
+    lines += [
+        f"  {name:<22}{told_figure(metrics[name])}"
+        for name in TOLD
+        if name in metrics and metrics[name]["value"] is not None
     ]
-
-
-def _figure(figure: Mapping[str, Any]) -> str:
-    return "not defined here" if figure["value"] is None else told_figure(figure)
+    return lines + [
+        f"  baseline {name:<13}{told_figure(content['image_auroc'])} image_auroc, ours minus it "
+        f"{told_figure(content['difference'])}"
+        for name, content in metrics["baselines"].items()
+        if content["image_auroc"]["value"] is not None
+    ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
-from pipelines.common import write_csv
+from pipelines.common import counted, write_csv
 from pipelines.data import InputFiles, seen_by, shortened
 from pipelines.metrics import ScoreRow
 from pipelines.runs.session import Session
@@ -75,14 +75,14 @@ class Inference(Session):
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
         whole = [row for row in gathered.rows if row.level != "slice"]
         whole.sort(key=lambda row: -row.score)
-        lines = [f"Scored {len(whole)} images, the most anomalous first:"]
+        lines = [f"Scored {counted(len(whole), 'image')}, the most anomalous first:"]
         lines += [f"  {told(row)}" for row in whole[:MOST_TOLD]]
         if len(whole) > MOST_TOLD:
             lines.append(f"  and {len(whole) - MOST_TOLD} more in scores.csv")
         if gathered.failures:
             lines.append(f"Left out: {len(gathered.failures)}, see failures.csv")
         if self.left_out:
-            lines.append(f"Not used: {len(self.left_out)} other files, see {LEFT_OUT}")
+            lines.append(f"Not used: {counted(len(self.left_out), 'other file')}, see {LEFT_OUT}")
         return lines
 
 

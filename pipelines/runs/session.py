@@ -21,6 +21,7 @@ from pipelines.common import (
     write_csv,
 )
 from pipelines.metrics import ScoreRow, Verdict, batch_notes
+from pipelines.outputs import Example
 from pipelines.report import ReportContent, write_report
 from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
@@ -135,6 +136,10 @@ class Session:
         """What mild changes do to normal images, for the report."""
         return []
 
+    def _held_out(self, metrics: Mapping[str, Any]) -> tuple[Sequence[float], list[Example]]:
+        """Scores and panels of the calibration's normal images, where nothing else tells more."""
+        return (), []
+
     def _places(self) -> dict[str, Any]:
         """Where things are, besides the report."""
         return {}
@@ -155,6 +160,7 @@ class Session:
     def _content(self, gathered: Gathered, metrics: Mapping[str, Any]) -> ReportContent:
         scorer = self.evaluator.scorer
         quantiles: NDArray[np.float64] = scorer.calibration.quantiles.double().cpu().numpy()
+        held_out, highest = self._held_out(metrics)
         about = self._subject() | {
             "device": str(self.evaluator.state.device),
             "duration": self._duration(),
@@ -173,7 +179,8 @@ class Session:
             history=self.history,
             regions=self._regions(),
             stability=self._stability(),
-            examples=gathered.examples,
+            held_out=held_out,
+            examples=[*gathered.examples, *highest],
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
             thumbnails=gathered.thumbnails,
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],

@@ -8,7 +8,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from ignite.engine import Events
 from numpy.typing import NDArray
 
 from networks.scope import Scope
-from pipelines.batch import CaseRun
+from pipelines.batch import CaseRun, Gathered
 from pipelines.common import (
     FolderLock,
+    counted,
     executed_config,
     installed_version,
     plain_options,
@@ -29,17 +30,22 @@ from pipelines.common import (
 )
 from pipelines.data import CaseLoader, Data, LabelledAnomalies, seen_content
 from pipelines.export import check_registry, register_scorer
+from pipelines.outputs import Example
 from pipelines.runs.evaluation import Evaluation
+from pipelines.runs.held_out import highest_normals, told_detection
 from pipelines.scoring import (
     Calibrator,
     CaseEvaluator,
     CaseReference,
+    SyntheticDetection,
     fit_scope,
+    measure_detection,
     measure_stability,
     save_model,
 )
 from pipelines.tracking import Tracker, masked
 from pipelines.training import Checkpoints, StageTrainer
+from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +59,7 @@ SHOWN_REGIONS = 24
 """Training images that are shown with their regions."""
 
 LABELLED_NOTE = (
-    "Trained with {} labelled anomalous cases beside the normal ones: what is like them is found "
+    "Trained with {} beside the normal ones: what is like them is found "
     "more surely, and figures on anomalies of their source say little about others."
 )
 
@@ -94,6 +100,8 @@ class Training(Evaluation):
         seed: the run's seed.
         register_model: name under which the scorer joins the MLflow model registry; None for not.
         checkpoints: from which an interrupted training goes on; None for none.
+        synthetic: makes the anomalies of the pre-training, to see which the model finds; None for
+            no such test.
         labelled: anomalies from which it learns beside the normal images; None for none.
     """
 
@@ -113,6 +121,7 @@ class Training(Evaluation):
         register_model: str | None = None,
         checkpoints: Checkpoints | None = None,
         labelled: LabelledAnomalies | None = None,
+        synthetic: SyntheticAnomalies | None = None,
     ) -> None:
         super().__init__(case_run, evaluator, tracker, data)
         self.preprocessing = preprocessing
@@ -121,6 +130,8 @@ class Training(Evaluation):
         self.split_path = self.model_path.with_name("split.json")
         self.seed = seed
         self.labelled = () if labelled is None else labelled.cases
+        self.synthetic = synthetic
+        self.detection: SyntheticDetection | None = None
         self.register_model = register_model
         self.config: dict[str, Any] = {}
         self.trainer = trainer
@@ -154,7 +165,8 @@ class Training(Evaluation):
             InputError: when the run could not end well.
         """
         self.config = executed_config()
-        labels = LABELLED_NOTE.format(len(self.labelled)) if self.labelled else None
+        count = counted(len(self.labelled), "labelled anomalous case")
+        labels = LABELLED_NOTE.format(count) if self.labelled else None
         for note in filter(None, (self.calibrator.check(), labels)):
             self.notes.append(note)
             logger.warning("Note: %s", note)
@@ -296,6 +308,29 @@ class Training(Evaluation):
         rows = [one.as_dict() for one in found]
         write_csv(self.output_dir / "stability.csv", rows, tuple(rows[0]))
         return rows
+
+    def _further(self) -> dict[str, Any]:
+        if self.synthetic is None:
+            return {}
+        calibrator = self.calibrator
+        self.detection = measure_detection(
+            calibrator.scorer,
+            calibrator.loader,
+            calibrator.patients,
+            self.synthetic,
+            self.seed,
+            calibrator.device,
+        )
+        return {"synthetic_detection": self.detection.as_dict()}
+
+    def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
+        lines = super()._lines(gathered, metrics)
+        return lines if self.detection is None else [*lines, told_detection(self.detection)]
+
+    def _held_out(self, metrics: Mapping[str, Any]) -> tuple[Sequence[float], list[Example]]:
+        if metrics["n_anomalous"]["value"]:
+            return super()._held_out(metrics)
+        return self.calibrator.slice_scores.tolist(), highest_normals(self.calibrator)
 
     def _origin(self) -> dict[str, Any]:
         return {f"version of {name}": value for name, value in installed_versions().items()}

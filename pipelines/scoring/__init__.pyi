@@ -10,6 +10,8 @@ from .cases import ScoredCase as ScoredCase
 from .cases import ScoreSlices as ScoreSlices
 from .cases import score_columns as score_columns
 from .cases import scored_case as scored_case
+from .detection import SyntheticDetection as SyntheticDetection
+from .detection import measure_detection as measure_detection
 from .model_file import MODEL_NAME as MODEL_NAME
 from .model_file import OF_THE_SCORER as OF_THE_SCORER
 from .model_file import load_scorer as load_scorer

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
 from networks.conformal import patient_weights, patients_needed, supported_rate
-from pipelines.common import EngineProgress
+from pipelines.common import EngineProgress, counted
 from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
 
@@ -98,8 +98,7 @@ class Calibrator:
         needed = patients_needed(self.target_fpr)
         return (
             f"A false-positive rate of {self.target_fpr:g} needs {needed} held-out normal patients "
-            f"for calibration; the {count} at hand support {rate:.3g}, for which the threshold is "
-            "set."
+            f"for calibration; with the {count} at hand the threshold is set for {rate:.3g}."
         )
 
     def run(self) -> None:
@@ -128,10 +127,10 @@ class Calibrator:
             calibration.fit_members(torch.cat(alone))
         calibration.fit_pixels(torch.cat([pixels for _, pixels in pooled]), self.pixel_fpr)
         logger.info(
-            "Calibrated on %d held-out normal images of %d patients: threshold %.3f standard "
-            "deviations for a false-positive rate of %.3g.",
-            len(scores),
-            int(calibration.n_patients),
+            "Calibrated on %s of %s: threshold %.3f standard deviations for a false-positive rate "
+            "of %.3g.",
+            counted(len(scores), "held-out normal image"),
+            counted(int(calibration.n_patients), "patient"),
             float(calibration.threshold),
             float(calibration.target_fpr),
         )

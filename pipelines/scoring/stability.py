@@ -47,6 +47,11 @@ class Stability:
         }
 
 
+def evenly_spaced(count: int, most: int) -> list[int]:
+    """Indices of at most so many of the items."""
+    return torch.linspace(0, count - 1, min(count, most)).long().tolist()
+
+
 def measure_stability(
     scorer: AnomalyScorer,
     loader: DataLoader[dict[str, Tensor]],
@@ -62,8 +67,7 @@ def measure_stability(
         strength: of the changes, see `mild_changes`.
     """
     dataset: Any = loader.dataset
-    count = min(len(dataset), MOST_IMAGES)
-    numbers = torch.linspace(0, len(dataset) - 1, count).long().tolist()
+    numbers = evenly_spaced(len(dataset), MOST_IMAGES)
     size = int(loader.batch_size or 1)
     chosen = [numbers[start : start + size] for start in range(0, len(numbers), size)]
     batches = [dataset.__getitems__(indices) for indices in chosen]

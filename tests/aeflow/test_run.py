@@ -67,6 +67,13 @@ def test_a_plain_folder_of_images_is_enough(
     trained = aeflow.train(folder, preset=None, **TINY)
     assert "all are taken as normal" in capsys.readouterr().out
     assert trained.metrics["verdict"]["text"].startswith("Not to be judged: there is no anomalous")
+    page = trained.report.read_text()
+    for section in ("missing", "synthetic", "histogram", "panels"):
+        assert f'<h2 id="{section}">' in page
+    assert "Held-out normal images of the calibration" in page and "Grey are the 2" in page
+    assert "small, 2 to 4 px" in page and "of 5 patients at least; there are none" in page
+    found = trained.metrics["synthetic_detection"]
+    assert found["images"] == 2 and len(found["rows"]) == 27
     assert not (trained.ckpt_dir / PLAN_NAME).exists()
     aeflow.train(folder, preset="quick", **TINY)
     plan = json.loads((trained.ckpt_dir / PLAN_NAME).read_text())

@@ -11,6 +11,7 @@ from monai.bundle import run
 from pipelines.common.options import find_mistake
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.metrics.pixel import pixel_metrics
+from pipelines.scoring import detection
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 TINY: dict[str, Any] = {
@@ -48,10 +49,11 @@ def mistake_of() -> Callable[..., str]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _few_resamples() -> Iterator[None]:
-    """Intervals of the pixels' figures need most of an evaluation's time; few draws do here."""
+    """Intervals and synthetic anomalies need most of an evaluation's time; few of them do here."""
     defaults: dict[str, Any] = pixel_metrics.__kwdefaults__ or {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(defaults, "resamples", 50)
+        patch.setattr(detection, "MOST_IMAGES", 2)
         yield
 
 

@@ -25,7 +25,7 @@ from lib.images import require_readable
 from lib.options import Options
 from lib.records import NORMAL
 from lib.serving import ServedModel
-from pipelines.common import duration, write_json
+from pipelines.common import counted, duration, write_json
 
 logger = logging.getLogger("aeflow.label")
 
@@ -114,9 +114,9 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         if len(patients) < least:
             raise Refusal(
                 409,
-                f"train: expected studies of at least {least} patients that are marked "
-                f"normal, found {len(found)} of {len(patients)}. Mark one in the worklist, by an "
-                f'empty label, or with PUT /datastore/image/info and {{"{NORMAL}": true}}.',
+                f"train: expected studies of at least {counted(least, 'patient')} that are "
+                f"marked normal, found {len(found)} of {len(patients)}. Mark one in the worklist, "
+                f'by an empty label, or with PUT /datastore/image/info and {{"{NORMAL}": true}}.',
             )
         return found
 

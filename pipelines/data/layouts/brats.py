@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from networks.choices import nearest
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.decathlon import Decathlon, decathlon_cases, find_decathlon
 from pipelines.data.layouts.files import (
-    counted,
     describe_tree,
     entries,
     folders_to_depth,

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import cast
 
 from networks.choices import nearest
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
-from pipelines.data.layouts.files import counted, is_image, is_volume, stem_of
+from pipelines.data.layouts.files import is_image, is_volume, stem_of
 from transforms.errors import InputError
 
 _COLUMNS = ("path", "patient", "label", "mask", "split", "region")

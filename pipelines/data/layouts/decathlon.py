@@ -6,8 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.common import counted
 from pipelines.data.cases import Case
-from pipelines.data.layouts.files import counted, folders_to_depth, shortened, stem_of
+from pipelines.data.layouts.files import folders_to_depth, shortened, stem_of
 from transforms.errors import InputError
 
 

@@ -147,11 +147,6 @@ def shortened(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(listed[:limit]) + more
 
 
-def counted(count: int, thing: str) -> str:
-    """Return the count and the thing, in the plural where it should be."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 def _usable(folder: Path) -> list[os.DirEntry[str]]:
     try:
         return [entry for entry in scan(folder) if not problem_of(entry)]

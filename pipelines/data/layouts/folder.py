@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from networks.choices import nearest
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import Layout, Modalities, make_cohort, register
 from pipelines.data.layouts.files import (
-    counted,
     describe_tree,
     is_volume,
     shortened,

@@ -6,6 +6,7 @@ import csv
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import (
     Layout,
@@ -14,7 +15,7 @@ from pipelines.data.layouts.base import (
     picture_modalities,
     register,
 )
-from pipelines.data.layouts.files import counted, describe_tree, stem_of, subfolders
+from pipelines.data.layouts.files import describe_tree, stem_of, subfolders
 from pipelines.data.layouts.walk import left_out_notes, list_images
 from transforms.errors import InputError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pipelines.common import counted
 from pipelines.data.cases import Case, Cohort, SplitName
 from pipelines.data.layouts.base import (
     Layout,
@@ -13,7 +14,6 @@ from pipelines.data.layouts.base import (
     register,
 )
 from pipelines.data.layouts.files import (
-    counted,
     describe_tree,
     folders_to_depth,
     stem_of,

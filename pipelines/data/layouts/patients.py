@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from pipelines.data.layouts.files import counted, shortened
+from pipelines.common import counted
+from pipelines.data.layouts.files import shortened
 from transforms.errors import InputError
 
 _KERMANY = (

@@ -93,7 +93,7 @@ def test_a_model_is_evaluated_on_its_own_test_part(cohort: Cohort) -> None:
     evaluated = open_data_like(model_of(opened), "set")
     assert evaluated.split.test == opened.split.test
     assert not evaluated.split.train and not evaluated.split.calibration
-    assert any("cases are left out" in note for note in evaluated.notes)
+    assert any("cases left out" in note for note in evaluated.notes)
 
 
 def test_no_patient_that_the_model_has_seen_is_evaluated(cohort: Cohort) -> None:
@@ -149,7 +149,7 @@ def test_every_case_but_the_model_s_own_is_evaluated(cohort: Cohort) -> None:
     evaluated = open_data_like(model, "set")
     assert names(evaluated) == {case.name for case in cohort.cases} - own
     skipped = [note for note in evaluated.notes if "left out" in note]
-    told = "cases are left out: the model has seen them, or they are not for testing."
+    told = "cases left out: the model has seen them, or they are not for testing."
     assert len(own) > 10 and skipped == [f"{len(own)} {told}"]
 
 

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from pipelines.metrics.bootstrap import Figure, draw_patients
+from pipelines.metrics.bootstrap import draw_patients
+from pipelines.metrics.figure import Figure
 from transforms.errors import InputError
 
 
@@ -50,26 +51,25 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_interval_of_a_mean_has_the_width_that_theory_gives() -> None:
     values = np.random.default_rng(0).normal(size=400)
     draw = draw_patients(np.arange(400), resamples=2000)
-    figure = draw.figure(values.mean(), draw.distribute(lambda weights: weights @ values / 400))
+    draws = draw.distribute(lambda weights: weights @ values / 400)
+    figure = draw.figure(values.mean(), draws, 400)
     assert figure.ci95 is not None
     expected = 2 * 1.96 * values.std() / 20
     assert figure.ci95[1] - figure.ci95[0] == pytest.approx(expected, rel=0.06)
 
 
 def test_no_interval_where_it_would_be_a_guess() -> None:
-    alone = draw_patients(["a", "a"], resamples=10)
-    assert alone.figure(0.5, np.full(10, 0.5)) == Figure(0.5, None)
-    one_diseased = draw_patients(["a", "b", "c"], [0, 0, 1], resamples=10)
-    assert one_diseased.figure(0.5, np.full(10, 0.5)).ci95 is None
-    pair = draw_patients(["a", "b"], resamples=10)
-    assert pair.figure(0.5, np.r_[np.full(8, 0.5), np.nan, np.nan]).ci95 is None
-    assert pair.figure(0.5, np.r_[np.full(9, 0.5), np.nan]).ci95 == (0.5, 0.5)
+    draw, same = draw_patients(list("abcde"), resamples=10), np.full(10, 0.5)
+    assert draw.figure(0.5, same, 5) == Figure(0.5, (0.5, 0.5))
+    assert draw.figure(0.5, same, 4) == Figure(0.5, None, "4 patients: no figure")
+    assert draw.figure(0.5, np.r_[same[:8], np.nan, np.nan], 5) == Figure(0.5)
+    assert draw.figure(0.5, np.r_[same[:9], np.nan], 5).ci95 == (0.5, 0.5)
 
 
 def test_undefined_values_are_none_and_json_is_strict() -> None:
     draw = draw_patients(["a", "b"], resamples=10)
-    assert draw.figure(float("nan"), np.zeros(10)) == Figure(None)
-    text = json.dumps(draw.figure(0.25, np.zeros(10)).as_dict(), allow_nan=False)
+    assert draw.figure(float("nan"), np.zeros(10), 9) == Figure(None)
+    text = json.dumps(draw.figure(0.25, np.zeros(10), 9).as_dict(), allow_nan=False)
     assert json.loads(text) == {"value": 0.25, "ci95": [0.0, 0.0]}
     assert Figure(None).as_dict() == {"value": None, "ci95": None}
 

@@ -14,7 +14,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from pipelines.metrics.bootstrap import Figure
+from pipelines.metrics.figure import Figure
 from pipelines.metrics.image import image_metrics, paired_difference
 from transforms.errors import InputError
 
@@ -115,12 +115,27 @@ def test_one_class_gives_none_and_no_warning(label: int) -> None:
     found = image_metrics(np.full(6, label), SCORES, SCORES > 0.55, PATIENTS)
     missing = {name for name, figure in found.items() if figure.value is None}
     assert missing == (
-        {"image_auroc", "image_ap", "f1_oracle", "f1", "sensitivity"}
-        if label == 0
-        else {"image_auroc", "specificity", "realised_fpr"}
+        {"image_auroc", "image_ap", "f1_oracle", "f1", "accuracy"}
+        | ({"sensitivity"} if label == 0 else {"specificity", "realised_fpr"})
     )
     json.dumps({name: figure.as_dict() for name, figure in found.items()}, allow_nan=False)
     assert paired_difference(np.full(6, label), SCORES, -SCORES, PATIENTS) == Figure(None)
+
+
+def test_a_figure_needs_five_patients_of_each_class_that_it_is_of() -> None:
+    labels = np.repeat([0, 1], [8, 4])
+    found = image_metrics(labels, np.arange(12.0), labels, np.arange(12))
+    of_normals = {"specificity", "realised_fpr"}
+    assert {name for name, figure in found.items() if figure.ci95 is not None} == of_normals
+    for name in found.keys() - of_normals:
+        assert found[name].as_dict() == {
+            "value": 1.0,
+            "ci95": None,
+            "note": "4 patients: no figure",
+        }
+    assert paired_difference(labels, labels, -labels, np.arange(12)).note
+    five = image_metrics([*labels, 1], np.arange(13.0), [*labels, 1], np.arange(13))
+    assert all(figure.ci95 is not None and not figure.note for figure in five.values())
 
 
 def test_each_patient_counts_once_in_the_realised_rate() -> None:

@@ -101,6 +101,19 @@ def test_difference_of_two_scores() -> None:
     assert everything.figure.ci95 == pytest.approx(plain.ci95)
 
 
+def test_only_patients_with_a_pair_make_a_figure() -> None:
+    labels, key = np.tile([0, 1], 10), np.repeat([0, 0, 0, 0, 9, 18, 27, 36, 45, 54], 2)
+    key[9::2] += 4  # six anomalous images without a normal one that is alike
+    found = matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20))
+    assert found.as_dict()["note"] == "4 patients: no figure" and found.figure.ci95 is None
+    key[9] = 0  # a fifth anomalous one, like four normal ones
+    for swapped in (labels, 1 - labels):
+        found = matched_auroc(swapped, key, key=key, tolerance=0, patients=np.arange(20))
+        assert found.as_dict()["note"] == "4 patients: no figure"
+    key[8] = 0
+    assert not matched_auroc(labels, key, key=key, tolerance=0, patients=np.arange(20)).figure.note
+
+
 @pytest.mark.parametrize("labels", [[0, 1, 0, 1], [0, 0, 0, 0]])
 def test_no_pair_is_none(labels: list[int]) -> None:
     found = matched_auroc(

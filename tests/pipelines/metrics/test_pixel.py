@@ -13,7 +13,7 @@ from sklearn.metrics import (
 )
 
 from pipelines.metrics import pixel as module
-from pipelines.metrics.bootstrap import Figure
+from pipelines.metrics.figure import Figure
 from pipelines.metrics.pixel import PixelHistogram, default_edges, patient_dice
 from transforms.errors import InputError
 
@@ -26,7 +26,7 @@ def pixel_metrics(
     return module.pixel_metrics(histogram, threshold, resamples=resamples, seed=seed)
 
 
-def images(count: int = 8, size: int = 48) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
+def images(count: int = 10, size: int = 48) -> list[tuple[str, np.ndarray, np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(0)
     found = []
     for index in range(count):
@@ -140,7 +140,7 @@ def test_bootstrap_is_repeatable_and_equals_adding_patients_anew() -> None:
     first = pixel_metrics(histogram, THRESHOLD, resamples=30, seed=3)
     assert first == pixel_metrics(histogram, THRESHOLD, resamples=30, seed=3)
     assert first != pixel_metrics(histogram, THRESHOLD, resamples=30, seed=4)
-    rows = np.random.default_rng(3).multinomial(4, np.full(4, 0.25), size=15)
+    rows = np.random.default_rng(3).multinomial(5, np.full(5, 0.2), size=15)
     drawn = []
     for row in rows:
         again = PixelHistogram(histogram.edges)
@@ -150,6 +150,17 @@ def test_bootstrap_is_repeatable_and_equals_adding_patients_anew() -> None:
         drawn.append(pixel_metrics(again, THRESHOLD)["aupro_03"].value)
     few = pixel_metrics(histogram, THRESHOLD, resamples=15, seed=3)["aupro_03"].ci95
     assert few == pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))
+
+
+def test_patients_without_a_lesion_do_not_make_a_figure() -> None:
+    histogram = PixelHistogram(default_edges())
+    for number in range(6):
+        mask = np.zeros((8, 8), bool)
+        mask[:2] = number > 1
+        histogram.add(f"p{number}", np.arange(64.0).reshape(8, 8), mask)
+    found = pixel_metrics(histogram, THRESHOLD)
+    assert found["pixel_ap"].note == found["dice_at_threshold"].note == "4 patients: no figure"
+    assert found["pixel_ap"].ci95 is None and found["pixel_specificity"].ci95 is not None
 
 
 def test_values_beyond_the_edges_fall_into_the_end_bins() -> None:

@@ -48,6 +48,8 @@ def test_undefined_without_a_class() -> None:
     assert np.isnan(auroc(none, some)).all()
     assert np.isnan(average_precision(none, some)).all()
     assert np.isnan(best_dice(none, some)).all()
+    assert np.isnan(average_precision(some, none)).all()
+    assert np.isnan(best_dice(some, none)).all()
     assert np.isnan(partial_overlap_area(none, some, 0.3)).all()
     assert np.isnan(partial_overlap_area(some, none, 0.3)).all()
 

@@ -43,7 +43,7 @@ def make_rows(count: int = 24, head: bool = False, seed: int = 0) -> list[ScoreR
 def make_pixels(seed: int = 0) -> PixelHistogram:
     rng = np.random.default_rng(seed)
     histogram = PixelHistogram()
-    for patient in range(3):
+    for patient in range(5):
         mask = np.zeros((8, 8), bool)
         mask[:3, :3] = True
         histogram.add(f"p{patient}", rng.normal(size=(8, 8)) + 2 * mask, mask)
@@ -97,7 +97,9 @@ def full() -> dict[str, Any]:
 
 def test_every_figure_has_a_value_and_an_interval(full: dict[str, Any]) -> None:
     found = figures(full)
-    fixed = {"/threshold", "/pixel_threshold", "/n_normal", "/n_anomalous", "/n_patients"}
+    of = ("normal", "anomalous", "patients", "normal_patients", "anomalous_patients")
+    counts = [f"/n_{name}" for name in of]
+    fixed = {"/threshold", "/pixel_threshold", *counts}
     assert fixed <= set(found) and len(found) > 40
     assert set(full) - {path.split("/")[1] for path in found} == {"volumes", "patients"}
     for path, figure in found.items():
@@ -110,6 +112,7 @@ def test_every_figure_has_a_value_and_an_interval(full: dict[str, Any]) -> None:
     assert set(full["parts"]) == {"flow_score", "recon_score", "head_score"}
     assert full["n_normal"]["value"] == full["n_anomalous"]["value"] == 12
     assert full["n_patients"]["value"] == 6
+    assert full["n_normal_patients"]["value"] == full["n_anomalous_patients"]["value"] == 6
     assert full["threshold"]["value"] == 1.0 and full["pixel_threshold"]["value"] == 2.0
 
 
@@ -208,6 +211,9 @@ def test_one_class_alone_defines_no_ranking(label: int) -> None:
     for name in ("image_auroc", "matched_auroc", "pixel_ap"):
         assert result[name]["value"] is None and result[name]["ci95"] is None
     assert result["baselines"]["mean"]["difference"]["value"] is None
+    for name in ("image_ap", "accuracy", "f1", "f1_oracle"):
+        assert result[name]["value"] is None
+    assert result["baselines"]["mean"]["image_ap"]["value"] is None
     rate = "specificity" if label == 0 else "sensitivity"
     assert result[rate]["value"] is not None
 

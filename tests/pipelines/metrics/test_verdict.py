@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.metrics.verdict import LEAST_PATIENTS, verdict
+from pipelines.metrics.figure import LEAST_PATIENTS
+from pipelines.metrics.verdict import missing_for_evaluation, verdict
 
 
 def figures(
@@ -21,6 +22,7 @@ def figures(
     strong = {"image_auroc": figure(0.8), "difference": figure(0.1, list(difference))}
     return {
         "n_normal": figure(10), "n_anomalous": figure(anomalous), "n_patients": figure(patients),
+        "n_normal_patients": figure(9), "n_anomalous_patients": figure(min(patients, anomalous)),
         "image_auroc": figure(auroc if anomalous else None, [auroc - 0.1, auroc + 0.05]),
         "matched_auroc": figure(0.85), "realised_fpr": figure(0.05, list(realised)),
         "target_fpr": figure(0.05), "baselines": {"mean": weak, "sharpness": strong},
@@ -36,7 +38,11 @@ def figures(
         (figures(difference=(-0.2, -0.01)), "weaker", "Weaker than a trivial score"),
         (figures(auroc=0.267), "below chance", "AUROC 0.267 [0.167, 0.317], matched 0.850"),
         (figures(anomalous=0), "not to be judged", "there is no anomalous test image"),
-        (figures(patients=LEAST_PATIENTS - 1), "not to be judged", "4 test patients are too few"),
+        (
+            figures(patients=LEAST_PATIENTS - 1),
+            "not to be judged",
+            "images of 4 patients are too few",
+        ),
     ],
 )
 def test_figures_are_judged(found: dict[str, Any], kind: str, words: str) -> None:
@@ -48,3 +54,20 @@ def test_without_a_baseline_the_figure_stands_alone() -> None:
     assert verdict(figures() | {"baselines": {}}).text == (
         "Usable: AUROC 0.900 [0.800, 0.950], matched 0.850."
     )
+
+
+def test_a_matched_figure_of_few_patients_is_told_as_none() -> None:
+    few = {"value": 0.85, "ci95": None, "note": "2 patients: no figure"}
+    assert (
+        "matched 0.850 (2 patients: no figure)" in verdict(figures() | {"matched_auroc": few}).text
+    )
+
+
+def test_what_an_evaluation_lacks_is_told() -> None:
+    assert missing_for_evaluation(figures()) == []
+    assert missing_for_evaluation(figures(anomalous=0)) == [
+        "anomalous test images of 5 patients at least; there are none"
+    ]
+    assert missing_for_evaluation(figures(patients=1, anomalous=1)) == [
+        "anomalous test images of 5 patients at least; there is 1 image of 1 patient"
+    ]

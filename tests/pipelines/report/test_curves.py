@@ -42,9 +42,12 @@ def test_perfect_scores_have_perfect_curves() -> None:
     assert (precision_recall(judged, judged.scores, 20).y == 1).all()
 
 
-def test_no_band_from_a_single_patient(judged: Judged) -> None:
-    alone = Judged(judged.labels, judged.scores, np.full(120, "p"), {})
-    assert roc(alone, alone.scores, 20).low is None
+@pytest.mark.parametrize(("patients", "few"), [(1, True), (4, True), (5, False)])
+def test_no_band_from_few_patients(judged: Judged, patients: int, few: bool) -> None:
+    names = np.array([f"p{n % patients}" for n in range(120)])
+    fewer = Judged(judged.labels, judged.scores, names, {})
+    curves = roc(fewer, fewer.scores, 20), false_positives(fewer, np.linspace(-2, 2, 99), 20)
+    assert [curve.low is None for curve in curves] == [few, few] and bool(fewer.note) is few
 
 
 def test_normals_like_those_that_calibrated_keep_the_promise() -> None:

@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines.metrics.pixel import PixelHistogram
+from pipelines.metrics.summary import summarize
+from pipelines.metrics.verdict import verdict
 from pipelines.report import ReportContent, page, write_report
 
 HOSTILE = "<script>alert('case')</script>"
@@ -74,12 +77,54 @@ def test_nothing_scored_still_makes_a_page(full_content: ReportContent, tmp_path
     empty = replace(bare(full_content), rows=[], quantiles=np.array([]))
     text = write_report(tmp_path, empty).read_text()
     assert Read(text).sections == ["calibration", "glossary"] and "<script" not in text
+    calibrated = write_report(tmp_path, replace(empty, held_out=[0.1, 2.0])).read_text()
+    assert Read(calibrated).sections == ["histogram", "calibration", "glossary"]
 
 
 def test_one_class_alone_has_no_curves(full_content: ReportContent, tmp_path: Path) -> None:
     rows = [row for row in full_content.rows if row.label == 1]
     sections = Read(write_report(tmp_path, replace(bare(full_content), rows=rows)).read_text())
     assert "roc" not in sections.sections
+
+
+def test_a_number_of_few_patients_is_marked(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [replace(row, patient=f"p{n % 4}") for n, row in enumerate(full_content.rows)]
+    metrics = summarize(
+        rows, PixelHistogram(), {}, threshold=1.5, pixel_threshold=2.0, volumetric=True
+    )
+    content = replace(full_content, rows=rows, metrics=metrics, verdict=verdict(metrics))
+    text = write_report(tmp_path, content).read_text()
+    told = f"<strong>{metrics['image_auroc']['value']:.3f}</strong> <span>2 patients: no figure"
+    assert told in text and "(2 patients: no figure).\n" in text
+    assert not re.search(r"\[\d\.\d{3}, \d", text) and "95 % bands over" not in text
+
+
+def test_normals_alone_have_a_page(full_content: ReportContent, tmp_path: Path) -> None:
+    rows = [row for row in full_content.rows if row.label == 0]
+    metrics = summarize(
+        rows, PixelHistogram(), {}, threshold=1.5, pixel_threshold=2.0, volumetric=True
+    )
+    shown = replace(full_content.examples[0], kind="held-out normal")
+    tried = [{"kind": "haze", "size": "small", "n": 9, "flagged": 0.5, "auroc": 0.75}]
+    tried += [{"kind": "tissue", "size": "small", "n": 0, "flagged": None, "auroc": None}]
+    metrics["synthetic_detection"] = {
+        "images": 9, "patients": 3, "flagged_without": 0.1, "diameters": {"small": [2, 4]},
+        "practised": ["haze"], "rows": tried, "caveat": "Nothing sure.",
+    }  # fmt: skip
+    content = replace(
+        full_content, rows=rows, metrics=metrics, verdict=verdict(metrics), examples=[shown],
+        held_out=[0.1, 0.2, 2.0],
+    )  # fmt: skip
+    text = write_report(tmp_path, content).read_text()
+    sections = Read(text).sections
+    assert sections.index("missing") < sections.index("figures") < sections.index("synthetic")
+    assert "anomalous test images of 5 patients at least; there are none" in text
+    assert "<td>50 % <small>AUROC 0.75, n 9</small></td>" in text and "none shows" in text
+    assert "10 % of them are (3 patients: no figure)" in text and "Nothing sure." in text
+    assert "3 held-out normal images, median score 0.20" in text
+    assert "Held-out normal images of the calibration, the highest scores" in text
+    assert "ranking by" not in text and "trivial scores</h2>" not in text
+    assert '<th scope="col">Dice</th>' not in text  # of no patient
 
 
 def test_whole_volumes_do_not_enter_the_curves(full_content: ReportContent) -> None:

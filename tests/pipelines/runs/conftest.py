@@ -104,8 +104,8 @@ class FakeCases:
         return Gathered(self.rows, pixels, {}, [shown], {"c": b"JPEG"}, self.failures)
 
 
-def eight_slices() -> list[ScoreRow]:
-    """Eight slices of four volumes and one of unknown label; a row for the first volume."""
+def ten_slices() -> list[ScoreRow]:
+    """Ten slices of five volumes and one of unknown label; a row for the first volume."""
     rows: list[ScoreRow] = [
         ScoreRow(
             case=f"c{i // 2}",
@@ -119,7 +119,7 @@ def eight_slices() -> list[ScoreRow]:
             flagged=i > 1,
             baselines={"sharpness": -1.0, "mean": 0.1 * i},
         )
-        for i in range(8)
+        for i in range(10)
     ]
     unknown = replace(rows[0], case="c8", label=None, score=50.0)
     whole = replace(rows[0], level="volume", slice=None, label=1, score=99.0, percentile=None)
@@ -137,7 +137,7 @@ def _own_signals() -> Iterator[None]:
 
 @pytest.fixture
 def rows() -> list[ScoreRow]:
-    return eight_slices()
+    return ten_slices()
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def make_cases() -> Callable[..., Any]:
     """Makes cases of a folder that give rows, failures or an error."""
 
     def make(output_dir: Path, rows: list[ScoreRow] | None = None, **how: Any) -> FakeCases:
-        return FakeCases(output_dir, eight_slices() if rows is None else rows, **how)
+        return FakeCases(output_dir, ten_slices() if rows is None else rows, **how)
 
     return make
 

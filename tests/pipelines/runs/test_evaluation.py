@@ -15,10 +15,11 @@ from transforms.errors import InputError
 MODEL = {"created": "now", "versions": {"torch": "2"}, "modalities": ["image"], "split": {}}
 METRICS: dict[str, Any] = {
     "n_normal": {"value": 4.0, "ci95": None},
-    "n_anomalous": {"value": 3.0, "ci95": None},
+    "n_anomalous": {"value": 1.0, "ci95": None},
     "n_patients": {"value": 5.0, "ci95": None},
     "image_auroc": {"value": 0.9, "ci95": [0.8, 0.95]},
     "matched_auroc": {"value": None, "ci95": None},
+    "dice_oracle": {"value": 0.5, "ci95": None, "note": "2 patients: no figure"},
     "baselines": {
         "mean": {
             "image_auroc": {"value": 0.7, "ci95": None},
@@ -67,9 +68,9 @@ def test_all_files_are_written(
     assert metrics["n_failed"] == {"value": 2, "ci95": None}
     assert metrics["target_fpr"]["value"] == pytest.approx(0.05)
     assert metrics["threshold"]["value"] == 1.5 and metrics["pixel_threshold"]["value"] == 2.5
-    assert metrics["n_normal"]["value"] == 4 and metrics["dice_at_threshold"]["value"] == 1.0
+    assert metrics["n_normal"]["value"] == 5 and metrics["dice_at_threshold"]["value"] == 1.0
     assert metrics["volumes"]["n_anomalous"]["value"] == 1
-    assert set(metrics["patients"]) == {"p0", "p1", "p2", "p3"}
+    assert set(metrics["patients"]) == {"p0", "p1", "p2", "p3", "p4"}
     for name in ("failures.csv", "roc.png"):
         (folder / name).write_text("")
         tracker.artifacts.clear()
@@ -90,6 +91,8 @@ def test_figures_are_tracked_told_and_reported(
     assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
     assert tracker.parameters == about_model(MODEL, data)
     assert tracker.metrics == tracked_figures(metrics) and "image_auroc" in tracker.metrics
+    assert metrics["pixel_ap"]["note"] == "2 patients: no figure"
+    assert "pixel_ap" not in tracker.metrics
     (content,) = reports
     assert content.title == "Evaluation" and content.metrics == metrics
     judged = str(content.verdict)
@@ -111,23 +114,25 @@ def test_no_rows_give_no_figures(make_run: Callable[..., Evaluation], tmp_path: 
 
 def test_figures_and_baselines_are_told() -> None:
     told = "\n".join(told_figures(METRICS))
-    for count in ("4 normal images", "3 anomalous images", "5 patients"):
+    for count in ("4 normal images", "1 anomalous image,", "5 patients"):
         assert count in told
-    assert "0.900 [0.800, 0.950]" in told and "not defined here" in told
-    assert "0.200 [0.100, 0.300]" in told
+    assert "0.900 [0.800, 0.950]" in told
+    assert "matched_auroc" not in told and "baseline area" not in told
+    assert "0.200 [0.100, 0.300]" in told and "0.500 (2 patients: no figure)" in told
 
 
 def test_an_evaluation_without_labels_is_told() -> None:
     bare = {name: METRICS[name] for name in ("n_normal", "n_anomalous", "n_patients")}
     assert told_figures(bare | {"baselines": {}}) == [
-        "Evaluated on 4 normal images, 3 anomalous images, 5 patients"
+        "Evaluated on 4 normal images, 1 anomalous image, 5 patients"
     ]
 
 
 def test_only_defined_figures_are_tracked() -> None:
     tracked = tracked_figures(METRICS)
     assert tracked["image_auroc"] == 0.9 and tracked["baseline_mean_auroc"] == 0.7
-    assert "matched_auroc" not in tracked and "baseline_area_auroc" not in tracked
+    assert "matched_auroc" not in tracked and "dice_oracle" not in tracked
+    assert "baseline_area_auroc" not in tracked
     assert all(isinstance(value, float) for value in tracked.values())
 
 

@@ -43,7 +43,7 @@ def test_a_whole_run(
     assert tracker.told == ["start bare", "enter", "leave", "finish"]
     assert tracker.artifacts == ["scores.csv", "report.html"]
     told = lines()
-    assert "Note: a note" in told and "10 rows found" in told
+    assert "Note: a note" in told and "12 rows found" in told
     assert str(tmp_path / "out" / "report.html") in told and str(tmp_path / "out" / "here") in told
     assert "duration" in told
 
@@ -135,7 +135,7 @@ def test_scores_hold_every_row_but_no_patients(tmp_path: Path, rows: list[Any]) 
     ]
     for name in ("case", "level", "slice", "label", "score", "percentile", "flagged"):
         assert [row[name] for row in table] == [str(row.cells()[name]) for row in rows], name
-    assert [row["flagged"] for row in table] == [*"0011111100"]
+    assert [row["flagged"] for row in table] == [*"001111111100"]
     assert [row["recon_score"] for row in table] == [str(row.parts["recon"]) for row in rows]
     assert (table[-1]["slice"], table[-1]["percentile"], table[-2]["label"]) == ("", "", "")
     parts = {**rows[0].parts, "head": 1.0}

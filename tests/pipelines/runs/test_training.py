@@ -17,11 +17,13 @@ from pipelines.data.cohort import Data, seen_content
 from pipelines.data.slices import CaseLoader
 from pipelines.runs import training as session
 from pipelines.runs.training import Training, installed_versions
+from pipelines.scoring.detection import Detection, SyntheticDetection
 from pipelines.scoring.model_file import MODEL_NAME
 from pipelines.scoring.stability import Stability
 from pipelines.scoring.volume import CaseReference
 from pipelines.training.resume import Checkpoints
 from transforms.errors import InputError
+from transforms.synthetic import SyntheticAnomalies
 
 MakeTraining = Callable[..., tuple[Training, Engine]]
 
@@ -37,6 +39,10 @@ def make_training(
 ) -> MakeTraining:
     moved = [Stability("blur", 0.1, 0.05, 0.3, {"flow": 0.2})]
     monkeypatch.setattr(session, "measure_stability", lambda *given: moved)
+    row = Detection("haze", "small", 4, 0.25, 0.75)
+    found = SyntheticDetection(4, 4, 0.0, {"small": (2, 4)}, ["haze"], [row])
+    monkeypatch.setattr(session, "measure_detection", lambda *given: found)
+    monkeypatch.setattr(session, "highest_normals", lambda calibrator: ["a normal image"])
     monkeypatch.setattr(session, "fit_scope", lambda *given: torch.nn.Linear(1, 1))
 
     def make(
@@ -81,6 +87,7 @@ def make_training(
             calibrator=calibrator,
             trainer=trainer,
             seed=3,
+            synthetic=SyntheticAnomalies(),
             checkpoints=None
             if resume is None
             else Checkpoints(str(folder / "models"), resume, beside={"tracker": tracker}),
@@ -118,6 +125,8 @@ def test_a_whole_training(
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert tracker.metrics["image_auroc"] == metrics["image_auroc"]["value"]
     assert metrics["about"] == {}
+    assert metrics["synthetic_detection"]["rows"][0]["auroc"] == 0.75
+    assert metrics["synthetic_detection"]["caveat"] and "small 25% flagged" in lines()
     expected = {"config.json", "split.json", "curves.png", "metrics.json", MODEL_NAME}
     assert expected <= set(tracker.artifacts)
     split = json.loads((tmp_path / "models" / "split.json").read_text())
@@ -139,6 +148,7 @@ def test_a_whole_training(
     (content,) = reports
     about = content.about
     assert content.title == "Training" and content.history == training.history
+    assert content.held_out == () and len(content.examples) == 1
     assert content.stability == [
         {"change": "blur", "flagged": 0.1, "changed": 0.05, "score": 0.3, "flow_score": 0.2}
     ]
@@ -152,6 +162,20 @@ def test_a_whole_training(
     assert len(training.history) == 2
     assert training.history[1]["train_loss"] == 0.5 and training.history[1]["val_loss"] == 2.0
     assert str(tmp_path / "models" / MODEL_NAME) in lines()
+
+
+def test_without_anomalous_images_the_held_out_normals_are_shown(
+    make_training: MakeTraining, reports: list[Any], rows: list[Any], tmp_path: Path
+) -> None:
+    normal = [row for row in rows if row.label == 0]
+    training, _ = make_training(tmp_path, rows=normal)
+    training.begin()
+    training.model_path.write_text("model")
+    training.split_path.write_text("{}")
+    training.finish()
+    (content,) = reports
+    assert content.held_out == [4.0, 1.0, 2.0, 3.0] and content.examples[-1] == "a normal image"
+    assert content.verdict.kind == "not to be judged"
 
 
 def test_an_interrupted_training_goes_on_or_is_given_up(

@@ -39,7 +39,7 @@ def test_too_few_patients_are_told_before_any_work(
     calibrator = Calibrator(scorer, loader, "cpu", target_fpr=0.05)
     note = calibrator.check()
     assert note is not None and "needs 19 held-out normal patients" in note
-    assert "the 18 at hand support 0.0526" in note
+    assert "with the 18 at hand the threshold is set for 0.0526" in note
     calibrator.run()
     assert float(scorer.calibration.target_fpr) == pytest.approx(1 / 19)
     assert Calibrator(scorer, loader, "cpu", 0.06).check() is None

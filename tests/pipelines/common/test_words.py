@@ -1,0 +1,10 @@
+"""Counts in words."""
+
+import pytest
+
+from pipelines.common.words import counted
+
+
+@pytest.mark.parametrize(("count", "told"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
+def test_the_plural_stands_where_it_should(count: int, told: str) -> None:
+    assert counted(count, "image") == told
