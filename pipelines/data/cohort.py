@@ -210,7 +210,8 @@ def open_data_like(
     skipped = len(cohort.cases) - len(left)
     if skipped:
         notes.append(
-            f"{counted(skipped, 'case')} left out: the model has seen them, or they are not for testing."
+            f"{counted(skipped, 'case')} left out: the model has seen them, or they are not for "
+            "testing."
         )
     left = _asked_for(left, cases, limit)
     data = Data(cohort, Split((), (), left), tuple([*notes, *cohort.notes]))
