@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import write_json
-from pipelines.data import Data
+from pipelines.data import Case, Data, SplitName, content_digest
 from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
@@ -66,7 +66,35 @@ class Evaluation(Session):
         self.about = {} if model is None else about_model(model, data)
 
     def _parameters(self) -> dict[str, Any]:
-        return super()._parameters() | self.about
+        return (
+            super()._parameters()
+            | self.about
+            | self._kind_of_data()
+            | {
+                "device": str(self.evaluator.state.device),
+                "data_fingerprint": self.data.fingerprint,
+            }
+        )
+
+    def _tags(self) -> dict[str, str]:
+        return super()._tags() | self._kind_of_data()
+
+    def _kind_of_data(self) -> dict[str, str]:
+        cohort = self.data.cohort
+        return {"layout": cohort.layout, "modalities": ",".join(cohort.modalities)}
+
+    def _track_data(self) -> None:
+        self._track_cases("testing", self.data.split.test, ("test",))
+
+    def _track_cases(self, context: str, cases: Sequence[Case], parts: Sequence[SplitName]) -> None:
+        """Records cases, counted by part of the split; neither their names nor their folder."""
+        if not cases:
+            return
+        split = self.data.split
+        profile = {f"{part}_cases": len(split.cases(part)) for part in parts}
+        profile |= {f"{part}_patients": len(split.patients(part)) for part in parts}
+        name = "-".join((self.data.cohort.layout, *self.data.cohort.modalities))
+        self.tracker.log_data(name, content_digest(cases), context, profile)
 
     def _measure(self, gathered: Gathered) -> dict[str, Any]:
         scorer = self.evaluator.scorer
@@ -122,16 +150,28 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
 
 
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The figures that are defined, and the AUROC of each baseline, by name."""
-    figures = {
-        name: content["value"]
-        for name, content in metrics.items()
-        if isinstance(content, dict) and isinstance(content.get("value"), (int, float))
-    }
-    for name, content in metrics["baselines"].items():
-        if content["image_auroc"]["value"] is not None:
-            figures[f"baseline_{name}_auroc"] = content["image_auroc"]["value"]
+    """The figures that are defined, with the ends of their intervals, in groups.
+
+    Example:
+        ``test/image_auroc``, ``test/image_auroc_low``, ``test/image_auroc_high``,
+        ``test/volumes/image_auroc``, ``part/flow/image_ap``, ``baseline/area/difference``.
+    """
+    groups = {"test": metrics, "test/volumes": metrics.get("volumes", {})}
+    for kind in ("part", "baseline"):
+        for name, content in metrics.get(f"{kind}s", {}).items():
+            groups[f"{kind}/{name.removesuffix('_score')}"] = content
+    figures: dict[str, float] = {}
+    for group, content in groups.items():
+        for name, figure in content.items():
+            if isinstance(figure, dict) and figure.get("value") is not None:
+                figures |= ends_of(f"{group}/{name}", figure)
     return figures
+
+
+def ends_of(name: str, figure: Mapping[str, Any]) -> dict[str, float]:
+    """A figure and the ends of its interval, if it has one, by name."""
+    ends = figure["ci95"] or ()
+    return {name: figure["value"], **dict(zip((f"{name}_low", f"{name}_high"), ends, strict=False))}
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:
