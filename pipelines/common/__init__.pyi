@@ -9,6 +9,7 @@ from .files import write_json as write_json
 from .lock import FolderLock as FolderLock
 from .options import bundle_root as bundle_root
 from .options import executed_config as executed_config
+from .options import executed_options as executed_options
 from .options import find_mistake as find_mistake
 from .options import guard_options as guard_options
 from .options import tell_mistake as tell_mistake

@@ -86,6 +86,24 @@ def executed_config() -> dict[str, Any]:
     return {} if workflow is None else dict(workflow.parser.get())
 
 
+def executed_options() -> dict[str, Any]:
+    """The options as they are run; empty outside a bundle's run.
+
+    Expressions are evaluated, but for those of a folder, which the user did not choose; options of
+    a part, such as ``--train#trainer#cosine``, are called ``train.trainer.cosine``.
+    """
+    workflow, call = _running_workflow(), _calling_options()
+    if workflow is None:
+        return {}
+    found = plain_options(workflow.parser.get())
+    for name in [name for name, value in found.items() if not is_value(value)]:
+        found[name] = workflow.parser.get_parsed_content(name)
+        if isinstance(found[name], str):
+            del found[name]
+    given = call["options"] if call else {}
+    return found | {name.replace("#", "."): v for name, v in given.items() if "#" in name}
+
+
 def tell_mistake(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:

@@ -278,8 +278,11 @@ class Options(BaseModel):
     save_panels: Flag = Field(description="draw a panel of each case")
     save_dicom: Flag = Field(description="write DICOM objects for DICOM input")
     tracking_uri: Text = Field(
-        description="an MLflow URI, or `none`; beats `MLFLOW_TRACKING_URI`; by default SQLite in "
-        "`output_dir`"
+        description="an MLflow URI, or `none`; beats `MLFLOW_TRACKING_URI`; by default `mlflow.db` "
+        "in the working folder"
+    )
+    system_metrics: Flag = Field(
+        description="record the load of processor, memory and GPU in MLflow; needs `psutil`"
     )
     register_model: Text = Field(description="name of the scorer in the MLflow model registry")
     resume: Text = Field(

@@ -1,8 +1,10 @@
 from .baselines import BASELINES as BASELINES
 from .cases import Case as Case
 from .cases import FailedCase as FailedCase
+from .cases import SplitName as SplitName
 from .cohort import PHANTOM_NOTE as PHANTOM_NOTE
 from .cohort import Data as Data
+from .cohort import content_digest as content_digest
 from .cohort import count_channels as count_channels
 from .cohort import open_data as open_data
 from .cohort import open_data_like as open_data_like

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ PHANTOM_NOTE = (
 
 CONTENT_BYTES = 1 << 16
 """Bytes at the start and in the middle of a file that tell it from others, with its size."""
+
+UNREADABLE = "none"
+"""In place of the content of a file that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,15 @@ def seen_content(data: Data, labelled: Sequence[Case] = ()) -> list[str]:
         data: the data set.
         labelled: further cases that trained.
     """
-    cases = (*data.split.train, *data.split.calibration, *labelled)
+    return _contents((*data.split.train, *data.split.calibration, *labelled))
+
+
+def content_digest(cases: Iterable[Case]) -> str:
+    """Hash over the content of the cases' files, whatever they are called."""
+    return hashlib.sha256("".join(_contents(cases)).encode()).hexdigest()[:16]
+
+
+def _contents(cases: Iterable[Case]) -> list[str]:
     return sorted({_content(path) for case in cases for path in case.images})
 
 
@@ -141,28 +152,22 @@ def seen_by(model: Mapping[str, Any], cases: Sequence[Case]) -> list[Case]:
 
     What cannot be read counts as unseen: reading it as a case says why.
     """
-    known = set(model.get("seen", ()))
-
-    def seen(path: Path) -> bool:
-        try:
-            return _content(path) in known
-        except OSError:
-            return False
-
-    return [case for case in cases if any(map(seen, case.images))]
+    known = set(model.get("seen", ())) - {UNREADABLE}
+    return [case for case in cases if any(_content(path) in known for path in case.images)]
 
 
 def _content(image: Path) -> str:
     """Hash over size, start and middle of a file, or of the first file of a DICOM series."""
-    if image.is_dir():
-        image = min((path for path in image.iterdir() if path.is_file()), default=image)
-    if not image.is_file():
-        return "none"
-    with image.open("rb") as file:
-        digest = hashlib.sha256(file.read(CONTENT_BYTES))
-        file.seek(image.stat().st_size // 2)  # uncompressed volumes all start with background
-        digest.update(file.read(CONTENT_BYTES))
-    digest.update(str(image.stat().st_size).encode())
+    try:
+        if image.is_dir():
+            image = min((path for path in image.iterdir() if path.is_file()), default=image)
+        with image.open("rb") as file:
+            digest = hashlib.sha256(file.read(CONTENT_BYTES))
+            file.seek(image.stat().st_size // 2)  # uncompressed volumes all start with background
+            digest.update(file.read(CONTENT_BYTES))
+        digest.update(str(image.stat().st_size).encode())
+    except OSError:
+        return UNREADABLE
     return digest.hexdigest()[:16]
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import counted, write_json
-from pipelines.data import Data
+from pipelines.data import Case, Data, SplitName, content_digest
 from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
@@ -66,7 +66,31 @@ class Evaluation(Session):
         self.about = {} if model is None else about_model(model, data)
 
     def _parameters(self) -> dict[str, Any]:
-        return super()._parameters() | self.about
+        facts = {
+            "device": str(self.evaluator.state.device),
+            "data_fingerprint": self.data.fingerprint,
+        }
+        return super()._parameters() | self.about | self._kind_of_data() | facts
+
+    def _tags(self) -> dict[str, str]:
+        return super()._tags() | self._kind_of_data()
+
+    def _kind_of_data(self) -> dict[str, str]:
+        cohort = self.data.cohort
+        return {"layout": cohort.layout, "modalities": ",".join(cohort.modalities)}
+
+    def _track_data(self) -> None:
+        self._track_cases("testing", self.data.split.test, ("test",))
+
+    def _track_cases(self, context: str, cases: Sequence[Case], parts: Sequence[SplitName]) -> None:
+        """Records cases, counted by part of the split; neither their names nor their folder."""
+        if not cases:
+            return
+        split = self.data.split
+        profile = {f"{part}_cases": len(split.cases(part)) for part in parts}
+        profile |= {f"{part}_patients": len(split.patients(part)) for part in parts}
+        name = "-".join((self.data.cohort.layout, *self.data.cohort.modalities))
+        self.tracker.log_data(name, content_digest(cases), context, profile)
 
     def _measure(self, gathered: Gathered) -> dict[str, Any]:
         scorer = self.evaluator.scorer
@@ -127,18 +151,32 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
 
 
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that are figures, and the AUROC of each baseline, by name.
+    """The numbers that are figures, with the ends of their intervals, in groups.
 
     A number over too few patients stays out: a run's metrics have no place for its note.
+
+    Example:
+        ``test/image_auroc``, ``test/image_auroc_low``, ``test/image_auroc_high``,
+        ``test/volumes/image_auroc``, ``part/flow/image_ap``, ``baseline/area/difference``.
     """
-    found = {name: content for name, content in metrics.items() if isinstance(content, dict)}
-    for name, content in metrics["baselines"].items():
-        found[f"baseline_{name}_auroc"] = content["image_auroc"]
-    return {
-        name: content["value"]
-        for name, content in found.items()
-        if isinstance(content.get("value"), (int, float)) and not content.get("note")
-    }
+    groups = {"test": metrics, "test/volumes": metrics.get("volumes", {})}
+    for kind in ("part", "baseline"):
+        for name, content in metrics.get(f"{kind}s", {}).items():
+            groups[f"{kind}/{name.removesuffix('_score')}"] = content
+    figures: dict[str, float] = {}
+    for group, content in groups.items():
+        for name, figure in content.items():
+            if not isinstance(figure, dict) or figure.get("note"):
+                continue
+            if figure.get("value") is not None:
+                figures |= ends_of(f"{group}/{name}", figure)
+    return figures
+
+
+def ends_of(name: str, figure: Mapping[str, Any]) -> dict[str, float]:
+    """A figure and the ends of its interval, if it has one, by name."""
+    ends = figure["ci95"] or ()
+    return {name: figure["value"], **dict(zip((f"{name}_low", f"{name}_high"), ends, strict=False))}
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:

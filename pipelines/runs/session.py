@@ -16,8 +16,8 @@ from pipelines.common import (
     FolderLock,
     StopSignals,
     duration,
-    executed_config,
-    plain_options,
+    executed_options,
+    installed_version,
     write_csv,
 )
 from pipelines.metrics import ScoreRow, Verdict, batch_notes
@@ -79,7 +79,9 @@ class Session:
             lock.acquire()
         self.stops.listen(self.tracker.stop)
         self._prepare()
-        self.tracker.start(self._parameters(), {"phase": self.title.lower()})
+        self.tracker.start(self._parameters(), self._tags())
+        if self.tracker.active:
+            self._track_data()
 
     def finish(self) -> None:
         """Scores the cases, writes and tracks what comes out, and says where everything is.
@@ -114,7 +116,14 @@ class Session:
 
     def _parameters(self) -> dict[str, Any]:
         """What the tracking gets beforehand."""
-        return plain_options(executed_config())
+        return executed_options()
+
+    def _tags(self) -> dict[str, str]:
+        """What runs are found by in the tracking."""
+        return {"kind": self.title.lower(), "version": str(installed_version("aeflow"))}
+
+    def _track_data(self) -> None:
+        """Records what the run is on."""
 
     def _measure(self, gathered: Gathered) -> dict[str, Any]:
         """Compares with the labels, where there are any."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import platform
@@ -23,12 +22,18 @@ from pipelines.common import (
     counted,
     executed_config,
     installed_version,
-    plain_options,
     replacing,
     write_csv,
     write_json,
 )
-from pipelines.data import CaseLoader, Data, LabelledAnomalies, seen_content
+from pipelines.data import (
+    Case,
+    CaseLoader,
+    Data,
+    LabelledAnomalies,
+    content_digest,
+    seen_content,
+)
 from pipelines.export import check_registry, register_scorer
 from pipelines.outputs import Example
 from pipelines.runs.evaluation import Evaluation
@@ -67,7 +72,7 @@ PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 
 FREE = (
     "resume", "checkpoint_epochs", "checkpoint_minutes", "dataset_dir", "output_dir", "ckpt_dir",
-    "tracking_uri", "register_model", "save_maps", "device", "num_workers",
+    "tracking_uri", "system_metrics", "register_model", "save_maps", "device", "num_workers",
 )  # fmt: skip
 """Options that may change when a training goes on; the data are known by their content."""
 
@@ -186,30 +191,31 @@ class Training(Evaluation):
 
     def identity(self) -> dict[str, Any]:
         """What makes two trainings the same: the data, the options and the versions."""
-        content = hashlib.sha256("".join(self._seen()).encode()).hexdigest()[:16]
         options = json.loads(json.dumps(self.config, default=str))
         return {
             "the data's division": self.data.fingerprint,
-            "the data's content": content,
+            "the data's content": content_digest(self._known()),
             **{name: value for name, value in options.items() if name not in FREE},
             **{f"version of {name}": value for name, value in installed_versions().items()},
         }
 
-    def _seen(self) -> list[str]:
-        return seen_content(self.data, self.labelled)
+    def _known(self) -> tuple[Case, ...]:
+        """All cases that train or calibrate."""
+        return (*self.data.split.train, *self.data.split.calibration, *self.labelled)
 
     def _clear(self) -> None:
         if self.checkpoints is not None:
             self.checkpoints.end()
 
     def _parameters(self) -> dict[str, Any]:
-        return plain_options(self.config) | {
-            "device": str(self.evaluator.state.device),
-            "modalities": ",".join(self.data.cohort.modalities),
-            "layout": self.data.cohort.layout,
-            "data_fingerprint": self.data.fingerprint,
-            **{f"version_{name}": value for name, value in installed_versions().items()},
-        }
+        options = super()._parameters()
+        found = self.preprocessing.parameters | dict(self.evaluator.scorer.detector.config)
+        resolved = {name: found[name] for name in found.keys() & options.keys()}
+        return options | resolved | {"version": installed_versions()}
+
+    def _track_data(self) -> None:
+        self._track_cases("training", self._known(), ("train", "calibration"))
+        super()._track_data()
 
     def save_model(self) -> None:
         """Writes the calibrated model, whole or not at all."""
@@ -255,7 +261,7 @@ class Training(Evaluation):
             "volumetric": self.volumetric,
             "layout": cohort.layout,
             "split": self.data.split.as_dict(),
-            "seen": self._seen(),
+            "seen": seen_content(self.data, self.labelled),
             "fingerprint": self.data.fingerprint,
             "notes": self.notes,
             "seed": int(self.seed),

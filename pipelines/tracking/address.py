@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 from transforms.errors import InputError
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+DATABASE = "mlflow.db"
+"""The database of the working folder; ``mlflow ui`` looks for one of this name there."""
+
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 """What MLflow tracks to by itself; plugins add to these."""
 
@@ -19,8 +22,9 @@ def resolve_uri(tracking_uri: str | None, output_dir: Path) -> str | None:
 
     Args:
         tracking_uri: what the user asked for; ``none`` turns tracking off, None or the empty
-            string leaves the choice to the environment and then to a database in ``output_dir``.
-        output_dir: the run's folder.
+            string leaves the choice to the environment and then to `DATABASE` in the working
+            folder, which all runs share that are started there.
+        output_dir: the run's folder, home of its database where the working folder is read-only.
 
     Returns:
         A URI, or None when tracking is off. The user's choice beats the environment.
@@ -30,7 +34,7 @@ def resolve_uri(tracking_uri: str | None, output_dir: Path) -> str | None:
     """
     wanted = (tracking_uri or os.environ.get(URI_VARIABLE) or "").strip()
     if not wanted:
-        return f"sqlite:///{(output_dir / 'mlruns.db').resolve()}"
+        return f"sqlite:///{_shared_folder(output_dir).resolve() / DATABASE}"
     if wanted.lower() == "none":
         return None
     fault = _fault(wanted)
@@ -40,6 +44,12 @@ def resolve_uri(tracking_uri: str | None, output_dir: Path) -> str | None:
             f"http://localhost:5000, or 'none'; found {masked(wanted)!r}. {fault}"
         )
     return wanted
+
+
+def _shared_folder(output_dir: Path) -> Path:
+    here = Path.cwd()
+    needed = (here, *here.glob(DATABASE))
+    return here if all(os.access(one, os.W_OK) for one in needed) else output_dir
 
 
 def _fault(uri: str) -> str:

@@ -12,10 +12,14 @@ from pipelines.common import PARTIAL
 PREFIX = "sqlite:///"
 
 
-def make_database(uri: str) -> None:
+def make_database(uri: str, experiment: str) -> None:
     """Makes the file of a SQLite URI with all tables, where there is none.
 
     MLflow takes seconds for it, and refuses what a process has left that was killed meanwhile.
+
+    Args:
+        uri: of the tracking; others than SQLite's are left alone.
+        experiment: is there from the start, so that runs that begin together do not all make it.
     """
     name = uri.removeprefix(PREFIX)
     path = Path(name)
@@ -27,6 +31,7 @@ def make_database(uri: str) -> None:
         made = Path(folder) / path.name
         artifacts = (path.parent / "mlruns").resolve().as_uri()
         store: Any = SqlAlchemyStore(f"{PREFIX}{made}", artifacts)  # type: ignore[no-untyped-call]
+        store.create_experiment(experiment)
         store.engine.dispose()
         try:
             os.link(made, path)  # unlike a renaming, it spares what another run has just made

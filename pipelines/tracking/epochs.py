@@ -30,8 +30,7 @@ class EpochReport:
         EpochTracker(self.tracker, engine.phase).attach(engine)
         told = list(engine.terms)
         if engine.validator is not None:
-            prefix = "" if engine.phase == "train" else engine.phase
-            EpochTracker(self.tracker, prefix).attach(engine.validator)
+            EpochTracker(self.tracker, engine.phase).attach(engine.validator)
             told += engine.validator.terms
         names = {name: _words(name) for name in told}
         EpochLine(epoch, names, engine.validator, self.progress).attach(engine)

@@ -19,6 +19,9 @@ NEVER_STATUS = 501
 
 CREDENTIALS = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
 
+BY_OTHERS = ("is locked", "already exists")
+"""What SQLite or MLflow say while other runs write into the same database."""
+
 IN_WORDS = {
     "^gaierror$|^NameResolution": "its name is unknown here; check the spelling, and the network",
     "Timeout": "no answer in time",
@@ -95,9 +98,12 @@ def mistake_of(error: BaseException, uri: str) -> InputError | None:
                 f"and the certificate (REQUESTS_CA_BUNDLE)."
             )
     if uri.startswith("sqlite"):
+        told = first_line(error)
+        if any(passing in told for passing in BY_OTHERS):
+            return None
         return InputError(
-            f"{start}cannot be used as a database: {first_line(error)}. Name another file, e.g. "
-            f"sqlite:///runs.db, or leave --tracking_uri out."
+            f"{start}cannot be used as a database: {told}. Name another file, e.g. --tracking_uri "
+            f"sqlite:///runs.db, or turn tracking off with --tracking_uri none."
         )
     if diagnose(error) is Trouble.REFUSED:
         return InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
@@ -46,11 +47,12 @@ class Record:
     """One thing to be told to the tracking server.
 
     Attributes:
-        kind: ``params``, ``tags``, ``metrics``, ``artifact``, ``model``, ``again`` or ``end``.
+        kind: ``params``, ``tags``, ``metrics``, ``data``, ``artifact``, ``model``, ``again`` or
+            ``end``.
         content: plain values. Params and tags: ``values``. Metrics: ``values``, ``step`` and
-            ``time``. Artifact: ``path`` and ``folder``. Model: ``name`` and ``path``. Again, for a
-            run that goes on: nothing. End: ``status`` and ``time``. Times are in milliseconds
-            since 1970, paths absolute.
+            ``time``. Data: ``name``, ``digest``, ``context`` and ``profile``. Artifact: ``path``
+            and ``folder``. Model: ``name`` and ``path``. Again, for a run that goes on: nothing.
+            End: ``status`` and ``time``. Times are in milliseconds since 1970, paths absolute.
     """
 
     kind: str
@@ -103,7 +105,7 @@ class RunLink:
             os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
             from monai.handlers import MLFlowHandler
 
-            make_database(self.uri)
+            make_database(self.uri, EXPERIMENT)
             with hidden_environment(), _patience(QUICK_TIMEOUT):
                 handler: Any = MLFlowHandler(
                     tracking_uri=self.uri, experiment_name=EXPERIMENT, iteration_log=False
@@ -178,6 +180,7 @@ class RunLink:
         sending: dict[str, Callable[..., None]] = {
             "params": self._send_params,
             "tags": self._send_tags,
+            "data": self._send_data,
             "artifact": self._send_artifact,
             "model": self._send_model,
             "again": self._send_again,
@@ -244,6 +247,17 @@ class RunLink:
 
         with _patience(QUICK_TIMEOUT):
             self.connect().log_batch(run_id, tags=[RunTag(n, v) for n, v in values.items()])
+
+    def _send_data(
+        self, run_id: str, name: str, digest: str, context: str, profile: dict[str, int]
+    ) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        nowhere = json.dumps({"tags": {}})  # MLflow's source of what it cannot load again
+        dataset = Dataset(name, digest, "code", nowhere, profile=json.dumps(profile))
+        tag = InputTag("mlflow.data.context", context)
+        with _patience(QUICK_TIMEOUT):
+            self.connect().log_inputs(run_id, [DatasetInput(dataset, [tag])])
 
     def _send_artifact(self, run_id: str, path: str, folder: str | None) -> None:
         if not Path(path).exists():

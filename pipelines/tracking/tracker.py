@@ -24,6 +24,8 @@ from pipelines.tracking.address import masked, resolve_uri
 from pipelines.tracking.errors import describe, mistake_of
 from pipelines.tracking.link import Record, RunFacts, RunLink
 from pipelines.tracking.outbox import LAST_PATIENCE, Outbox
+from pipelines.tracking.system import SystemMonitor
+from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -42,13 +44,27 @@ class Tracker:
             could not be sent.
         tracking_uri: see `resolve_uri`.
         run_name: start of the run's name; a time and a random suffix make it unique.
+        system_metrics: whether the machine's load is recorded too.
+
+    Raises:
+        InputError: for what is no address, or the machine's load without tracking.
     """
 
     def __init__(
-        self, output_dir: str, tracking_uri: str | None = None, run_name: str = "aeflow"
+        self,
+        output_dir: str,
+        tracking_uri: str | None = None,
+        run_name: str = "aeflow",
+        system_metrics: bool = False,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.uri = resolve_uri(tracking_uri, self.output_dir)
+        if system_metrics and self.uri is None:
+            raise InputError(
+                "system_metrics: they are recorded where runs are tracked, but tracking is off. "
+                "Leave out --system_metrics, or --tracking_uri none."
+            )
+        self.monitor = SystemMonitor() if system_metrics else None
         self.run_name = f"{run_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.link = RunLink(self.uri or "none", RunFacts(self.run_name, _now()))
         self.patience = LAST_PATIENCE
@@ -90,7 +106,7 @@ class Tracker:
         """Opens the run and records its parameters; a server that is away gets them later.
 
         Args:
-            parameters: plain values.
+            parameters: plain values; those of a group get names such as ``weights.flow``.
             tags: further labels of the run.
 
         Raises:
@@ -117,10 +133,12 @@ class Tracker:
         self.outbox = outbox
         atexit.register(self.fail)
         # The address itself is an option, and may hold a password.
-        values = {name: masked(v) if v == self.uri else v for name, v in parameters.items()}
+        values = {name: masked(v) if v == self.uri else v for name, v in _flat(parameters)}
         self._add("params", values={name: _short(value) for name, value in values.items()})
         if self._resumed:
             self._add("again")
+        if self.monitor is not None:
+            self.monitor.start(run.started)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Records numbers at a step, as of now."""
@@ -131,6 +149,17 @@ class Tracker:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Labels the run; ``mlflow.note.content`` is its description."""
         self._add("tags", values=dict(tags))
+
+    def log_data(self, name: str, digest: str, context: str, profile: Mapping[str, int]) -> None:
+        """Records what the run is on, without the data: MLflow's dataset.
+
+        Args:
+            name: of the kind of data.
+            digest: equal data have an equal one; at most 36 characters.
+            context: ``training`` or ``testing``.
+            profile: counts, by name.
+        """
+        self._add("data", name=name, digest=digest, context=context, profile=dict(profile))
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Records a file, or a folder with all its files; it must stay until the run has ended."""
@@ -180,13 +209,21 @@ class Tracker:
 
     def _add(self, kind: str, **content: Any) -> None:
         if self.outbox is not None:
+            self._take_samples(self.outbox)
             self.outbox.add(Record(kind, content))
+
+    def _take_samples(self, outbox: Outbox) -> None:
+        if self.monitor is not None:
+            outbox.waiting.extend(self.monitor.take())
 
     def _end(self, status: str, patience: float) -> None:
         if self.outbox is None:
             return
         outbox, self.outbox = self.outbox, None
         atexit.unregister(self.fail)
+        if self.monitor is not None:
+            self.monitor.stop()
+        self._take_samples(outbox)
         outbox.waiting.append(Record("end", {"status": status, "time": _now()}))
         if not outbox.deliver_last(patience):
             self._left = (
@@ -196,16 +233,16 @@ class Tracker:
 
 
 class EpochTracker:
-    """Records an engine's metrics after each epoch under a prefix.
+    """Records an engine's metrics after each epoch, in groups: ``train/loss``, ``val/loss``.
 
     Args:
         tracker: the run.
-        prefix: start of the metrics' names, e.g. ``"train"``; may be empty.
+        phase: of the training; one other than ``train`` groups all of its metrics by its name.
     """
 
-    def __init__(self, tracker: Tracker, prefix: str) -> None:
+    def __init__(self, tracker: Tracker, phase: str) -> None:
         self.tracker = tracker
-        self.prefix = prefix
+        self.phase = phase
 
     def attach(self, engine: Engine) -> None:
         """Registers the handler with an engine."""
@@ -214,13 +251,25 @@ class EpochTracker:
         on_failure(engine, self.tracker.fail)
 
     def _log(self, engine: Engine) -> None:
-        start = f"{self.prefix}_" if self.prefix else ""
-        metrics = {f"{start}{name}": value for name, value in engine.state.metrics.items()}
+        metrics = {self._grouped(name): value for name, value in engine.state.metrics.items()}
         self.tracker.log_metrics(metrics, step=engine.state.epoch)
+
+    def _grouped(self, name: str) -> str:
+        if self.phase == "train" and name.startswith("val_"):
+            return name.replace("_", "/", 1)
+        return f"{self.phase}/{name}"
 
 
 def _now() -> int:
     return int(time.time() * 1000)
+
+
+def _flat(parameters: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in parameters.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{name}.")
+        else:
+            yield f"{group}{name}", value
 
 
 def _short(value: Any) -> str:

@@ -66,8 +66,12 @@ def train(options: dict[str, Any], kind: str = "SIGKILL", place: str = "-", numb
     )
 
 
+def tracking_uri(folder: Path) -> str:
+    return f"sqlite:///{folder / 'runs.db'}"
+
+
 def runs(folder: Path) -> list[str]:
-    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'output' / 'mlruns.db'}")
+    client = MlflowClient(tracking_uri=tracking_uri(folder))
     experiments = [one.experiment_id for one in client.search_experiments()]
     return sorted(one.info.status for one in client.search_runs(experiments))
 
@@ -99,7 +103,8 @@ def options(phantoms: Path) -> dict[str, Any]:
 
 
 def placed(options: dict[str, Any], folder: Path) -> dict[str, Any]:
-    return {**options, "output_dir": f"{folder / 'output'}", "ckpt_dir": f"{folder / 'models'}"}
+    folders = {"output_dir": f"{folder / 'output'}", "ckpt_dir": f"{folder / 'models'}"}
+    return {**options, **folders, "tracking_uri": tracking_uri(folder)}
 
 
 def test_a_training_killed_in_each_phase_equals_an_uninterrupted_one(

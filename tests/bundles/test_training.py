@@ -114,21 +114,25 @@ def test_the_output_folder_holds_everything(trained: Path) -> None:
 
 
 def test_tracking_holds_one_finished_run(trained: Path) -> None:
-    uri = f"sqlite:///{trained / 'output' / 'mlruns.db'}"
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{trained / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("aeflow")
     assert experiment is not None
     (tracked,) = client.search_runs([experiment.experiment_id])
     assert tracked.info.status == "FINISHED"
-    assert tracked.data.params["max_epochs"] == "2"
-    assert "data_fingerprint" in tracked.data.params
-    expected = {"train_loss", "train_flow_loss", "train_recon_loss", "val_flow_loss"}
-    assert expected | {"n_anomalous", "pretrain_loss"} <= set(tracked.data.metrics)
-    assert "image_auroc" not in tracked.data.metrics  # of one patient
+    assert tracked.data.params["max_epochs"] == "2" and "version.torch" in tracked.data.params
+    assert tracked.data.params["image_size"] == "[32, 32]"
+    assert tracked.data.params["data_fingerprint"] and tracked.data.tags["kind"] == "training"
+    learnt, tested = tracked.inputs.dataset_inputs
+    assert [one.tags[0].value for one in (learnt, tested)] == ["training", "testing"]
+    assert json.loads(tested.dataset.profile) == {"test_cases": 1, "test_patients": 1}
+    assert learnt.dataset.digest != tested.dataset.digest
+    expected = {"train/loss", "train/flow_loss", "train/recon_loss", "val/flow_loss"}
+    assert expected | {"test/n_anomalous", "pretrain/loss"} <= set(tracked.data.metrics)
+    assert "test/image_auroc" not in tracked.data.metrics  # of one patient
     for name, steps in (
-        ("train_flow_loss", [1, 2]),
-        ("val_flow_loss", [1, 2]),
-        ("pretrain_val_loss", [1]),
+        ("train/flow_loss", [1, 2]),
+        ("val/flow_loss", [1, 2]),
+        ("pretrain/val_loss", [1]),
     ):
         history = client.get_metric_history(tracked.info.run_id, name)
         assert [point.step for point in history] == steps, name
@@ -146,7 +150,7 @@ def test_same_seed_gives_the_same_weights_with_any_number_of_workers(
     )
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert not (tmp_path / "output" / "mlruns.db").exists()
+    assert not (tmp_path / "mlflow.db").exists()
 
 
 @pytest.mark.parametrize(

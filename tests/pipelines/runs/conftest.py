@@ -29,6 +29,7 @@ class FakeTracker:
 
     where = "off"
     page = None
+    active = True
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -36,10 +37,15 @@ class FakeTracker:
         self.metrics: dict[str, float] = {}
         self.artifacts: list[str] = []
         self.tags: dict[str, str] = {}
+        self.data: dict[str, dict[str, int]] = {}
 
     def start(self, parameters: dict[str, Any], tags: dict[str, str]) -> None:
         self.parameters = dict(parameters)
-        self.told.append(f"start {tags['phase']}")
+        self.tags |= tags
+        self.told.append(f"start {tags['kind']}")
+
+    def log_data(self, name: str, digest: str, context: str, profile: dict[str, int]) -> None:
+        self.data[context] = profile
 
     def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
         self.metrics |= metrics
@@ -169,6 +175,7 @@ def evaluator() -> Any:
     return SimpleNamespace(
         scorer=SimpleNamespace(
             calibration=calibration,
+            detector=SimpleNamespace(config={}),
             fusion=make_fusion(weights={"flow": 0.75, "head": 0.25, "dark": 0.0}),
         ),
         state=SimpleNamespace(device="cpu"),

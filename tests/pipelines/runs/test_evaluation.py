@@ -89,10 +89,13 @@ def test_figures_are_tracked_told_and_reported(
     make_run(tmp_path / "out").run()
     metrics = load(tmp_path / "out" / "metrics.json")
     assert tracker.told == ["start evaluation", "enter", "leave", "finish"]
-    assert tracker.parameters == about_model(MODEL, data)
-    assert tracker.metrics == tracked_figures(metrics) and "image_auroc" in tracker.metrics
+    told = {"modalities": "image", "device": "cpu"}
+    assert tracker.parameters == about_model(MODEL, data) | told
+    assert tracker.tags["layout"] == "folder" and tracker.tags["modalities"] == "image"
+    assert tracker.data == {"testing": {"test_cases": 1, "test_patients": 1}}
+    assert tracker.metrics == tracked_figures(metrics) and "test/image_auroc" in tracker.metrics
     assert metrics["pixel_ap"]["note"] == "2 patients: no figure"
-    assert "pixel_ap" not in tracker.metrics
+    assert "test/pixel_ap" not in tracker.metrics
     (content,) = reports
     assert content.title == "Evaluation" and content.metrics == metrics
     judged = str(content.verdict)
@@ -100,9 +103,9 @@ def test_figures_are_tracked_told_and_reported(
     assert metrics["verdict"]["kind"] == content.verdict.kind == tracker.tags["verdict"]
     assert list(content.about)[:4] == ["cases", "device", "duration", "finished"]
     assert content.about["cases"] == 7 and content.about["layout"] == "folder"
-    told = lines()
-    assert all(line in told for line in told_figures(metrics)) and judged in told
-    assert str(tmp_path / "out") in told and "tracking   off" in told
+    summary = lines()
+    assert all(line in summary for line in told_figures(metrics)) and judged in summary
+    assert str(tmp_path / "out") in summary and "tracking   off" in summary
 
 
 def test_no_rows_give_no_figures(make_run: Callable[..., Evaluation], tmp_path: Path) -> None:
@@ -130,10 +133,13 @@ def test_an_evaluation_without_labels_is_told() -> None:
 
 def test_only_defined_figures_are_tracked() -> None:
     tracked = tracked_figures(METRICS)
-    assert tracked["image_auroc"] == 0.9 and tracked["baseline_mean_auroc"] == 0.7
-    assert "matched_auroc" not in tracked and "dice_oracle" not in tracked
-    assert "baseline_area_auroc" not in tracked
-    assert all(isinstance(value, float) for value in tracked.values())
+    assert tracked == {
+        "test/n_normal": 4.0, "test/n_anomalous": 1.0, "test/n_patients": 5.0,
+        "test/image_auroc": 0.9, "test/image_auroc_low": 0.8, "test/image_auroc_high": 0.95,
+        "test/volumes/image_auroc": 0.6, "baseline/mean/image_auroc": 0.7,
+        "baseline/mean/difference": 0.2, "baseline/mean/difference_low": 0.1,
+        "baseline/mean/difference_high": 0.3,
+    }  # fmt: skip
 
 
 def test_results_tell_of_model_and_data(data: Data) -> None:

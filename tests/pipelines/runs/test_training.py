@@ -121,9 +121,9 @@ def test_a_whole_training(
     training.finish()
     assert tracker.told == ["start training", "enter", "leave", "enter", "leave", "finish"]
     assert tracker.parameters["data_fingerprint"] == data.fingerprint
-    assert tracker.parameters["modalities"] == "image" and "version_torch" in tracker.parameters
+    assert tracker.parameters["modalities"] == "image" and "torch" in tracker.parameters["version"]
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert tracker.metrics["image_auroc"] == metrics["image_auroc"]["value"]
+    assert tracker.metrics["test/image_auroc"] == metrics["image_auroc"]["value"]
     assert metrics["about"] == {}
     assert metrics["synthetic_detection"]["rows"][0]["auroc"] == 0.75
     assert metrics["synthetic_detection"]["caveat"] and "small 25% flagged" in lines()

@@ -13,6 +13,7 @@ from pipelines.tracking.tracker import Tracker
 
 
 def test_a_process_killed_while_it_makes_the_database_leaves_none(tmp_path: Path) -> None:
+    path = tmp_path / "runs.db"
     program = f"""
 import os, signal, sqlite3, sys
 from sqlalchemy import event
@@ -22,12 +23,12 @@ def die(connection, cursor, statement, *_):
     if "CREATE TABLE model_versions" in statement or "CREATE TABLE metrics" in statement:
         os.kill(os.getpid(), signal.SIGKILL)
 from pipelines.tracking.tracker import Tracker
-Tracker({str(tmp_path)!r}, None, "test").start({{}})
+Tracker({str(tmp_path)!r}, "sqlite:///{path}", "test").start({{}})
 """
     root = str(Path(__file__).parents[3])
     done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True)
-    assert done.returncode == -9 and not (tmp_path / "mlruns.db").exists()
-    tracker = Tracker(str(tmp_path), None, "test")
+    assert done.returncode == -9 and not path.exists()
+    tracker = Tracker(str(tmp_path), f"sqlite:///{path}", "test")
     tracker.start({"a": 1})
     tracker.finish()
     client = MlflowClient(tracking_uri=tracker.uri)
@@ -42,8 +43,8 @@ def test_a_database_that_is_there_stays(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "runs.db"
     sqlite3.connect(path).close()
     path.write_bytes(b"")
-    make_database(f"sqlite:///{path}")
+    make_database(f"sqlite:///{path}", "aeflow")
     assert path.read_bytes() == b""
-    make_database("sqlite:///:memory:")
-    make_database("http://server:5000")
+    make_database("sqlite:///:memory:", "aeflow")
+    make_database("http://server:5000", "aeflow")
     assert [one.name for one in tmp_path.iterdir()] == ["runs.db"]

@@ -43,8 +43,8 @@ def tracked(tracker: Tracker) -> Histories:
 @pytest.mark.parametrize(
     ("stage", "prefix", "title", "told_of"),
     [
-        ("train", "", "Epoch", ["loss", "flow_loss", "recon_loss"]),
-        ("pretrain", "pretrain_", "Pre-training epoch", ["loss"]),
+        ("train", "val/", "Epoch", ["loss", "flow_loss", "recon_loss"]),
+        ("pretrain", "pretrain/val_", "Pre-training epoch", ["loss"]),
     ],
 )
 def test_each_epochs_metrics_are_tracked_at_its_step(
@@ -77,14 +77,14 @@ def test_each_epochs_metrics_are_tracked_at_its_step(
         train_handlers=[EpochReport(tracker)],
     )
     measured: Histories = {}
-    for engine, before in ((trainer, f"{stage}_"), (trainer.validator, prefix)):
+    for engine, before in ((trainer, f"{stage}/"), (trainer.validator, prefix)):
         assert engine is not None
 
         @engine.on(Events.EPOCH_COMPLETED)
         def note(running: Any, before: str = before) -> None:
             for name, value in running.state.metrics.items():
                 pair = (running.state.epoch, pytest.approx(float(value), nan_ok=True))
-                measured.setdefault(f"{before}{name}", []).append(pair)
+                measured.setdefault(f"{before}{name.removeprefix('val_')}", []).append(pair)
 
     tracker.start({})
     with caplog.at_level(logging.INFO, logger="pipelines.common.progress"):
@@ -93,10 +93,10 @@ def test_each_epochs_metrics_are_tracked_at_its_step(
     found = tracked(tracker)
     assert found == measured
     validated = list(range(interval, epochs + 1, interval))
-    names = [(f"{stage}_{name}", name.replace("_", " ")) for name in told_of]
-    held = [(f"{prefix}val_{name}", f"held-out {name}".replace("_", " ")) for name in told_of]
+    names = [(f"{stage}/{name}", name.replace("_", " ")) for name in told_of]
+    held = [(f"{prefix}{name}", f"held-out {name}".replace("_", " ")) for name in told_of]
     if stage == "pretrain":
-        held.append(("pretrain_val_synthetic_auroc", "held-out synthetic auroc"))
+        held.append(("pretrain/val_synthetic_auroc", "held-out synthetic auroc"))
     assert all([s for s, _ in found[name]] == list(range(1, epochs + 1)) for name, _ in names)
     assert all([step for step, _ in found[name]] == validated for name, _ in held)
     losses = [value for _, value in found[held[0][0]]]

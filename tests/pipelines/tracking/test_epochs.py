@@ -50,11 +50,11 @@ def test_an_epoch_is_told_and_recorded(
     with caplog.at_level(logging.INFO):
         engine.run([0])
     recorded = {name: value for one in tracker.metrics for name, value in one.items()}
-    prefix = "pretrain_" if phase == "pretrain" else ""
-    expected = {f"{phase}_loss": 1.5}
+    held = "pretrain/val_" if phase == "pretrain" else "val/"
+    expected = {f"{phase}/loss": 1.5}
     if validated:
-        expected |= {f"{prefix}val_loss": 2.5, f"{prefix}val_flow_loss": 3.5}
+        expected |= {f"{held}loss": 2.5, f"{held}flow_loss": 3.5}
     assert recorded == expected
-    line = "Pre-training epoch 1/1: loss 1.5" if prefix else "Epoch 1/1: loss 1.5"
+    line = "Pre-training epoch 1/1: loss 1.5" if phase == "pretrain" else "Epoch 1/1: loss 1.5"
     assert line in caplog.text
     assert ("held-out loss 2.5, held-out flow loss 3.5" in caplog.text) is validated

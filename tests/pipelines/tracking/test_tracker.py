@@ -44,9 +44,14 @@ def find(tracker: Tracker) -> Any:
     return found
 
 
-def test_the_default_is_a_database_in_the_output_folder(tmp_path: Path) -> None:
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlruns.db'}"
-    assert resolve_uri("", tmp_path) == resolve_uri(None, tmp_path)
+def test_the_default_is_a_database_in_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_uri(None, tmp_path / "out") == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert resolve_uri("", tmp_path / "out") == resolve_uri(None, tmp_path / "out")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    assert resolve_uri(None, tmp_path / "out") == f"sqlite:///{tmp_path / 'out' / 'mlflow.db'}"
 
 
 def test_the_environment_beats_the_default_and_the_argument_the_environment(
@@ -136,7 +141,7 @@ def test_a_whole_run(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_later_run_of_the_process_chooses_its_own_place(tracker: Tracker, tmp_path: Path) -> None:
     tracker.start({})
     tracker.finish()
-    assert resolve_uri(None, tmp_path) == f"sqlite:///{tmp_path / 'mlruns.db'}"
+    assert resolve_uri(None, tmp_path) == f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
 def test_an_error_in_a_guarded_block_fails_the_run(tracker: Tracker) -> None:
@@ -257,7 +262,7 @@ def test_an_engines_metrics_are_recorded_by_epoch(tracker: Tracker) -> None:
     engine.run([0], max_epochs=2)
     tracker.finish()
     client = MlflowClient(tracking_uri=tracker.uri)
-    history = client.get_metric_history(find(tracker).info.run_id, "train_loss")
+    history = client.get_metric_history(find(tracker).info.run_id, "train/loss")
     assert [(one.step, one.value) for one in history] == [(1, 1.0), (2, 0.5)]
 
 
