@@ -5,8 +5,9 @@ A registered model takes images as the network sees them, the form that a REST s
     model = mlflow.pyfunc.load_model("models:/name/1")
     model.predict(images)  # float32 (N, C, H, W) in [0, 1]
 
-and, where the files are at hand, the files themselves, read and scaled as in training. MLflow's
-signatures cannot express both, so that the second form goes past the signature:
+and answers with arrays by name, ``anomaly_map`` among them; or, where the files are at hand, the
+files themselves, read and scaled as in training. MLflow's signatures cannot express both, so that
+the second form goes past the signature:
 
     model.unwrap_python_model().predict(pandas.DataFrame({"path": ["a.png", "b.nii.gz"]}))
 """
@@ -61,6 +62,8 @@ REQUIREMENTS = (
 
 KEPT_BACK = ("split", "notes")
 """What a model file says of the cases it was trained on; a model that is handed on does not."""
+
+FLAGGED, MAP = "flagged", "anomaly_map"
 
 BATCH_SIZE = 32
 
@@ -142,7 +145,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
             data_path=str(weights),
             code_paths=[str(path) for path in code_folders()],
             pip_requirements=pinned_requirements(),
-            signature=_signature(example, score_columns(load_scorer(content))),
+            signature=_signature(example, (*score_columns(load_scorer(content)), FLAGGED)),
             input_example=example,
         )
 
@@ -178,7 +181,7 @@ class ServedScorer:
     def __init__(self, path: str | Path) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(path, device, BATCH_SIZE)
-        self.columns = (*score_columns(self.predictor.scorer), "flagged")
+        self.columns = (*score_columns(self.predictor.scorer), FLAGGED)
 
     @property
     def python_model(self) -> ServedScorer:
@@ -187,7 +190,7 @@ class ServedScorer:
 
     def predict(
         self, model_input: NDArray[Any] | pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame | dict[str, NDArray[Any]]:
         """Scores images or files.
 
         Args:
@@ -197,8 +200,10 @@ class ServedScorer:
             params: none are known.
 
         Returns:
-            A row per image, or per file (a volume is judged as a whole): ``score`` and its parts in
-            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``.
+            Of images, arrays ``(N,)``: ``score`` and its parts in standard deviations,
+            ``percentile`` in [0, 100], ``p_value``, ``flagged``; and ``anomaly_map``
+            ``(N, H, W)``, in standard deviations. Of files, a row each without map (a volume is
+            judged as a whole), beginning with ``path``.
 
         Raises:
             InputError: for images of another shape or range, or files that cannot be used.
@@ -206,7 +211,7 @@ class ServedScorer:
         import pandas as pd
 
         if not isinstance(model_input, pd.DataFrame):
-            return pd.DataFrame(self._score_images(np.asarray(model_input)))
+            return self._score_images(np.asarray(model_input))
         if "path" not in model_input.columns:
             raise InputError(
                 f"model_input: expected a column 'path', found {list(model_input.columns)}."
@@ -226,7 +231,8 @@ class ServedScorer:
             scored = self.predictor.inferer(
                 tensor, self.predictor.scorer, device=self.predictor.device
             )
-        return {name: scored[name].numpy() for name in self.columns}
+        kinds = output_kinds(self.columns)
+        return {name: scored[name].numpy().astype(kind) for name, kind in kinds.items()}
 
     def _check(self, images: torch.Tensor) -> None:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
@@ -255,12 +261,23 @@ def _load_pyfunc(path: str) -> ServedScorer:
     return ServedScorer(path)
 
 
-def _signature(example: NDArray[np.float32], scores: Sequence[str]) -> Any:
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+def output_kinds(columns: Sequence[str]) -> dict[str, np.dtype[Any]]:
+    """The types of the answer to images, by name."""
+    kinds = {name: np.dtype(bool if name == FLAGGED else np.float64) for name in columns}
+    return kinds | {MAP: np.dtype(np.float32)}
 
-    columns = [ColSpec(DataType.double, name) for name in scores]
+
+def _signature(example: NDArray[np.float32], columns: Sequence[str]) -> Any:
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    sides = {MAP: example.shape[2:]}
     return ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
-        outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged")]),
+        outputs=Schema(
+            [
+                TensorSpec(kind, (-1, *sides.get(name, ())), name)
+                for name, kind in output_kinds(columns).items()
+            ]
+        ),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
@@ -14,7 +15,7 @@ from pipelines.scoring import CaseEvaluator
 from pipelines.tracking import Tracker
 
 DESCRIPTION = "mlflow.note.content"
-"""Tag of a run that MLflow's page shows as its description."""
+"""Tag of a run that MLflow's page shows as its description, in Markdown."""
 
 TOLD = (
     "image_auroc",
@@ -126,8 +127,7 @@ class Evaluation(Session):
         return self.about
 
     def _places(self) -> dict[str, Any]:
-        page = {"its page": self.tracker.page} if self.tracker.page else {}
-        return {"results": self.output_dir, "tracking": self.tracker.where, **page}
+        return {"results": self.output_dir, "tracking": self.tracker.where} | self.tracker.pages
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
         return told_figures(metrics)
@@ -135,7 +135,8 @@ class Evaluation(Session):
     def _track(self, metrics: Mapping[str, Any]) -> None:
         self.tracker.log_metrics(tracked_figures(metrics))
         if self.verdict is not None:
-            self.tracker.set_tags({DESCRIPTION: str(self.verdict), "verdict": self.verdict.kind})
+            told = escape(str(self.verdict), quote=False)
+            self.tracker.set_tags({DESCRIPTION: told, "verdict": self.verdict.kind})
         super()._track(metrics)
 
 
@@ -151,7 +152,7 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
 
 
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers that are figures, with the ends of their intervals, in groups.
+    """The numbers that are figures, in groups; ours and differences with their intervals' ends.
 
     A number over too few patients stays out: a run's metrics have no place for its note.
 
@@ -168,15 +169,13 @@ def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
         for name, figure in content.items():
             if not isinstance(figure, dict) or figure.get("note"):
                 continue
-            if figure.get("value") is not None:
-                figures |= ends_of(f"{group}/{name}", figure)
+            if figure.get("value") is None:
+                continue
+            figures[f"{group}/{name}"] = figure["value"]
+            if figure["ci95"] and (group.startswith("test") or name.endswith("difference")):
+                low, high = figure["ci95"]
+                figures |= {f"{group}/{name}_low": low, f"{group}/{name}_high": high}
     return figures
-
-
-def ends_of(name: str, figure: Mapping[str, Any]) -> dict[str, float]:
-    """A figure and the ends of its interval, if it has one, by name."""
-    ends = figure["ci95"] or ()
-    return {name: figure["value"], **dict(zip((f"{name}_low", f"{name}_high"), ends, strict=False))}
 
 
 def told_figures(metrics: Mapping[str, Any]) -> list[str]:

@@ -210,7 +210,8 @@ class Training(Evaluation):
     def _parameters(self) -> dict[str, Any]:
         options = super()._parameters()
         found = self.preprocessing.parameters | dict(self.evaluator.scorer.detector.config)
-        resolved = {name: found[name] for name in found.keys() & options.keys()}
+        left_open = [name for name, value in options.items() if value in (None, "auto")]
+        resolved = {name: found[name] for name in left_open if name in found}
         return options | resolved | {"version": installed_versions()}
 
     def _track_data(self) -> None:

@@ -97,6 +97,11 @@ class RunLink:
         """Whether the store has answered."""
         return self._handler is not None
 
+    @property
+    def experiment_id(self) -> str | None:
+        """The store's name for the experiment; None before it has answered."""
+        return str(self._handler.experiment.experiment_id) if self.connected else None
+
     def connect(self) -> MlflowClient:
         """MLflow's client; the experiment exists once it is there."""
         if self._handler is None:

@@ -76,6 +76,7 @@ class SystemMonitor:
 
     def _watch(self, began: int) -> None:
         pause = float(os.environ.get(INTERVAL_VARIABLE) or SECONDS)
+        self._sample()  # the processor's load is counted from here
         while True:
             ended = self._ended.wait(pause)
             now = int(time.time() * 1000)

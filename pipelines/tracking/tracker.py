@@ -96,11 +96,17 @@ class Tracker:
         )
 
     @property
-    def page(self) -> str | None:
-        """The command that shows a database's runs in a browser; None for a server or none."""
+    def pages(self) -> dict[str, str]:
+        """The command that shows a database's runs in a browser, and where; none for a server.
+
+        MLflow 3 opens on its pages for language models, whatever the experiment's kind.
+        """
         if self.uri is None or not self.uri.startswith("sqlite:"):
-            return None
-        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"
+            return {}
+        pages = {"its page": f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}"}
+        number = self.link.experiment_id
+        runs = f"http://127.0.0.1:5000/#/experiments/{number}?workflowType=machine_learning"
+        return pages | ({"its runs": runs} if number else {})
 
     def start(self, parameters: Mapping[str, Any], tags: Mapping[str, str] | None = None) -> None:
         """Opens the run and records its parameters; a server that is away gets them later.

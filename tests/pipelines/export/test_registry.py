@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.models import infer_signature
 from PIL import Image
 
 from pipelines.data.cases import Case
@@ -116,7 +117,11 @@ def test_a_registered_model_scores_as_the_scorer_does(
     model = mlflow.pyfunc.load_model("models:/tiny/1")
     images = make_images(5, seed=3)
     found = model.predict(images.numpy())
-    assert list(found.columns) == COLUMNS and found["flagged"].dtype == bool
+    assert list(found) == [*COLUMNS, "anomaly_map"]
+    assert infer_signature(images.numpy(), found).outputs == model.metadata.signature.outputs
+    with torch.no_grad():
+        wanted = scorer(images)[:, 0]
+    np.testing.assert_allclose(found["anomaly_map"], wanted, atol=1e-5)
     for name, values in expected(scorer, images).items():
         np.testing.assert_allclose(found[name], values, atol=1e-6)
 

@@ -28,7 +28,7 @@ class FakeTracker:
     """Notes what is asked of it."""
 
     where = "off"
-    page = None
+    pages: dict[str, str] = {}
     active = True
 
     def __init__(self) -> None:
@@ -175,7 +175,7 @@ def evaluator() -> Any:
     return SimpleNamespace(
         scorer=SimpleNamespace(
             calibration=calibration,
-            detector=SimpleNamespace(config={}),
+            detector=SimpleNamespace(config={"hidden": 64, "seed": 9}),
             fusion=make_fusion(weights={"flow": 0.75, "head": 0.25, "dark": 0.0}),
         ),
         state=SimpleNamespace(device="cpu"),

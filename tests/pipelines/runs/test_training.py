@@ -114,8 +114,11 @@ def test_a_whole_training(
         path.write_text("model")
 
     monkeypatch.setattr(session, "save_model", save)
+    given = {"seed": 3, "hidden": None, "intensity": "auto"}
+    monkeypatch.setattr("pipelines.runs.session.executed_options", lambda: dict(given))
     training, trainer = make_training(tmp_path)
     training.begin()
+    assert tracker.parameters["hidden"] == 64 and tracker.parameters["seed"] == 3
     trainer.run([0], max_epochs=2)
     training.save_model()
     training.finish()
