@@ -4,6 +4,7 @@ A registered model takes images as the network sees them, the form that a REST s
 
     model = mlflow.pyfunc.load_model("models:/name/1")
     model.predict(images)  # float32 (N, C, H, W) in [0, 1]
+    model.predict(images, params={"maps": True})  # with a column "anomaly_map"
 
 and, where the files are at hand, the files themselves, read and scaled as in training. MLflow's
 signatures cannot express both, so that the second form goes past the signature:
@@ -63,6 +64,9 @@ KEPT_BACK = ("split", "notes")
 """What a model file says of the cases it was trained on; a model that is handed on does not."""
 
 BATCH_SIZE = 32
+
+MAPS = "maps"
+"""Parameter of a prediction: whether maps are wanted."""
 
 
 def check_registry(tracker: Tracker, name: str | None) -> None:
@@ -194,11 +198,12 @@ class ServedScorer:
             model_input: images ``(N, C, H, W)`` in [0, 1] as the network sees them; or a table
                 with a column ``path`` that holds a file, a folder of one DICOM series, or a list
                 of files, one per modality.
-            params: none are known.
+            params: ``maps``, whether images are to come back with their map.
 
         Returns:
             A row per image, or per file (a volume is judged as a whole): ``score`` and its parts in
-            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``.
+            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``;
+            ``anomaly_map`` as lists of H rows of W standard deviations, where it is asked for.
 
         Raises:
             InputError: for images of another shape or range, or files that cannot be used.
@@ -206,7 +211,8 @@ class ServedScorer:
         import pandas as pd
 
         if not isinstance(model_input, pd.DataFrame):
-            return pd.DataFrame(self._score_images(np.asarray(model_input)))
+            maps = bool((params or {}).get(MAPS))
+            return pd.DataFrame(self._score_images(np.asarray(model_input), maps))
         if "path" not in model_input.columns:
             raise InputError(
                 f"model_input: expected a column 'path', found {list(model_input.columns)}."
@@ -219,14 +225,15 @@ class ServedScorer:
         judged = self.predictor(case).case_score.as_dict()
         return {"path": path} | {name: judged[name] for name in self.columns}
 
-    def _score_images(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def _score_images(self, images: NDArray[Any], maps: bool) -> dict[str, Any]:
         tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         self._check(tensor)
         with torch.no_grad():
             scored = self.predictor.inferer(
                 tensor, self.predictor.scorer, device=self.predictor.device
             )
-        return {name: scored[name].numpy() for name in self.columns}
+        found: dict[str, Any] = {name: scored[name].numpy() for name in self.columns}
+        return found | ({"anomaly_map": scored["anomaly_map"].tolist()} if maps else {})
 
     def _check(self, images: torch.Tensor) -> None:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
@@ -257,10 +264,13 @@ def _load_pyfunc(path: str) -> ServedScorer:
 
 def _signature(example: NDArray[np.float32], scores: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
     columns = [ColSpec(DataType.double, name) for name in scores]
+    map_column = ColSpec(Array(Array(DataType.double)), "anomaly_map", required=False)
     return ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
-        outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged")]),
+        outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged"), map_column]),
+        params=ParamSchema([ParamSpec(MAPS, DataType.boolean, False)]),
     )
