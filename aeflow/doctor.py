@@ -14,7 +14,7 @@ import torch
 
 from aeflow.run import suited
 from networks.conformal import patients_needed, supported_rate
-from pipelines.common import installed_version
+from pipelines.common import counted, installed_version
 from pipelines.data import Data, open_data
 
 PACKAGES = ("aeflow", "torch", "monai", "pytorch-ignite", "mlflow", "nibabel", "pydicom")
@@ -100,7 +100,9 @@ def normals_told(data: Data, rate: float) -> list[str]:
     normal, held = len(split.train), len(split.patients("calibration"))
     supported, needed = supported_rate(held, rate), patients_needed(rate)
     patients = len(split.patients("train")) + held
-    lines = [f"{held} held-out normal patients support a false-positive rate of {supported:.3g}"]
+    told = counted(held, "held-out normal patient")
+    verb = "supports" if held == 1 else "support"
+    lines = [f"{told} {verb} a false-positive rate of {supported:.3g}"]
     if supported > rate:
         lines[0] += (
             f", which is taken; {rate:g} needs {needed}: some {math.ceil(needed * patients / held)}"

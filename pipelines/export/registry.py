@@ -4,10 +4,10 @@ A registered model takes images as the network sees them, the form that a REST s
 
     model = mlflow.pyfunc.load_model("models:/name/1")
     model.predict(images)  # float32 (N, C, H, W) in [0, 1]
+    model.predict(images, params={"maps": True})  # with a column "anomaly_map"
 
-and answers with arrays by name, ``anomaly_map`` among them; or, where the files are at hand, the
-files themselves, read and scaled as in training. MLflow's signatures cannot express both, so that
-the second form goes past the signature:
+and, where the files are at hand, the files themselves, read and scaled as in training. MLflow's
+signatures cannot express both, so that the second form goes past the signature:
 
     model.unwrap_python_model().predict(pandas.DataFrame({"path": ["a.png", "b.nii.gz"]}))
 """
@@ -63,9 +63,10 @@ REQUIREMENTS = (
 KEPT_BACK = ("split", "notes")
 """What a model file says of the cases it was trained on; a model that is handed on does not."""
 
-FLAGGED, MAP = "flagged", "anomaly_map"
-
 BATCH_SIZE = 32
+
+MAPS = "maps"
+"""Parameter of a prediction: whether maps are wanted."""
 
 
 def check_registry(tracker: Tracker, name: str | None) -> None:
@@ -145,7 +146,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
             data_path=str(weights),
             code_paths=[str(path) for path in code_folders()],
             pip_requirements=pinned_requirements(),
-            signature=_signature(example, (*score_columns(load_scorer(content)), FLAGGED)),
+            signature=_signature(example, score_columns(load_scorer(content))),
             input_example=example,
         )
 
@@ -181,7 +182,7 @@ class ServedScorer:
     def __init__(self, path: str | Path) -> None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.predictor = Predictor(path, device, BATCH_SIZE)
-        self.columns = (*score_columns(self.predictor.scorer), FLAGGED)
+        self.columns = (*score_columns(self.predictor.scorer), "flagged")
 
     @property
     def python_model(self) -> ServedScorer:
@@ -190,20 +191,19 @@ class ServedScorer:
 
     def predict(
         self, model_input: NDArray[Any] | pd.DataFrame, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame | dict[str, NDArray[Any]]:
+    ) -> pd.DataFrame:
         """Scores images or files.
 
         Args:
             model_input: images ``(N, C, H, W)`` in [0, 1] as the network sees them; or a table
                 with a column ``path`` that holds a file, a folder of one DICOM series, or a list
                 of files, one per modality.
-            params: none are known.
+            params: ``maps``, whether images are to come back with their map.
 
         Returns:
-            Of images, arrays ``(N,)``: ``score`` and its parts in standard deviations,
-            ``percentile`` in [0, 100], ``p_value``, ``flagged``; and ``anomaly_map``
-            ``(N, H, W)``, in standard deviations. Of files, a row each without map (a volume is
-            judged as a whole), beginning with ``path``.
+            A row per image, or per file (a volume is judged as a whole): ``score`` and its parts in
+            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``;
+            ``anomaly_map`` as lists of H rows of W standard deviations, where it is asked for.
 
         Raises:
             InputError: for images of another shape or range, or files that cannot be used.
@@ -211,7 +211,8 @@ class ServedScorer:
         import pandas as pd
 
         if not isinstance(model_input, pd.DataFrame):
-            return self._score_images(np.asarray(model_input))
+            maps = bool((params or {}).get(MAPS))
+            return pd.DataFrame(self._score_images(np.asarray(model_input), maps))
         if "path" not in model_input.columns:
             raise InputError(
                 f"model_input: expected a column 'path', found {list(model_input.columns)}."
@@ -224,15 +225,15 @@ class ServedScorer:
         judged = self.predictor(case).case_score.as_dict()
         return {"path": path} | {name: judged[name] for name in self.columns}
 
-    def _score_images(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    def _score_images(self, images: NDArray[Any], maps: bool) -> dict[str, Any]:
         tensor = torch.from_numpy(np.ascontiguousarray(images, dtype=np.float32))
         self._check(tensor)
         with torch.no_grad():
             scored = self.predictor.inferer(
                 tensor, self.predictor.scorer, device=self.predictor.device
             )
-        kinds = output_kinds(self.columns)
-        return {name: scored[name].numpy().astype(kind) for name, kind in kinds.items()}
+        found: dict[str, Any] = {name: scored[name].numpy() for name in self.columns}
+        return found | ({"anomaly_map": scored["anomaly_map"].tolist()} if maps else {})
 
     def _check(self, images: torch.Tensor) -> None:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
@@ -261,23 +262,15 @@ def _load_pyfunc(path: str) -> ServedScorer:
     return ServedScorer(path)
 
 
-def output_kinds(columns: Sequence[str]) -> dict[str, np.dtype[Any]]:
-    """The types of the answer to images, by name."""
-    kinds = {name: np.dtype(bool if name == FLAGGED else np.float64) for name in columns}
-    return kinds | {MAP: np.dtype(np.float32)}
-
-
-def _signature(example: NDArray[np.float32], columns: Sequence[str]) -> Any:
+def _signature(example: NDArray[np.float32], scores: Sequence[str]) -> Any:
     from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
+    from mlflow.types.schema import Array
 
-    sides = {MAP: example.shape[2:]}
+    columns = [ColSpec(DataType.double, name) for name in scores]
+    map_column = ColSpec(Array(Array(DataType.double)), "anomaly_map", required=False)
     return ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
-        outputs=Schema(
-            [
-                TensorSpec(kind, (-1, *sides.get(name, ())), name)
-                for name, kind in output_kinds(columns).items()
-            ]
-        ),
+        outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged"), map_column]),
+        params=ParamSchema([ParamSpec(MAPS, DataType.boolean, False)]),
     )

@@ -81,6 +81,7 @@ def trained(phantoms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _train(dataset_dir: Path, folder: Path, **options: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder.mkdir(exist_ok=True)
         patch.chdir(folder)  # home of the default database
         run(
             "training",

@@ -3,13 +3,13 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipelines.data.cohort import Data
+from pipelines.metrics.verdict import Verdict
 from pipelines.runs.evaluation import Evaluation, about_model, told_figures, tracked_figures
 from transforms.errors import InputError
 
@@ -100,14 +100,26 @@ def test_figures_are_tracked_told_and_reported(
     (content,) = reports
     assert content.title == "Evaluation" and content.metrics == metrics
     judged = str(content.verdict)
-    assert unescape(tracker.tags["mlflow.note.content"]) == judged
-    assert "<" not in tracker.tags["mlflow.note.content"]  # Markdown would swallow it
+    assert tracker.tags["mlflow.note.content"] == judged
     assert metrics["verdict"]["kind"] == content.verdict.kind == tracker.tags["verdict"]
     assert list(content.about)[:4] == ["cases", "device", "duration", "finished"]
     assert content.about["cases"] == 7 and content.about["layout"] == "folder"
     summary = lines()
     assert all(line in summary for line in told_figures(metrics)) and judged in summary
     assert str(tmp_path / "out") in summary and "tracking   off" in summary
+
+
+def test_the_description_is_whole_in_markdown(
+    make_run: Callable[..., Evaluation],
+    tracker: Any,
+    reports: list[Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = Verdict("usable", "Usable.", "aeflow predict <images>")
+    monkeypatch.setattr("pipelines.runs.evaluation.verdict", lambda metrics: judged)
+    make_run(tmp_path).run()
+    assert tracker.tags["mlflow.note.content"] == "Usable. aeflow predict &lt;images&gt;"
 
 
 def test_no_rows_give_no_figures(make_run: Callable[..., Evaluation], tmp_path: Path) -> None:
