@@ -59,13 +59,13 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
         return Verdict(
             "weaker",
             f"Weaker than a trivial score: {told}, but {trivial}.",
-            "Train longer or on more normal images (--preset gpu), or use that score.",
+            "Train longer or on more normal images (--preset best), or use that score.",
         )
     if low <= 0.0:
         return Verdict(
             "not surely better",
             f"Not surely better than a trivial score: {told}; {trivial}.",
-            "More test patients, or a longer training (--preset gpu), would tell.",
+            "More test patients, or a longer training (--preset best), would tell.",
         )
     return Verdict(
         "usable", f"Usable: {told}, better than any trivial score ({trivial}).",

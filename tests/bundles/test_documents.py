@@ -34,6 +34,7 @@ RUN_BY = {
     "curl -X": "tests/monailabel/test_infer.py",
     "bundles/monailabel/build_env.sh": ".ci/run",
     "mkdocs build": ".ci/run",
+    "pip wheel": ".ci/run",
     "ruff ": ".ci/run",
     "python3 -m venv": ".ci/run",
     "pip install -q -c constraints.txt": ".ci/run",
