@@ -36,8 +36,8 @@ def batch_notes(rows: Sequence[ScoreRow], promised: float) -> list[str]:
     notes = []
     if outside:
         notes.append(
-            f"{len(outside)} of {len(whole)} images are out of the model's scope, so their scores "
-            f"mean little. The first: {outside[0].out_of_scope}. scores.csv says which and why."
+            f"Out of the model's scope: {len(outside)} of {len(whole)} images, whose scores mean "
+            f"little. The first: {outside[0].out_of_scope}. scores.csv says which and why."
         )
     judged = [
         row

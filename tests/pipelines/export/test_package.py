@@ -244,7 +244,7 @@ def test_a_package_scores_and_trains_without_the_clone(
         *("--decoder_width=4", "--pretrain_epochs=0", "--max_epochs=1", "--target_fpr=0.2"),
     ]
     told = run_package(folder, [inferring, training])
-    assert "Scored by the package: 1 images" in told
+    assert "Scored by the package: 1 image," in told
     written: Any = nib.load(out / "maps" / "scan_anomaly.nii.gz")
     found = Predictor(tmp_path / "models")(Case("scan", "scan", (image,)))
     expected = found.grid_map.as_tensor().numpy()

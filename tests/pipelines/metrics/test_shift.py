@@ -46,5 +46,5 @@ def test_what_is_out_of_scope_is_counted_and_left_out() -> None:
         replace(one, in_scope=False, out_of_scope="it seems inverted") for one in rows([99.0] * 40)
     ]
     (note,) = batch_notes([*out, *rows([50.0, 30.0])], 0.05)
-    assert note.startswith("40 of 42 images are out of the model's scope")
+    assert note.startswith("Out of the model's scope: 40 of 42 images, whose")
     assert "The first: it seems inverted." in note

@@ -42,7 +42,7 @@ class Line:
 
     def _note(self, engine: Any) -> None:
         told = engine.validator.state.metrics
-        self.log.log_metrics({f"line_{n}": v for n, v in told.items()}, step=engine.state.epoch)
+        self.log.log_metrics({f"line/{n}": v for n, v in told.items()}, step=engine.state.epoch)
 
 
 class Log:
@@ -183,22 +183,22 @@ def test_what_is_tracked_of_an_epoch_is_of_that_very_epoch(
     def measure(engine: Engine) -> None:
         fresh = evaluator_of(copy.deepcopy(detector), held_out, stage, synthetic=synthetic, seed=1)
         fresh.run()
-        values = {f"{who}_{n}": v for n, v in fresh.state.metrics.items() for who in WHO}
+        values = {f"{who}/{n}": v for n, v in fresh.state.metrics.items() for who in WHO}
         for name in terms[0]:
-            values[f"train_{name}"] = torch.cat([one[name] for one in terms]).mean()
+            values[f"train/{name}"] = torch.cat([one[name] for one in terms]).mean()
         terms.clear()
         for name, value in values.items():
             expected.setdefault(name, []).append((engine.state.epoch, float(value)))
 
     trainer.run()
     assert set(log.pairs) == set(expected)
-    assert any(name.startswith("given_val_") for name in expected)
+    assert any(name.startswith("given/val_") for name in expected)
     for name, pairs in expected.items():
         assert [step for step, _ in log.pairs[name]] == list(range(1, epochs + 1)), name
         found = [value for _, value in log.pairs[name]]
         assert found == pytest.approx([value for _, value in pairs], rel=1e-4, nan_ok=True), name
     if epochs > 1:
-        assert len({value for _, value in log.pairs["given_val_loss"]}) == epochs
+        assert len({value for _, value in log.pairs["given/val_loss"]}) == epochs
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "train"])
