@@ -37,6 +37,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
 
     Attributes:
         images: the slices, ``(N, C, H, W)``.
+        region: where synthetic anomalies may lie: ``body``, ``lungs`` or ``folder``.
         context: what goes with them: the ``body`` and the ``region``, ``(N, 1, H, W)`` bool.
         case_numbers: the position in ``data`` of the case of each slice, ``(N,)``.
         slice_numbers: the slice's own in its case, ``(N,)``; 0 for a picture.
@@ -54,6 +55,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     ) -> None:
         regions = regions or Regions()
         self.data = regions.assigned(tuple(data))
+        self.region = regions.kind
         self.transform = transform
         with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
             found = list(

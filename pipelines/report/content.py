@@ -63,6 +63,7 @@ class ReportContent:
             the shares and shifts of `pipelines.scoring.Stability`.
         examples: slices to be shown as panels, of any kind.
         thumbnails: a JPEG of each case, by its name.
+        panels: whether each case has a picture in ``panels/`` beside the page.
         volumes: volumes for the viewer, the most telling first.
         failures: cases that could not be scored, each with ``case`` and ``reason``.
         about: plain values: what was run on what.
@@ -85,6 +86,7 @@ class ReportContent:
     stability: Sequence[Mapping[str, Any]] = ()
     examples: Sequence[Example] = ()
     thumbnails: Mapping[str, bytes] = field(default_factory=dict)
+    panels: bool = False
     volumes: Sequence[ViewerVolume] = ()
     failures: Sequence[Mapping[str, str]] = ()
     about: Mapping[str, Any] = field(default_factory=dict)

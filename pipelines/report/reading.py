@@ -78,12 +78,14 @@ class ReadingList:
         rows: their values, the highest score first; "" where nothing is known.
         pictures: a JPEG in base64 for each of the first rows, "" for one without.
         viewed: the cases that the viewer holds; ``#viewer-1`` opens the first.
+        panels: whether ``panels/`` beside the page has a picture of each case.
     """
 
     fields: Sequence[Field]
     rows: Sequence[Sequence[Any]]
     pictures: Sequence[str]
     viewed: Sequence[str]
+    panels: bool
 
     @property
     def columns(self) -> list[Field]:
@@ -115,6 +117,7 @@ class ReadingList:
             "rows": self.rows,
             "pictures": self.pictures,
             "viewed": self.viewed,
+            "panels": self.panels,
             "most_plain": MOST_PLAIN,
         }
 
@@ -139,6 +142,7 @@ def reading_list(content: ReportContent) -> ReadingList | None:
         rows=[[_finite(row.get(one.name, "")) for one in known] for row in cells],
         pictures=[base64.b64encode(picture).decode("ascii") for picture in pictures],
         viewed=[volume.name for volume in content.volumes[:MAX_VOLUMES]],
+        panels=content.panels,
     )
 
 

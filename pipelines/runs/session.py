@@ -192,6 +192,7 @@ class Session:
             examples=[*gathered.examples, *highest],
             volumes=viewer_volumes(self.case_run, gathered) if self.volumetric else (),
             thumbnails=gathered.thumbnails,
+            panels=self.case_run.save_panels,
             failures=[{"case": f.case.name, "reason": f.reason} for f in gathered.failures],
             about=about | self._origin(),
             notes=self.notes,

@@ -209,7 +209,10 @@ class Training(Evaluation):
 
     def _parameters(self) -> dict[str, Any]:
         options = super()._parameters()
-        found = self.preprocessing.parameters | dict(self.evaluator.scorer.detector.config)
+        dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
+        config = self.evaluator.scorer.detector.config  # without a contrast there is none
+        found = {"contrast": "none", "region": dataset.region, **config}
+        found |= self.preprocessing.parameters
         left_open = [name for name, value in options.items() if value in (None, "auto")]
         resolved = {name: found[name] for name in left_open if name in found}
         return options | resolved | {"version": installed_versions()}

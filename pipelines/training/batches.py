@@ -10,6 +10,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 
 from networks import Inputs
+from pipelines.common import track
 
 
 class Images(Protocol):
@@ -82,7 +83,8 @@ class NormalBatches:
 
     def __iter__(self) -> Iterator[Inputs]:
         """Batches in the order of the data set."""
-        for start in range(0, len(self.dataset), self.batch_size):
+        starts = range(0, len(self.dataset), self.batch_size)
+        for start in track(starts, "Fitting", len(starts), "batches"):
             yield self._inputs(range(start, min(start + self.batch_size, len(self.dataset))))
 
     def spread(self, count: int) -> Inputs:

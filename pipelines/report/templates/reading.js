@@ -32,9 +32,10 @@
     line.classList.toggle("marked", row[place.get("flagged")] === 1);
     Object.assign(name.querySelector("span"), { textContent: row[0], title: row[0] });
     name.querySelector("a")?.remove();
-    if (viewed.includes(row[0])) {
-      const href = "#viewer-" + (viewed.indexOf(row[0]) + 1);
-      name.append(" ", is("a", { href, textContent: "in the viewer" }));
+    const number = viewed.indexOf(row[0]) + 1;
+    const href = number ? "#viewer-" + number : `panels/${encodeURIComponent(row[0])}.png`;
+    if (number || data.panels) {
+      name.append(" ", is("a", { href, textContent: number ? "in the viewer" : "panel" }));
     }
     columns.slice(1).forEach((field, index) => {
       const remark = fields[place.get(field.remark)];

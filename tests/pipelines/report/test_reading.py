@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -54,7 +55,7 @@ def content(full_content: ReportContent) -> ReportContent:
         full_content, title="Inference", rows=rows, metrics=None, history=(), regions=(),
         examples=(), stability=(), failures=(), notes=(), about={}, verdict=None,
         volumes=[replace(one, name=f"case{n}") for n, one in enumerate(full_content.volumes)],
-        thumbnails={row.case: jpeg() for row in rows[3:]},
+        thumbnails={row.case: jpeg() for row in rows[3:]}, panels=True,
     )  # fmt: skip
 
 
@@ -101,6 +102,7 @@ def test_without_javascript_the_first_rows_stay(page: Path) -> None:
     text = page.read_text()
     body = text[text.index('<table id="reading-table"') :].split("</table>")[0]
     assert body.count("<tr") == MOST_PLAIN + 1 and body.count("<img") == MOST_PLAIN
+    assert body.count(">panel</a>") == MOST_PLAIN and 'href="panels/case4999.png"' in body
     assert "case4999" in body and "case4800" in body and "case4799" not in body
     assert f"all {COUNT} cases lie in scores.csv" in re.sub(r"\s+", " ", text)
     assert "<img src=x" not in text and HOSTILE not in text
@@ -148,7 +150,8 @@ def test_few_of_many_rows_are_made(opened: Any) -> None:
     first = rows_of(opened)
     assert len(first) < 40
     assert first[0] == [
-        "case4999", "49.99\n± 0.25", "not flagged", "100.0\np 0.012", "in scope", "-99.98", "0.50",
+        "case4999\npanel", "49.99\n± 0.25", "not flagged", "100.0\np 0.012", "in scope", "-99.98",
+        "0.50",
     ]  # fmt: skip
     scroll = "const l = document.getElementById('reading-list'); l.scrollTop = arguments[0]"
     opened.execute_script(scroll + "; l.dispatchEvent(new Event('scroll'))", 200_000)
@@ -192,6 +195,13 @@ def test_search_and_filters_narrow_the_list(opened: Any) -> None:
     search.send_keys("upside")
     assert rows_of(opened)[0][4] == f"out of scope\n{REASON}"
     assert shown(opened) == ["case7"]
+
+
+def test_a_case_that_the_viewer_lacks_has_its_panel(opened: Any) -> None:
+    opened.find_element("id", "reading-search").send_keys("onerror")
+    assert shown(opened) == [HOSTILE]
+    link = opened.find_element("css selector", "#reading-table tbody a")
+    assert link.get_attribute("href").endswith(f"/panels/{quote(HOSTILE, safe='')}.png")
 
 
 def test_rows_as_shown_are_saved(opened: Any, tmp_path: Path) -> None:

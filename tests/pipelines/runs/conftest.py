@@ -94,7 +94,7 @@ class FakeCases:
     ) -> None:
         self.output_dir = output_dir
         self.model_path = output_dir.parent / "models" / MODEL_NAME
-        self.dataset = [0] * 7
+        self.dataset, self.save_panels = [0] * 7, False
         self.rows = rows
         self.failures = [FailedCase(Case(f"f{n}", "p", ()), f"cut {n}") for n in range(failures)]
         self.error = error

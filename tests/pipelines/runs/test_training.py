@@ -54,7 +54,9 @@ def make_training(
     ) -> tuple[Training, Engine]:
         trainer: Any = Engine(lambda engine, batch: None)
         shown = SimpleNamespace(
-            images=torch.rand(50, 1, 8, 8), context={"region": torch.ones(50, 1, 8, 8).bool()}
+            region="body",
+            images=torch.rand(50, 1, 8, 8),
+            context={"region": torch.ones(50, 1, 8, 8).bool()},
         )
         trainer.data_loader = SimpleNamespace(dataset=shown)
         trainer.validator = Engine(lambda engine, batch: None)
