@@ -76,10 +76,8 @@ def advice(data: Data, dataset_dir: str) -> list[str]:
     """What the data are fit for, and the command to begin with."""
     cohort, split = data.cohort, data.split
     normal, held = len(split.train), len(split.patients("calibration"))
-    kind = "volumes" if cohort.volumetric else "pictures"
     lines = [
-        f"{dataset_dir}: {len(cohort.cases)} {kind} in the layout {cohort.layout} "
-        f"({', '.join(cohort.modalities)}); to train {normal}, to calibrate "
+        f"{dataset_dir}: {listed(data)}; to train {normal}, to calibrate "
         f"{len(split.calibration)} of {held} patients, to test {len(split.test)}",
         *normals_told(data, 0.05),
     ]
@@ -87,6 +85,14 @@ def advice(data: Data, dataset_dir: str) -> list[str]:
     if not (gpu or cohort.volumetric):
         lines.append("pictures need a GPU for the best quality; the defaults here are a first look")
     return [*lines, f"Begin with: aeflow train {dataset_dir}"]
+
+
+def listed(data: Data) -> str:
+    """What a data set holds, in words."""
+    cohort = data.cohort
+    kind = "volumes" if cohort.volumetric else "pictures"
+    modalities = ", ".join(cohort.modalities)
+    return f"{len(cohort.cases)} {kind} in the layout {cohort.layout} ({modalities})"
 
 
 def normals_told(data: Data, rate: float) -> list[str]:

@@ -12,7 +12,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from aeflow.commands import config_names
-from aeflow.doctor import GIB, free_memory, normals_told
+from aeflow.doctor import GIB, free_memory, listed, normals_told
 from aeflow.plan import Choice, Plan, merged
 from aeflow.timing import measure
 from networks.choices import nearest
@@ -237,13 +237,9 @@ def _hints(data: Data, config: Mapping[str, Any], preset: str, gpu: bool) -> lis
 
 
 def _data_told(data: Data, sample: Sample, images: int) -> str:
-    cohort, split = data.cohort, data.split
-    kind = "volumes" if cohort.volumetric else "pictures"
+    split = data.split
     told = [f"{len(one)} to {use}" for use, one in (
         ("train", split.train), ("calibrate", split.calibration), ("test", split.test)
     )]  # fmt: skip
-    slices = f"; about {images} normal slices to train" if cohort.volumetric else ""
-    return (
-        f"{len(cohort.cases)} {kind} in the layout {cohort.layout} ({', '.join(cohort.modalities)})"
-        f", sides up to {sample.side} pixels: {', '.join(told)}{slices}"
-    )
+    slices = f"; about {images} normal slices to train" if data.cohort.volumetric else ""
+    return f"{listed(data)}, sides up to {sample.side} pixels: {', '.join(told)}{slices}"

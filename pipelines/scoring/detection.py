@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from networks import AnomalyScorer
 from pipelines.common import generator, track
+from pipelines.scoring.cases import ScoreSlices
 from pipelines.scoring.stability import evenly_spaced
 from transforms.fillings import FILLINGS
 from transforms.synthetic import SyntheticAnomalies
@@ -105,8 +106,9 @@ def measure_detection(
     images, body, region = batch[Keys.IMAGE], batch["body"], batch["region"]
     context = {need: batch[need] for need in scorer.detector.needs}
     scorer = scorer.to(device).eval()
-    size = int(loader.batch_size or 1)
-    plain = _scores(scorer, images, context, size, device)
+    score = ScoreSlices(int(loader.batch_size or 1))
+    with torch.no_grad():
+        plain = score(images, scorer, context, device)["score"]
     threshold = float(scorer.calibration.threshold)
     trials = [(kind, name) for kind in FILLINGS for name in SIZES]
     rows = []
@@ -124,7 +126,9 @@ def measure_detection(
         )
         source = generator(seed, f"detection {kind} {name}")
         changed, mask = maker(images, body, region, source)
-        scores, shows = _scores(scorer, changed, context, size, device), mask.flatten(1).any(dim=1)
+        with torch.no_grad():
+            scores = score(changed, scorer, context, device)["score"]
+        shows = mask.flatten(1).any(dim=1)
         rows.append(_detection(kind, name, scores[shows], plain[shows], threshold))
     side = min(images.shape[-2:])
     trained = any(stage.synthetic for stage in scorer.detector.stages)
@@ -138,22 +142,6 @@ def measure_detection(
         practised=sorted(set(synthetic.recipe.fillings)) if trained else [],
         rows=rows,
     )
-
-
-def _scores(
-    scorer: AnomalyScorer,
-    images: Tensor,
-    context: Mapping[str, Tensor],
-    size: int,
-    device: torch.device | str,
-) -> Tensor:
-    found = []
-    for start in range(0, len(images), size):
-        where = slice(start, start + size)
-        around = {name: value[where].to(device) for name, value in context.items()}
-        with torch.no_grad():
-            found.append(scorer.score_image(images[where].to(device), around).score.cpu())
-    return torch.cat(found)
 
 
 def _detection(kind: str, size: str, with_it: Tensor, without: Tensor, limit: float) -> Detection:
