@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from isal import isal_zlib
 
 from transforms.errors import InputError
 
@@ -35,7 +35,7 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
         InputError: if the file is damaged or cut off, or if something else follows; raw deflate
             (negative `wbits`) may have a trailer.
     """
-    decoder = zlib.decompressobj(wbits)
+    decoder = isal_zlib.decompressobj(wbits)
     with open(path, "rb") as file:
         file.seek(start)
         rest = b""
@@ -48,11 +48,11 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
                     data = data.lstrip(b"\0")
                     if not data:  # padding
                         continue
-                    decoder = zlib.decompressobj(wbits)
+                    decoder = isal_zlib.decompressobj(wbits)
                 yield decoder.decompress(data, _PIECE)
                 rest = decoder.unconsumed_tail or decoder.unused_data
             yield decoder.flush()
-        except zlib.error as error:
+        except isal_zlib.error as error:
             raise InputError(
                 f"{path}: expected an intact compressed file, but its contents do not fit their "
                 f"checksum or format ({error}). It was damaged; copy or export it again."

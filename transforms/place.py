@@ -37,8 +37,9 @@ def body_place(body: torch.Tensor, geometry: SliceGeometry) -> torch.Tensor:
     fitted = (geometry.count, *geometry.fitted_shape)
     sizes = (geometry.count, *geometry.canvas_shape)
     places: list[torch.Tensor] = []
+    counts = _axis_counts(body.numpy())
     for axis, (letter, size) in enumerate(zip(letters, sizes, strict=True)):
-        mean, deviation = _moments(body.sum(dim=[a for a in range(3) if a != axis]).numpy())
+        mean, deviation = _moments(counts[axis])
         scale = body.shape[axis] / fitted[axis]
         voxels = (np.arange(size) - offsets[axis] + 0.5) * scale - 0.5
         place = (voxels - mean) / deviation / FARTHEST
@@ -47,6 +48,13 @@ def body_place(body: torch.Tensor, geometry: SliceGeometry) -> torch.Tensor:
     slices, rows, columns = places
     within = torch.cat([rows, columns]).expand(len(slices), -1)
     return torch.cat([slices[:, None], within], dim=1)
+
+
+def _axis_counts(body: NDArray[np.bool_]) -> tuple[NDArray[np.int64], ...]:
+    """Voxels of the body by slice, by row and by column."""
+    seen = body.sum(axis=0, dtype=np.int32)
+    slices = np.array([np.count_nonzero(slice_) for slice_ in body], np.int64)
+    return slices, seen.sum(axis=1, dtype=np.int64), seen.sum(axis=0, dtype=np.int64)
 
 
 def _sign(letter: str) -> int:

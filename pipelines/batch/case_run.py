@@ -14,7 +14,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from monai.data.thread_buffer import ThreadDataLoader
 
-from pipelines.batch.results import case_result, is_whole, load_result
+from pipelines.batch.results import is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
 from pipelines.common import check_values, require_part, writable_folder, write_csv
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
@@ -146,9 +146,9 @@ class CaseRun:
     def _score(self, cases: tuple[Case, ...], store: CaseStore) -> list[FailedCase]:
         """Scores cases and writes what comes out; gives those that cannot be used."""
         failures: list[FailedCase] = []
-        keeper, threshold = ExampleKeeper(), self._pixel_threshold
+        keeper = ExampleKeeper()
         writer = CaseWriter(
-            self.output_dir, threshold, self.save_maps, self.save_panels, self.further
+            self.output_dir, self._pixel_threshold, self.save_maps, self.save_panels, self.further
         )
 
         def take(engine: Engine) -> None:
@@ -158,9 +158,8 @@ class CaseRun:
                 failures.append(failed)
             for scored in output["cases"]:
                 case, found = scored.sample.case, candidates(scored)
-                result = case_result(scored, threshold)
-                result.examples = [one for one in found if keeper.offer(one)]
-                writer.submit(scored, found[:1], result, store.path(case), store.stamp(case))
+                kept = [one for one in found if keeper.offer(one)]
+                writer.submit(scored, found[:1], kept, store.path(case), store.stamp(case))
 
         whole = self.dataloader
         dataset = CaseDataset(cases, self.dataset.read)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,15 +42,17 @@ class CaseResult:
     examples: list[Example] = field(default_factory=list)
 
 
-def case_result(scored: ScoredCase, pixel_threshold: float) -> CaseResult:
-    """Sums up a scored case; its examples are for the caller to choose."""
+def case_result(
+    scored: ScoredCase, pixel_threshold: float, examples: Sequence[Example] = ()
+) -> CaseResult:
+    """Sums up a scored case, with the examples of it that the caller chose."""
     pixels = PixelHistogram(default_edges(threshold=pixel_threshold))
     _add_pixels(pixels, scored, scored.anomaly_map)
     trivial: dict[str, PixelHistogram] = {}
     for name, maps in baseline_maps(scored).items():
         trivial[name] = PixelHistogram()
         _add_pixels(trivial[name], scored, maps)
-    return CaseResult(list(case_rows(scored)), pixels, trivial, thumbnail(scored))
+    return CaseResult(list(case_rows(scored)), pixels, trivial, thumbnail(scored), list(examples))
 
 
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
@@ -138,7 +140,7 @@ def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
     if sample.masks is not None:
         return sample.masks.numpy()
     if sample.case.label == 0:
-        return np.zeros((len(sample.raw), *sample.raw.shape[-2:]), dtype=bool)
+        return np.zeros(sample.body.shape, dtype=bool)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Writes what comes out of a case while the next one is scored."""
+"""Sums up and writes what comes out of cases while the next ones are scored."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from pipelines.batch.results import CaseResult, save_result
+from pipelines.batch.results import case_result, save_result
+from pipelines.common import spare_threads
 from pipelines.outputs import Example, save_panels, write_maps
 from pipelines.scoring import ScoredCase
 
 logger = logging.getLogger(__name__)
 
-AHEAD = 2
+AHEAD = 1 + spare_threads()
 """Cases that may wait to be written; bounds the memory."""
 
 Further = Callable[[ScoredCase, Path], Iterable[Path]]
@@ -24,13 +25,13 @@ Further = Callable[[ScoredCase, Path], Iterable[Path]]
 
 
 class CaseWriter:
-    """Writes maps, panels and results of cases in one background thread, in their order.
+    """Writes maps, panels and results of cases in background threads, begun in their order.
 
-    The result comes last: a case that has one is finished.
+    The result of a case comes last: a case that has one is finished.
 
     Args:
         output_dir: maps go to ``maps/``, panels to ``panels/``, results to ``cases/``.
-        pixel_threshold: see `pipelines.outputs.maps.write_maps`.
+        pixel_threshold: see `pipelines.outputs.maps.write_maps` and `case_result`.
         maps: whether to write maps.
         panels: whether to draw a panel of each case.
         further: called with each case and the folder of its maps, e.g. to write DICOM objects.
@@ -49,35 +50,36 @@ class CaseWriter:
         self.maps = maps
         self.panels = panels
         self.further = tuple(further)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._pool = ThreadPoolExecutor(spare_threads(), thread_name_prefix="writer")
         self._waiting: list[Future[None]] = []
 
     def submit(
         self,
         scored: ScoredCase,
         panel: Sequence[Example],
-        result: CaseResult,
+        examples: list[Example],
         path: Path,
         stamp: str,
     ) -> None:
-        """Takes a case to be written, with what its panel shows.
+        """Takes a case to be written, with what its panel shows and the examples to be kept.
 
         Raises:
             Exception: whatever stopped the writing of an earlier case.
         """
         while len(self._waiting) >= AHEAD:
             self._waiting.pop(0).result()
-        task = self._pool.submit(self._write, slim(scored), panel, result, path, stamp)
+        task = self._pool.submit(self._write, slim(scored), panel, examples, path, stamp)
         self._waiting.append(task)
 
     def _write(
         self,
         scored: ScoredCase,
         panel: Sequence[Example],
-        result: CaseResult,
+        examples: list[Example],
         path: Path,
         stamp: str,
     ) -> None:
+        result = case_result(scored, self.pixel_threshold, examples)
         folder = self.output_dir / "maps"
         written: list[Path] = []
         if self.maps:
@@ -104,7 +106,6 @@ class CaseWriter:
 
 
 def slim(scored: ScoredCase) -> ScoredCase:
-    """The case without what no map needs, so that waiting to be written takes little memory."""
+    """The case without what is not written, so that waiting takes less memory."""
     nothing = torch.empty(0)
-    sample = replace(scored.sample, images=nothing, raw=nothing, masks=None, baselines=None)
-    return replace(scored, sample=sample, canvas_maps={}, reconstruction=nothing)
+    return replace(scored, sample=replace(scored.sample, raw=nothing), reconstruction=nothing)

@@ -6,6 +6,7 @@ fixed beforehand: higher is meant to be more anomalous, even where a data set tu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,7 +144,8 @@ class VolumeBaselines:
 
     Attributes:
         scores: baseline name to (N,) scores, in the order of the slices.
-        intensity_map: (N, H, W) map of `intensity`, float32, mean over the channels.
+        intensity_map: (N, H, W) map of `intensity`, float32, mean over the channels; meant for the
+            body, and 0 far from it.
         body: (N, H, W) True inside the body.
     """
 
@@ -153,9 +155,12 @@ class VolumeBaselines:
 
 
 def volume_baselines(
-    volume: ArrayLike, axis: int = 2, body: ArrayLike | None = None
+    volume: ArrayLike,
+    axis: int = 2,
+    body: ArrayLike | None = None,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> VolumeBaselines:
-    """All baselines of every slice of a volume.
+    """All baselines of the slices of a volume.
 
     The intensities of MRI have no fixed unit, so all scores are taken from the robust z, whose
     median and interquartile range are those of the whole volume; `sharpness` too. Standardised
@@ -165,6 +170,7 @@ def volume_baselines(
         volume: (C, X, Y, Z), the whole volume at native resolution.
         axis: spatial axis that is sliced, 0, 1 or 2.
         body: (X, Y, Z) True inside the body; None takes values above 0, channel by channel.
+        indices: the slices that are wanted, increasing; None takes all.
 
     Returns:
         Scores and intensity map, each the mean over the channels; slices without body score as
@@ -181,15 +187,31 @@ def volume_baselines(
     inside: NDArray[np.bool_] = np.any(channels > 0, axis=0) if given is None else given
     # One channel at a time: a copy of all of them would double the memory of large volumes.
     tables: list[dict[str, NDArray[np.float64]]] = []
-    smoothed = np.zeros(inside.shape, dtype=np.float32)
+    wanted = np.arange(len(inside)) if indices is None else np.asarray(indices)
+    shown = inside[wanted]
+    smoothed = np.zeros(shown.shape, dtype=np.float32)
+    box = _box(shown, wanted)
     for channel in channels:
         z = _z(channel, channel > 0 if given is None else given)
-        smoothed += intensity_map(z) / len(channels)
-        rows = [_slice_scores(plane, plane, own) for plane, own in zip(z, inside, strict=True)]
+        around = intensity_map(z[box])[wanted - box[0].start]
+        smoothed[:, box[1], box[2]] += around / len(channels)
+        rows = [_slice_scores(z[n], z[n], own) for n, own in zip(wanted, shown, strict=True)]
         tables.append({name: np.array([row[name] for row in rows]) for name in rows[0]})
     scores = {name: np.mean([table[name] for table in tables], axis=0) for name in tables[0]}
-    scores["area"] = inside.mean(axis=(1, 2), dtype=np.float64)
-    return VolumeBaselines(scores, smoothed, inside)
+    scores["area"] = np.array([np.count_nonzero(own) for own in shown]) / shown[0].size
+    return VolumeBaselines(scores, smoothed, shown)
+
+
+def _box(shown: NDArray[np.bool_], wanted: NDArray[np.int64]) -> tuple[slice, slice, slice]:
+    """What the smoothed values of the wanted slices depend on, inside the body."""
+    reach = int(4 * SMOOTHING + 0.5)
+    seen = shown.any(axis=0)
+    places = (wanted, np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0)))
+    first, second, third = (
+        slice(max(0, int(one.min()) - reach), int(one.max()) + 1 + reach) if one.size else slice(0)
+        for one in places
+    )
+    return first, second, third
 
 
 @dataclass(frozen=True)
@@ -216,12 +238,9 @@ def slice_baselines(native: Tensor, body: Tensor | None, indices: Tensor) -> Sli
     if body is None:
         scores = baseline_scores(native[0].numpy())
         return SliceBaselines({name: np.array([value]) for name, value in scores.items()}, None)
-    volume = volume_baselines(native.transpose(0, 1).numpy(), axis=0, body=body.numpy())
-    chosen = indices.numpy()
-    return SliceBaselines(
-        {name: values[chosen] for name, values in volume.scores.items()},
-        volume.intensity_map[chosen],
-    )
+    channels = native.transpose(0, 1).numpy()
+    volume = volume_baselines(channels, 0, body.numpy(), indices.numpy())
+    return SliceBaselines(volume.scores, volume.intensity_map)
 
 
 def _z(channel: Floats, body: NDArray[np.bool_]) -> Floats:

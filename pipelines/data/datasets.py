@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, counted, track
+from pipelines.common import EpochSampler, counted, spare_threads, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
@@ -168,10 +169,32 @@ class CaseDataset(MonaiDataset):
             return FailedCase(case, printable(told))
 
 
-def case_loader(
-    dataset: CaseDataset, batch_size: int = 1, num_workers: int = 0
-) -> ThreadDataLoader:
-    """Lists of cases in their order; the next ones are read while these are scored.
+class CaseBatches(ThreadDataLoader):
+    """Lists of cases in their order; threads read the next ones, unless worker processes do."""
+
+    def __iter__(self) -> Iterator[list[CaseSample | FailedCase]]:
+        """As many lists as there are threads are read ahead, and no more kept."""
+        if self.num_workers:
+            yield from super().__iter__()  # type: ignore[no-untyped-call]
+            return
+        pool = ThreadPoolExecutor(spare_threads(), thread_name_prefix="reader")
+        ahead: deque[Future[list[Any]]] = deque()
+        try:
+            for indices in self.batch_sampler or ():
+                ahead.append(pool.submit(self._read, indices))
+                if len(ahead) > spare_threads():
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _read(self, indices: Sequence[int]) -> list[CaseSample | FailedCase]:
+        return [self.dataset[index] for index in indices]
+
+
+def case_loader(dataset: CaseDataset, batch_size: int = 1, num_workers: int = 0) -> CaseBatches:
+    """The loader of cases that are scored.
 
     Args:
         dataset: the cases.
@@ -179,7 +202,7 @@ def case_loader(
         num_workers: worker processes; the result does not depend on it.
     """
     volumetric = getattr(dataset.read, "volumetric", False)
-    return ThreadDataLoader(
+    return CaseBatches(
         dataset,
         buffer_size=1,
         batch_size=1 if volumetric else int(batch_size),

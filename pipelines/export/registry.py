@@ -50,6 +50,7 @@ REQUIREMENTS = (
     "pydicom",
     "SimpleITK",
     "pillow",
+    "isal",
     "scipy",
     "matplotlib",
     "tqdm",

@@ -213,7 +213,9 @@ class PixelHistogram:
     ) -> _Tally:
         """Counts one image; `inside` are the map's values where `counted` is True."""
         bins = self.edges.size - 1
-        where = np.searchsorted(self.edges[1:-1], inside, side="left")
+        order = np.argsort(inside)  # a search for sorted values is many times as fast
+        where = np.empty(inside.shape, np.int64)
+        where[order] = np.searchsorted(self.edges[1:-1], inside[order], side="left")
         anomalous = lesion[counted]
         pixels = np.bincount(where + bins * anomalous, minlength=2 * bins).reshape(2, bins)
         if not anomalous.any():

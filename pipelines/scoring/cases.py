@@ -15,7 +15,7 @@ from monai.data.thread_buffer import ThreadDataLoader
 from monai.engines import SupervisedEvaluator
 from monai.inferers.inferer import Inferer
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
+from scipy.ndimage import label
 from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
@@ -80,9 +80,16 @@ class ScoredCase:
         sample = self.sample
         native = torch.from_numpy(slices)
         if sample.geometry.slice_axis is not None:
-            outlines = np.stack([binary_fill_holes(slice_) for slice_ in sample.body.numpy()])
+            outlines = np.stack([_filled(slice_) for slice_ in sample.body.numpy()])
             native = native * torch.from_numpy(outlines)
         return on_grid(native, sample.geometry, sample.indices)
+
+
+def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """As scipy's `binary_fill_holes`, several times as fast."""
+    background, _ = label(np.pad(~body, 1, constant_values=True))
+    filled: NDArray[np.bool_] = background[1:-1, 1:-1] != background[0, 0]
+    return filled
 
 
 class CaseEvaluator(SupervisedEvaluator):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipelines.batch import writer as case_writer
-from pipelines.batch.results import CaseResult, case_result
+from pipelines.batch.results import CaseResult
 from pipelines.batch.writer import AHEAD, CaseWriter
 from pipelines.data.cases import Case
 from pipelines.data.slices import CaseLoader
@@ -30,9 +30,8 @@ def scored(write_volume: WriteVolume, fake_scored: FakeScored) -> ScoredCase:
 def submit(
     writer: CaseWriter, scored: ScoredCase, name: str = "a", panel: Sequence[Any] | None = None
 ) -> None:
-    result = case_result(scored, 1.0)
     panel = candidates(scored)[:1] if panel is None else panel
-    writer.submit(scored, panel, result, writer.output_dir / "cases" / f"{name}.npz", "stamp")
+    writer.submit(scored, panel, [], writer.output_dir / "cases" / f"{name}.npz", "stamp")
 
 
 def test_files_are_as_asked_for(scored: ScoredCase, tmp_path: Path) -> None:
@@ -87,6 +86,7 @@ def test_at_most_a_few_cases_wait(
         written.append(path.stem)
 
     monkeypatch.setattr(case_writer, "save_result", save)
+    monkeypatch.setattr(case_writer, "spare_threads", lambda: 1)
     writer = CaseWriter(tmp_path, 1.0)
     accepted = threading.Event()
 
@@ -107,6 +107,26 @@ def test_at_most_a_few_cases_wait(
     writer.close()
     assert nothing == [] and not too_early and in_time
     assert written == [str(number) for number in range(AHEAD + 1)]
+
+
+def test_workers_write_at_once_and_tell_of_the_first_error(
+    scored: ScoredCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_writer, "spare_threads", lambda: 2)
+    monkeypatch.setattr(case_writer, "AHEAD", 3)
+    together = threading.Barrier(2, timeout=60)
+
+    def save(path: Path, result: CaseResult, stamp: str, files: list[Path]) -> None:
+        together.wait()  # for ever, if one came after the other
+        if path.stem == "0":
+            raise OSError("no space left")
+
+    monkeypatch.setattr(case_writer, "save_result", save)
+    writer = CaseWriter(tmp_path, 1.0)
+    for number in range(2):
+        submit(writer, scored, str(number))
+    with pytest.raises(OSError, match="no space left"):
+        writer.close()
 
 
 def test_the_scoring_does_not_wait_for_the_writing(

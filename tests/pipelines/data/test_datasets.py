@@ -1,5 +1,6 @@
 """The data sets of training and scoring."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipelines.data import datasets
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.datasets import CaseDataset, NormalSlices, case_loader, slice_loader
-from pipelines.data.slices import CaseLoader
+from pipelines.data.slices import CaseLoader, CaseSample
 from transforms.errors import InputError
 
 WriteVolume = Callable[..., Path]
@@ -106,3 +108,24 @@ def test_cases_come_in_their_order(volume: Case, picture: Case, num_workers: int
     batches = list(case_loader(dataset, 2, num_workers))
     assert [[sample.case.name for sample in batch] for batch in batches] == [["a", "x"], ["a"]]
     assert len(dataset) == 3
+
+
+def test_as_many_are_read_at_once_as_there_are_threads(
+    volume: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets, "spare_threads", lambda: 3)
+    begun: list[str] = []
+    together = threading.Barrier(3, timeout=60)
+
+    def read(case: Case) -> CaseSample:
+        begun.append(case.name)
+        if len(begun) <= 3:
+            together.wait()  # for ever, if one came after the other
+        return CaseLoader(32)(case)
+
+    cases = [replace(volume, name=str(number)) for number in range(9)]
+    batches = iter(case_loader(CaseDataset(cases, read)))
+    assert next(batches)[0].case.name == "0" and len(begun) <= 4
+    batches.close()  # what was not begun is not read
+    assert len(begun) <= 4
+    assert not [one for one in threading.enumerate() if one.name.startswith("reader")]

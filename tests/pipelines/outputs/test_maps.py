@@ -178,11 +178,11 @@ def test_an_old_map_is_replaced_whole(
     anomaly, _, scored = written(case, fake_scored, tmp_path)
     before = (tmp_path / "maps" / "a_anomaly.nii.gz").read_bytes()
 
-    def fail(image: Any, path: Path) -> None:
-        Path(path).write_bytes(b"half")
+    def fail(image: Any, stream: Any) -> None:
+        stream.write(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(nib, "save", fail)
+    monkeypatch.setattr(nib.Nifti1Image, "to_stream", fail)
     with pytest.raises(OSError, match="no space"):
         write_maps(tmp_path / "maps", replace(scored, anomaly_map=scored.anomaly_map + 1), 1.0)
     assert (tmp_path / "maps" / "a_anomaly.nii.gz").read_bytes() == before
