@@ -52,7 +52,7 @@ def inflate(path: Path, start: int = 0, wbits: int = _ZLIB_OR_GZIP) -> Iterator[
                 yield decoder.decompress(data, _PIECE)
                 rest = decoder.unconsumed_tail or decoder.unused_data
             yield decoder.flush()
-        except isal_zlib.error as error:
+        except isal_zlib.error as error:  # type: ignore[misc]
             raise InputError(
                 f"{path}: expected an intact compressed file, but its contents do not fit their "
                 f"checksum or format ({error}). It was damaged; copy or export it again."

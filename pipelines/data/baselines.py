@@ -205,7 +205,7 @@ def volume_baselines(
 def _box(shown: NDArray[np.bool_], wanted: NDArray[np.int64]) -> tuple[slice, slice, slice]:
     """What the smoothed values of the wanted slices depend on, inside the body."""
     reach = int(4 * SMOOTHING + 0.5)
-    seen = shown.any(axis=0)
+    seen = np.asarray(shown.any(axis=0))
     places = (wanted, np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0)))
     first, second, third = (
         slice(max(0, int(one.min()) - reach), int(one.max()) + 1 + reach) if one.size else slice(0)

@@ -172,7 +172,7 @@ class CaseDataset(MonaiDataset):
 class CaseBatches(ThreadDataLoader):
     """Lists of cases in their order; threads read the next ones, unless worker processes do."""
 
-    def __iter__(self) -> Iterator[list[CaseSample | FailedCase]]:
+    def __iter__(self) -> Iterator[list[CaseSample | FailedCase]]:  # type: ignore[override]
         """As many lists as there are threads are read ahead, and no more kept."""
         if self.num_workers:
             yield from super().__iter__()  # type: ignore[no-untyped-call]

@@ -24,6 +24,7 @@ from pipelines.metrics.image import image_metrics
 from pipelines.metrics.matching import LEVEL_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, default_edges, pixel_metrics
 from transforms.errors import InputError
+from transforms.intensity import robust_z
 
 DATA = os.environ.get("AEFLOW_DATA_DIR", "")
 XRAY_AUROC = 0.9325
@@ -263,3 +264,25 @@ def test_intensity_on_two_patients() -> None:
         pixels["dice_oracle"].value,
     )
     assert found_values == pytest.approx(T2_VALUES, abs=1e-3)
+
+
+@pytest.mark.parametrize("axis", [0, 2])
+def test_wanted_slices_are_as_among_all(axis: int) -> None:
+    rng, body = np.random.default_rng(0), np.zeros((40, 44, 48), bool)
+    body[9:30, 12:31, 14:33] = True
+    volume = rng.normal(size=(2, *body.shape)).astype(np.float32)
+    wanted = [20, 21, 25]
+    every, some = (volume_baselines(volume, axis, body, chosen) for chosen in (None, wanted))
+    for name, scores in some.scores.items():
+        np.testing.assert_array_equal(scores, every.scores[name][wanted])
+    np.testing.assert_array_equal(some.body, every.body[wanted])
+    assert some.body.any()
+    np.testing.assert_array_equal(
+        some.intensity_map[some.body], every.intensity_map[wanted][some.body]
+    )
+    z = robust_z(torch.from_numpy(volume[0]), torch.from_numpy(body), flat=True).numpy()
+    whole = volume_baselines(volume[:1], axis, body).intensity_map
+    inside = np.moveaxis(body, axis, 0)
+    np.testing.assert_array_equal(
+        whole[inside], np.moveaxis(gaussian_filter(z, 2.0), axis, 0)[inside]
+    )

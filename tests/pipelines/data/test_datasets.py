@@ -115,7 +115,7 @@ def test_as_many_are_read_at_once_as_there_are_threads(
 ) -> None:
     monkeypatch.setattr(datasets, "spare_threads", lambda: 3)
     begun: list[str] = []
-    together = threading.Barrier(3, timeout=60)
+    together = threading.Barrier(3, timeout=20)
 
     def read(case: Case) -> CaseSample:
         begun.append(case.name)
@@ -125,7 +125,8 @@ def test_as_many_are_read_at_once_as_there_are_threads(
 
     cases = [replace(volume, name=str(number)) for number in range(9)]
     batches = iter(case_loader(CaseDataset(cases, read)))
-    assert next(batches)[0].case.name == "0" and len(begun) <= 4
+    (first,) = next(batches)
+    assert isinstance(first, CaseSample) and first.case.name == "0" and len(begun) <= 4
     batches.close()  # what was not begun is not read
     assert len(begun) <= 4
     assert not [one for one in threading.enumerate() if one.name.startswith("reader")]

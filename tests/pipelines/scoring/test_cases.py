@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
 from networks import DETECTORS, AnomalyScorer, make_fusion
@@ -22,6 +23,7 @@ from pipelines.scoring.cases import (
     CaseEvaluator,
     ScoredCase,
     ScoreSlices,
+    _filled,
     score_cases,
     score_columns,
 )
@@ -234,3 +236,10 @@ def test_a_picture_s_grid_map_is_its_map(fake_scored: FakeScored, cases: list[Ca
     native = np.random.default_rng(0).normal(size=(1, 24, 24)).astype(np.float32)
     found = fake_scored(sample, anomaly_map=native).grid_map
     assert found.shape == (24, 24) and (found.as_tensor().numpy() == native[0]).all()
+
+
+def test_outlines_are_filled_as_by_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for share in (0.0, 0.3, 0.6, 1.0):
+        body = rng.uniform(size=(20, 24)) < share
+        np.testing.assert_array_equal(_filled(body), binary_fill_holes(body))
