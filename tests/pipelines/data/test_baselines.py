@@ -23,8 +23,8 @@ from pipelines.data.baselines import (
 from pipelines.metrics.image import image_metrics
 from pipelines.metrics.matching import LEVEL_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, default_edges, pixel_metrics
+from transforms import intensity
 from transforms.errors import InputError
-from transforms.intensity import robust_z
 
 DATA = os.environ.get("AEFLOW_DATA_DIR", "")
 XRAY_AUROC = 0.9325
@@ -280,7 +280,7 @@ def test_wanted_slices_are_as_among_all(axis: int) -> None:
     np.testing.assert_array_equal(
         some.intensity_map[some.body], every.intensity_map[wanted][some.body]
     )
-    z = robust_z(torch.from_numpy(volume[0]), torch.from_numpy(body), flat=True).numpy()
+    z = intensity.robust_z(torch.from_numpy(volume[0]), torch.from_numpy(body), flat=True).numpy()
     whole = volume_baselines(volume[:1], axis, body).intensity_map
     inside = np.moveaxis(body, axis, 0)
     np.testing.assert_array_equal(
