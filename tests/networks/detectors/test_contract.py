@@ -23,6 +23,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "member": "aeflow", "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4,
         "with_head": True,
     },
+    "deep_svdd": {"boundary": "soft"},
+    "dagmm": {},
+    "fastflow": {"strides": (8,), "steps": 2},
+    "padim": {"features": 20},
+    "patchcore": {"bank_size": 50},
+    "anatpaste": {},
     "mean_image": {"image_size": 32},
     "bank": {},
     "adversaries": {},
@@ -46,13 +52,14 @@ class Images:
 @pytest.fixture(params=CONFIGS)
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     method: str = request.param
-    if (TOYS / f"{method}.py").is_file():
+    toy = (TOYS / f"{method}.py").is_file()
+    if toy:
         spec = importlib.util.spec_from_file_location(f"toys.{method}", TOYS / f"{method}.py")
         assert spec is not None and spec.loader is not None
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     yield method
-    if method not in ("aeflow", "ensemble"):
+    if toy:
         del DETECTORS[method]
 
 
