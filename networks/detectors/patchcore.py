@@ -23,6 +23,9 @@ CANDIDATES = 25
 PROJECTED = 128
 """Dimensions in which it is chosen."""
 
+FAST = "use_mm_for_euclid_dist"
+"""How distances are found that only rank: by matrix products, whatever the shapes."""
+
 SMOOTHING = 4 / 224
 """Standard deviation of the Gaussian over the map, as a share of the image's shorter side."""
 
@@ -105,14 +108,14 @@ class PatchCore(PretrainedDetector):
         """The distances of all patches."""
         found = self._embed(features)
         patches = found.flatten(2).transpose(1, 2)
-        nearest = torch.cdist(patches, self.bank).argmin(dim=2)
+        nearest = torch.cdist(patches, self.bank, compute_mode=FAST).argmin(dim=2)
         # Not the smallest of those distances, whose rounding depends on the batch.
         distance = torch.linalg.vector_norm(patches - self.bank[nearest], dim=2)
         farthest, where = distance.max(dim=1)
         patch = patches.gather(1, where[:, None, None].expand(-1, 1, patches.shape[2]))
         own = self.bank[nearest.gather(1, where[:, None]).squeeze(1)]
         count = min(NEIGHBOURS, len(self.bank))
-        around = torch.cdist(own, self.bank).topk(count, largest=False).indices
+        around = torch.cdist(own, self.bank, compute_mode=FAST).topk(count, largest=False).indices
         apart = torch.linalg.vector_norm(patch - self.bank[around], dim=2)
         others = (apart - farthest[:, None]).exp().sum(dim=1)
         score = (1.0 - 1.0 / others) * farthest

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from networks import DETECTORS, AnomalyScorer, Detector, Inputs, WeightedFusion
 from networks.detectors import register
+from networks.exported import ExportedScorer
 
 MakeImages = Callable[..., Tensor]
 TOYS = Path(__file__).parent / "toys"
@@ -111,6 +112,19 @@ def test_config_and_state_rebuild_it(fitted: Detector, make_images: MakeImages) 
         found = scorer_of(twin.eval()).score_image(image)
     torch.testing.assert_close(found.score, expected.score)
     torch.testing.assert_close(found.anomaly_map, expected.anomaly_map)
+
+
+def test_it_can_be_exported_for_batches_of_any_size(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    if not fitted.exportable or fitted.name in ("aeflow", "ensemble"):
+        return  # theirs is tested with the formats
+    scorer, image = scorer_of(fitted), make_images(3, seed=1)
+    scorer.calibration.n_normal.fill_(1)
+    module, sizes = ExportedScorer(scorer, (32, 32)), ({0: torch.export.Dim("batch")},)
+    exported: Any = torch.export.export(module, (image[:2],), dynamic_shapes=sizes).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(image), module(image), atol=1e-5, rtol=1e-5)
 
 
 def test_each_stage_lowers_what_its_groups_minimise(
