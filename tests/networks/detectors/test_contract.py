@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from networks import DETECTORS, AnomalyScorer, Detector, Inputs, WeightedFusion
 from networks.detectors import register
@@ -140,6 +141,15 @@ def test_each_stage_lowers_what_its_groups_minimise(
                 terms[term], list(group), retain_graph=True, allow_unused=True
             )
             assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), term
+
+
+def test_forward_and_loss_read_nothing_back(fitted: Detector) -> None:
+    with FakeTensorMode():  # without values, so that reading one, which waits for a GPU, fails
+        twin = DETECTORS[fitted.name](**fitted.config)
+        inputs, mask = Inputs(torch.rand(4, 1, 32, 32)), torch.zeros(4, 1, 32, 32)
+        for stage in twin.stages:
+            twin.loss(twin(inputs, stage=stage.name), inputs, stage.name, mask)
+        twin(inputs)
 
 
 def test_cached_features_change_nothing(fitted: Detector, make_images: MakeImages) -> None:
