@@ -6,7 +6,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
-from monai.networks.blocks.convolutions import Convolution
+from monai.networks.nets.autoencoder import AutoEncoder
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from ..errors import ArgumentError
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
-CHANNELS = (16, 32, 64, 64)
-"""Of the compression network's blocks, each of which halves the image."""
+CHANNELS = (16, 32, 64)
+"""Of the compression network's blocks, each of which halves the image, as does the code's."""
 
-PATCH = 2 ** len(CHANNELS)
+PATCH = 2 ** (len(CHANNELS) + 1)
 """Side of the patch that a sample stands for, in pixels."""
 
 HIDDEN = 10
@@ -103,18 +103,8 @@ class DAGMM(Detector):
         super().__init__(
             in_channels, contrast, code=int(code), components=int(components), pool=float(pool)
         )
-        widths = (in_channels, *CHANNELS)
-        pairs = list(zip(widths, CHANNELS, strict=False))
-        self.compress = nn.Sequential(
-            *(Convolution(2, before, after, strides=2) for before, after in pairs),
-            nn.Conv2d(CHANNELS[-1], code, kernel_size=1),
-        )
-        self.expand = nn.Sequential(
-            nn.Conv2d(code, CHANNELS[-1], kernel_size=1),
-            *(
-                Convolution(2, after, before, strides=2, is_transposed=True, conv_only=not turn)
-                for turn, (before, after) in reversed(list(enumerate(pairs)))
-            ),
+        self.autoencoder = AutoEncoder(
+            2, in_channels, in_channels, (*CHANNELS, code), [2] * (len(CHANNELS) + 1), norm="batch"
         )
         size = code + 2
         self.estimate = nn.Sequential(
@@ -153,8 +143,8 @@ class DAGMM(Detector):
     ) -> DAGMMOutput:
         """Runs the autoencoder, and the estimation network on its samples."""
         image = self.normalize(inputs.image)
-        code = self.compress(image)
-        made = self.expand(code)
+        code = self.autoencoder.encode(image)
+        made = self.autoencoder.decode(code)
         patches, again = (
             F.pixel_unshuffle(one.float(), PATCH).movedim(1, -1) for one in (image, made)
         )
