@@ -23,7 +23,7 @@ METHODS: dict[str, tuple[dict[str, Any], int]] = {
     "fastflow": ({"with_head": False, "strides": (4, 8)}, 30),
     "padim": ({"with_head": False, "features": 40}, 0),
     "patchcore": ({"with_head": False, "bank_size": 300}, 0),
-    "anatpaste": ({}, 40),
+    "anatpaste": ({}, 20),
 }
 """Options and steps of training."""
 
