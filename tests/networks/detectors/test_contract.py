@@ -23,6 +23,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "member": "aeflow", "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4,
         "with_head": True,
     },
+    "ae": {"width": 8, "code": 8},
+    "dae": {"width": 8},
+    "vae": {"image_size": 32, "width": 8, "latent": 8},
+    "anogan": {"image_size": 32, "width": 8, "latent": 8, "steps": 10},
+    "fanogan": {"image_size": 32, "width": 8, "latent": 8},
+    "adgan": {"image_size": 32, "width": 8, "latent": 8, "steps": 3, "starts": 2},
+    "atlas": {"image_size": 32, "width": 8, "classes": 3, "templates": 2},
     "mean_image": {"image_size": 32},
     "bank": {},
     "adversaries": {},
@@ -46,13 +53,14 @@ class Images:
 @pytest.fixture(params=CONFIGS)
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     method: str = request.param
-    if (TOYS / f"{method}.py").is_file():
+    toy = (TOYS / f"{method}.py").is_file()
+    if toy:
         spec = importlib.util.spec_from_file_location(f"toys.{method}", TOYS / f"{method}.py")
         assert spec is not None and spec.loader is not None
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     yield method
-    if method not in ("aeflow", "ensemble"):
+    if toy:
         del DETECTORS[method]
 
 

@@ -1,0 +1,80 @@
+"""MONAI's convolutional nets as several methods take them, all of stride 16.
+
+GroupNorm (Wu and He, ECCV 2018) stands for the papers' BatchNorm: an image's score must not depend
+on its batch, and short trainings leave BatchNorm's running statistics behind the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from monai.networks.nets.autoencoder import AutoEncoder
+from monai.networks.nets.classifier import Discriminator
+from monai.networks.nets.generator import Generator
+from monai.networks.nets.varautoencoder import VarAutoEncoder
+from monai.utils.misc import ensure_tuple_rep
+
+GROUPS = 8
+"""Groups of GroupNorm; widths are multiples of it."""
+
+NORM = ("group", {"num_groups": GROUPS})
+LEAKY = ("leakyrelu", {"negative_slope": 0.2})
+STRIDES = (2, 2, 2, 2)
+STRIDE = 16
+
+Size = int | Sequence[int]
+"""Side of an image, or its height and width, in pixels; divisible by `STRIDE`."""
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width.
+
+    Example:
+        >>> sides(96), sides([192, 256])
+        ((96, 96), (192, 256))
+    """
+    height, width = ensure_tuple_rep(size, 2)
+    return int(height), int(width)
+
+
+def make_autoencoder(in_channels: int, out_channels: int, width: int, code: int) -> AutoEncoder:
+    """A fully convolutional autoencoder.
+
+    Args:
+        in_channels: channels of the image.
+        out_channels: channels of the reconstruction.
+        width: channels of the first convolution, a multiple of 8; then 2 and 4 times as many.
+        code: channels of the bottleneck, likewise.
+    """
+    channels = (width, 2 * width, 4 * width, code)
+    return AutoEncoder(2, in_channels, out_channels, channels, STRIDES, norm=NORM, act=LEAKY)
+
+
+def make_vae(
+    in_channels: int, out_channels: int, size: Size, width: int, latent: int
+) -> VarAutoEncoder:
+    """A variational autoencoder whose latent is a vector of so many numbers."""
+    return VarAutoEncoder(
+        2, (in_channels, *sides(size)), out_channels, latent, _widths(width), STRIDES,
+        norm=NORM, act=LEAKY, use_sigmoid=False,
+    )  # fmt: skip
+
+
+def make_generator(channels: int, size: Size, width: int, latent: int) -> Generator:
+    """Maps latents ``(B, latent)`` to images ``(B, channels, H, W)``, as DCGAN's generator does."""
+    height, across = sides(size)
+    start = (8 * width, height // STRIDE, across // STRIDE)
+    doublings = (*reversed(_widths(width)[:-1]), channels)
+    return Generator((latent,), start, doublings, STRIDES, num_res_units=1, norm=NORM, act="relu")
+
+
+def make_critic(channels: int, size: Size, width: int) -> Discriminator:
+    """Maps images to logits ``(B, 1)``; its ``net`` gives the features before the last layer."""
+    return Discriminator(
+        (channels, *sides(size)), _widths(width), STRIDES, num_res_units=0, act=LEAKY, norm=None,
+        dropout=None, last_act=None,
+    )  # fmt: skip
+
+
+def _widths(width: int) -> tuple[int, ...]:
+    return width, 2 * width, 4 * width, 8 * width
