@@ -74,13 +74,15 @@ class ADGANDetector(AnoGANDetector):
                 for value, gradient in zip(free, torch.autograd.grad(lost, free), strict=True):
                     value.grad = gradient
                 optimizer.step()
-        return self._made(copies, latent).detach().unflatten(0, (len(image), starts))
+        made: Tensor = self._made(copies, latent).detach().unflatten(0, (len(image), starts))
+        return made
 
     def _made(self, copies: dict[str, Tensor], latent: Tensor) -> Tensor:
         """What each copy of the generator makes of its latent."""
 
         def make(own: dict[str, Tensor], one: Tensor) -> Tensor:
-            return functional_call(self.generator, own, (one[None],))[0]
+            made: Tensor = functional_call(self.generator, own, (one[None],))
+            return made[0]
 
         made: Tensor = vmap(make)(copies, latent)
         return made

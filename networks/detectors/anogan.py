@@ -35,11 +35,11 @@ class AnoGANDetector(Detector):
     Schlegl, Seeboeck, Waldstein, Schmidt-Erfurth, Langs, "Unsupervised Anomaly Detection with
     Generative Adversarial Networks to Guide Marker Discovery", IPMI 2017. Generator G and
     discriminator D play the game of DCGAN, G with the non-saturating loss. At test time gradient
-    steps (Adam) on z lower (1 - l) R(z) + l D(z), where R(z) = sum |x - G(z)| and, by feature
-    matching, D(z) = sum |f(x) - f(G(z))| with f the features before D's last layer. The score is
-    the same sum at the z that is found, A(x) = (1 - l) R(x) + l D(x); the map is |x - G(z)|. Both
-    sums are divided by the number of pixels and channels. The search starts from one latent
-    that is drawn once and kept.
+    steps (Adam, its rate falling) on z lower (1 - l) R(z) + l D(z), where R(z) = sum |x - G(z)|
+    and, by feature matching, D(z) = sum |f(x) - f(G(z))| with f the features before D's last layer.
+    The score is the same sum at the z that is found, A(x) = (1 - l) R(x) + l D(x); the map is
+    |x - G(z)|. Both sums are divided by the number of pixels and channels. The search starts from
+    one latent that is drawn once and kept.
 
     Args:
         in_channels: channels of the image.
@@ -47,7 +47,8 @@ class AnoGANDetector(Detector):
         width: channels of the nets at full resolution, a multiple of 8.
         latent: numbers of the latent.
         steps: of the search; the paper takes 500.
-        rate: learning rate of the search.
+        rate: learning rate of the search, at its start; a larger one makes more of rounding, and
+            so of the batch.
         share: weight l of the discriminator in the search and the score, in [0, 1].
         starts: latents from which a search starts.
         contrast: see `Detector`.
@@ -64,7 +65,7 @@ class AnoGANDetector(Detector):
         width: int = 16,
         latent: int = 64,
         steps: int = 100,
-        rate: float = 0.05,
+        rate: float = 0.02,
         share: float = 0.1,
         starts: int = 1,
         contrast: str = "none",
@@ -112,10 +113,12 @@ class AnoGANDetector(Detector):
         with torch.enable_grad():
             latent = self.starts[:1].repeat(len(output.image), 1).requires_grad_()
             optimizer = torch.optim.Adam([latent], lr=self.config["rate"])
+            schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, self.config["steps"])
             for _ in range(self.config["steps"]):
                 lost = self.compared(output.image, self.generator(latent)).sum()
                 (latent.grad,) = torch.autograd.grad(lost, latent)
                 optimizer.step()
+                schedule.step()
         with torch.no_grad():
             made = self.generator(latent)
             residual = (made - output.image).abs().mean(dim=1, keepdim=True)

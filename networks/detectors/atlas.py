@@ -89,6 +89,7 @@ class AtlasDetector(Detector):
     class_mean: Tensor
     class_log_variance: Tensor
     half_sides: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -111,6 +112,7 @@ class AtlasDetector(Detector):
         self.register_buffer("class_log_variance", torch.zeros(classes, in_channels))
         across = torch.tensor(sides(image_size)[::-1]).view(1, 2, 1, 1) / 2
         self.register_buffer("half_sides", across, persistent=False)
+        self.register_buffer("place", places(image_size), persistent=False)
         for last in (list(self.network.decode.parameters())[-2:], self.describe.parameters()):
             for parameter in last:
                 nn.init.zeros_(parameter)  # it starts with the atlas as it is
@@ -135,11 +137,11 @@ class AtlasDetector(Detector):
 
         image = self.normalize(batches.spread(FITTED_IMAGES).image)
         pixels = image.movedim(1, -1).flatten(0, -2)
-        pixels = pixels[:: max(1, len(pixels) // FITTED_PIXELS)].double().cpu().numpy()
+        pixels = pixels[:: max(1, len(pixels) // FITTED_PIXELS)].double().cpu()
         classes, templates = self.config["classes"], self.config["templates"]
         mixture = GaussianMixture(
             classes, covariance_type="diag", reg_covar=LEAST_VARIANCE, random_state=0
-        ).fit(pixels)
+        ).fit(pixels.numpy())
         self.class_mean.copy_(torch.from_numpy(mixture.means_))
         self.class_log_variance.copy_(torch.from_numpy(mixture.covariances_).log())
         even = torch.full_like(image[:, :1], 1.0 / classes).expand(-1, classes, -1, -1)
@@ -165,7 +167,7 @@ class AtlasDetector(Detector):
         with torch.autocast(code.device.type, enabled=False):
             prior = torch.einsum("bm,mkhw->bkhw", weights.softmax(1), self.atlas.softmax(1))
         return AtlasOutput(
-            deformed(prior, velocity),
+            deformed(prior, velocity, self.place),
             self.class_mean + shift,
             (self.class_log_variance + widening).clamp_min(math.log(LEAST_VARIANCE)),
             velocity,
@@ -205,10 +207,13 @@ def segment(image: Tensor, prior: Tensor, mean: Tensor, log_variance: Tensor) ->
     return Segmentation(joint.softmax(dim=1), joint.logsumexp(dim=1))
 
 
-def deformed(value: Tensor, velocity: Tensor) -> Tensor:
-    """Moves ``(B, K, H, W)`` by the flow of a velocity ``(B, 2, H, W)`` in half sides."""
-    eye = torch.eye(2, 3, device=value.device).expand(len(value), 2, 3)
-    place = F.affine_grid(eye, list(velocity.shape), align_corners=False)
+def places(size: Size) -> Tensor:
+    """Where the pixels of an image lie, in half sides from its centre, ``(1, H, W, 2)``."""
+    return F.affine_grid(torch.eye(2, 3)[None], [1, 1, *sides(size)], align_corners=False)
+
+
+def deformed(value: Tensor, velocity: Tensor, place: Tensor) -> Tensor:
+    """Moves ``(B, K, H, W)`` by the flow of a velocity ``(B, 2, H, W)``; see `places`."""
     moved = velocity / 2**SQUARINGS
     for _ in range(SQUARINGS):
         moved = moved + _sampled(moved, place + moved.movedim(1, -1))

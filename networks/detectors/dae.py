@@ -84,7 +84,8 @@ class DAEDetector(Detector):
         )
         noise = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=True)
         offset = torch.randint(max(height, width), (2,)).tolist()  # drawn by the host: no waiting
-        return image + foreground(image) * noise.roll(offset, dims=(-2, -1))
+        noisy: Tensor = image + foreground(image) * noise.roll(offset, dims=(-2, -1))
+        return noisy
 
     def loss(
         self, output: DAEOutput, inputs: Inputs, stage: str, mask: Tensor | None = None
@@ -95,11 +96,10 @@ class DAEDetector(Detector):
 
     def evidence(self, output: DAEOutput, inputs: Inputs) -> Evidence:
         """The filtered residual within the eroded foreground."""
-        denoised = output.denoised.float()
+        denoised, shown = output.denoised.float(), foreground(inputs.image)
         residual = (denoised - self.normalize(inputs.image)).abs().mean(dim=1, keepdim=True)
-        outside = 1.0 - foreground(inputs.image)
-        inside = 1.0 - F.max_pool2d(outside, WINDOW, stride=1, padding=WINDOW // 2)
-        restored = self.restore(denoised, inputs.image)
+        inside = 1.0 - F.max_pool2d(1.0 - shown, WINDOW, stride=1, padding=WINDOW // 2)
+        restored = torch.lerp(inputs.image, self.restore(denoised, inputs.image), shown)
         return Evidence({"residual": median_filter(residual * inside)}, {}, restored)
 
 
@@ -112,5 +112,6 @@ def median_filter(value: Tensor) -> Tensor:
     """The median around each pixel of ``(B, 1, H, W)``; by a top-k, which ONNX has."""
     size = value.shape[-2:]
     around = F.unfold(value, WINDOW, padding=WINDOW // 2)
-    median: Tensor = around.topk(WINDOW**2 // 2 + 1, dim=1).values[:, -1]
-    return median.unflatten(1, size).unsqueeze(1)
+    median = around.topk(WINDOW**2 // 2 + 1, dim=1).values[:, -1:]
+    filtered: Tensor = median.unflatten(2, size)
+    return filtered

@@ -28,8 +28,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "adgan": {"image_size": SIDE, "width": 8, "latent": 8, "starts": 2},
     "atlas": {"image_size": SIDE, "width": 8, "classes": 4, "templates": 2},
 }
-EPOCHS = {"anogan": 8, "adgan": 8, "fanogan": 6}
-USUAL_EPOCHS = 10
+USUAL = {"epochs": 10, "lr": 2e-3, "betas": (0.9, 0.999)}
+OF_GANS = {"epochs": 30, "lr": 5e-4, "betas": (0.5, 0.999)}
+TRAINING: dict[str, dict[str, Any]] = dict.fromkeys(("anogan", "fanogan", "adgan"), OF_GANS)
 
 
 def phantoms(count: int, seed: int, planted: bool = False) -> Tensor:
@@ -41,10 +42,10 @@ def phantoms(count: int, seed: int, planted: bool = False) -> Tensor:
     size = 0.75 + 0.1 * random[2]
     disc = (rows**2 + columns**2 < size**2).float()
     holes = (rows**2 / 2 + (columns.abs() - 0.25) ** 2 < 0.012).float()
-    image = disc * (0.6 + 0.1 * random[3]) * (1.0 - 0.6 * holes)
+    image = disc * (0.6 + 0.05 * random[3]) * (1.0 - 0.6 * holes)
     if planted:
         angle, far = 6.28 * random[4], 0.45
-        blob = (rows - far * angle.sin()) ** 2 + (columns - far * angle.cos()) ** 2 < 0.03
+        blob = (rows - far * angle.sin()) ** 2 + (columns - far * angle.cos()) ** 2 < 0.06
         image = torch.where(blob, torch.where(random[5] > 0.5, 1.0, 0.15), image)
     noise = 0.02 * torch.randn(image.shape, generator=source)
     return ((image + noise).clamp(0.0, 1.0) * disc).unsqueeze(1)
@@ -54,13 +55,15 @@ def phantoms(count: int, seed: int, planted: bool = False) -> Tensor:
 def test_a_planted_blob_is_found(name: str, make_slices: MakeSlices) -> None:
     detector = DETECTORS[name](in_channels=1, **CONFIGS[name])
     dataset = make_slices(phantoms(128, seed=0))
+    how = {**TRAINING.get(name, USUAL)}
+    epochs = how.pop("epochs")
     trainers = [
         StageTrainer(
             detector,
             stage.name,
-            partial(torch.optim.Adam, lr=0.002),
+            partial(torch.optim.Adam, **how),
             SyntheticAnomalies(),
-            max_epochs=EPOCHS.get(name, USUAL_EPOCHS),
+            max_epochs=epochs,
             device="cpu",
             train_data_loader=slice_loader(dataset, 16, phase=stage.name),
         )
