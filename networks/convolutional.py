@@ -13,6 +13,7 @@ from monai.networks.nets.classifier import Discriminator
 from monai.networks.nets.generator import Generator
 from monai.networks.nets.varautoencoder import VarAutoEncoder
 from monai.utils.misc import ensure_tuple_rep
+from torch import Tensor
 
 GROUPS = 8
 """Groups of GroupNorm; widths are multiples of it."""
@@ -54,7 +55,7 @@ def make_vae(
     in_channels: int, out_channels: int, size: Size, width: int, latent: int
 ) -> VarAutoEncoder:
     """A variational autoencoder whose latent is a vector of so many numbers."""
-    return VarAutoEncoder(
+    return _VAE(
         2, (in_channels, *sides(size)), out_channels, latent, _widths(width), STRIDES,
         norm=NORM, act=LEAKY, use_sigmoid=False,
     )  # fmt: skip
@@ -74,6 +75,14 @@ def make_critic(channels: int, size: Size, width: int) -> Discriminator:
         (channels, *sides(size)), _widths(width), STRIDES, num_res_units=0, act=LEAKY, norm=None,
         dropout=None, last_act=None,
     )  # fmt: skip
+
+
+class _VAE(VarAutoEncoder):
+    """MONAI's takes a view of its features, which those in the GPU's memory format do not have."""
+
+    def encode_forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        code = self.encode(x).flatten(1)
+        return self.mu(code), self.logvar(code)
 
 
 def _widths(width: int) -> tuple[int, ...]:

@@ -58,7 +58,7 @@ class ADGANDetector(AnoGANDetector):
         target = image.repeat_interleave(starts, dim=0)
         latent = self.starts.repeat(len(image), 1).requires_grad_()
         copies = {
-            name: value.detach().expand(count, *value.shape).clone().requires_grad_()
+            name: value.expand(count, *value.shape).clone().requires_grad_()
             for name, value in self.generator.named_parameters()
         }
         free = [latent, *copies.values()]

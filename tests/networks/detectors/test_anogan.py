@@ -21,9 +21,9 @@ def test_the_game_is_told_by_logits() -> None:
     output = GANOutput(image, image, torch.tensor([[0.0], [1.0]]), torch.tensor([[0.0], [-1.0]]))
     terms = detector.loss(output, Inputs(image), "train")
     lost = [math.log(1 + math.exp(-x)) for x in (0.0, -1.0)]
-    assert float(terms["generator_loss"]) == pytest.approx(sum(lost) / 2)
+    assert terms["generator_loss"].item() == pytest.approx(sum(lost) / 2)
     real, fake = (math.log(2) + math.log(1 + math.exp(-1))) / 2, math.log(1 + math.exp(2))
-    assert float(terms["critic_loss"]) == pytest.approx(real + fake)
+    assert terms["critic_loss"].item() == pytest.approx(real + fake)
 
 
 def test_the_score_weighs_residual_and_features() -> None:

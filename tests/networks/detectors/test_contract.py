@@ -129,6 +129,22 @@ def test_each_stage_lowers_what_its_groups_minimise(
             assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), term
 
 
+def test_the_memory_format_of_a_gpu_changes_nothing(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    image = make_images(3, seed=1)
+    with torch.no_grad():
+        expected = scorer_of(fitted).score_image(image).score
+        fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = Inputs(image.contiguous(memory_format=torch.channels_last))
+        found = scorer_of(fitted).score_image(inputs.image).score
+        mask = torch.zeros_like(inputs.image)
+        for stage in fitted.stages:
+            terms = fitted.loss(fitted(inputs, stage=stage.name), inputs, stage.name, mask)
+            assert all(value.isfinite() for value in terms.values())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_cached_features_change_nothing(fitted: Detector, make_images: MakeImages) -> None:
     inputs = Inputs(make_images(2))
     for stage in fitted.stages:

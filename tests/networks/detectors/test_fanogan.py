@@ -23,8 +23,8 @@ def test_the_wasserstein_losses_of_a_linear_critic() -> None:
     made[..., :4, :] = 1.0
     terms = detector.loss(GameOutput(made, detector.critic(made)), Inputs(image), "pretrain")
     real, fake = 3.0 / 16 * 256, 3.0 / 16 * 64
-    assert float(terms["generator_loss"]) == pytest.approx(-fake)
-    assert float(terms["critic_loss"]) == pytest.approx(fake - real + 10.0 * (3.0 - 1.0) ** 2)
+    assert terms["generator_loss"].item() == pytest.approx(-fake)
+    assert terms["critic_loss"].item() == pytest.approx(fake - real + 10.0 * (3.0 - 1.0) ** 2)
 
 
 def test_the_penalty_is_told_without_gradients_too_and_trains_the_critic() -> None:
@@ -44,4 +44,4 @@ def test_the_score_adds_the_features() -> None:
     found = detector.evidence(output, Inputs(image))
     assert found.values["anomaly"].tolist() == [4.0 + 0.5 * 5.0]
     assert (found.maps["residual"] == 2.0).all()
-    assert float(detector.loss(output, Inputs(image), "train")["loss"]) == 4.0 + 0.5 * 5.0
+    assert detector.loss(output, Inputs(image), "train")["loss"].item() == 4.0 + 0.5 * 5.0

@@ -47,8 +47,8 @@ def test_the_elbo_of_the_true_posterior_is_the_evidence() -> None:
     detector.network = model  # type: ignore[assignment]
     many = Inputs(image.expand(40_000, -1, -1, -1))  # a sample each
     terms = detector.loss(detector(many, stage="train"), many, "train")
-    assert float(terms["loss"]) == pytest.approx(-float(model.evidence(image)) / 16, rel=2e-3)
-    assert float(terms["loss"]) == pytest.approx(float(terms["recon_loss"] + terms["kl_loss"]))
+    assert terms["loss"].item() == pytest.approx(-float(model.evidence(image)) / 16, rel=2e-3)
+    assert terms["loss"].item() == pytest.approx(float(terms["recon_loss"] + terms["kl_loss"]))
     # A posterior that is off by the prior's deviation: the ELBO is less by the divergence.
     found = detector(many, stage="train")
     shifted = found._replace(latent_mean=found.latent_mean + 1.0)
