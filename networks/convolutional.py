@@ -1,5 +1,6 @@
 """MONAI's convolutional nets as several methods take them, all of stride 16.
 
+Decoders end with a convolution at full resolution: what upsamples alone leaves a grid in the image.
 GroupNorm (Wu and He, ECCV 2018) stands for the papers' BatchNorm: an image's score must not depend
 on its batch, and short trainings leave BatchNorm's running statistics behind the weights.
 """
@@ -21,6 +22,7 @@ GROUPS = 8
 NORM = ("group", {"num_groups": GROUPS})
 LEAKY = ("leakyrelu", {"negative_slope": 0.2})
 STRIDES = (2, 2, 2, 2)
+STRIDES_FROM_FULL = (1, *STRIDES)
 STRIDE = 16
 
 Size = int | Sequence[int]
@@ -44,11 +46,13 @@ def make_autoencoder(in_channels: int, out_channels: int, width: int, code: int)
     Args:
         in_channels: channels of the image.
         out_channels: channels of the reconstruction.
-        width: channels of the first convolution, a multiple of 8; then 2 and 4 times as many.
+        width: channels at full resolution, a multiple of 8; then 2, 4 and 8 times as many.
         code: channels of the bottleneck, likewise.
     """
-    channels = (width, 2 * width, 4 * width, code)
-    return AutoEncoder(2, in_channels, out_channels, channels, STRIDES, norm=NORM, act=LEAKY)
+    channels = (*_widths(width), code)
+    return AutoEncoder(
+        2, in_channels, out_channels, channels, STRIDES_FROM_FULL, norm=NORM, act=LEAKY
+    )
 
 
 def make_vae(
@@ -56,8 +60,8 @@ def make_vae(
 ) -> VarAutoEncoder:
     """A variational autoencoder whose latent is a vector of so many numbers."""
     return _VAE(
-        2, (in_channels, *sides(size)), out_channels, latent, _widths(width), STRIDES,
-        norm=NORM, act=LEAKY, use_sigmoid=False,
+        2, (in_channels, *sides(size)), out_channels, latent, (*_widths(width), 8 * width),
+        STRIDES_FROM_FULL, norm=NORM, act=LEAKY, use_sigmoid=False,
     )  # fmt: skip
 
 
@@ -65,8 +69,10 @@ def make_generator(channels: int, size: Size, width: int, latent: int) -> Genera
     """Maps latents ``(B, latent)`` to images ``(B, channels, H, W)``, as DCGAN's generator does."""
     height, across = sides(size)
     start = (8 * width, height // STRIDE, across // STRIDE)
-    doublings = (*reversed(_widths(width)[:-1]), channels)
-    return Generator((latent,), start, doublings, STRIDES, num_res_units=1, norm=NORM, act="relu")
+    return Generator(
+        (latent,), start, (4 * width, 2 * width, width, width, channels), (*STRIDES, 1),
+        num_res_units=0, norm=NORM, act="relu",
+    )  # fmt: skip
 
 
 def make_critic(channels: int, size: Size, width: int) -> Discriminator:

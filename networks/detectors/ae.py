@@ -28,14 +28,14 @@ class AEDetector(Detector):
 
     Args:
         in_channels: channels of the image.
-        width: channels of the first convolution, a multiple of 8.
+        width: channels at full resolution, a multiple of 8.
         code: channels of the bottleneck at stride 16, a multiple of 8; the fewer, the less of an
             anomaly comes through.
         contrast: see `Detector`.
     """
 
     def __init__(
-        self, in_channels: int = 1, width: int = 32, code: int = 32, contrast: str = "none"
+        self, in_channels: int = 1, width: int = 16, code: int = 32, contrast: str = "none"
     ) -> None:
         super().__init__(in_channels, contrast, width=int(width), code=int(code))
         self.network = make_autoencoder(in_channels, in_channels, width, code)

@@ -81,7 +81,7 @@ class AtlasDetector(Detector):
         image_size: side of the image in pixels, or height and width; divisible by 16.
         classes: number K of classes.
         templates: of the atlas.
-        width: channels of the network's first convolution, a multiple of 8.
+        width: channels of the network at full resolution, a multiple of 8.
         smoothness: weight of the squared gradient of the velocity.
         contrast: see `Detector`.
     """
@@ -97,7 +97,7 @@ class AtlasDetector(Detector):
         image_size: Size = 96,
         classes: int = 6,
         templates: int = 8,
-        width: int = 16,
+        width: int = 8,
         smoothness: float = 1.0,
         contrast: str = "none",
     ) -> None:

@@ -49,7 +49,7 @@ class VAEDetector(Detector):
     Args:
         in_channels: channels of the image.
         image_size: side of the image in pixels, or height and width; divisible by 16.
-        width: channels of the first convolution, a multiple of 8.
+        width: channels at full resolution, a multiple of 8.
         latent: numbers of the latent.
         samples: number L of samples in the score.
         contrast: see `Detector`.
@@ -61,7 +61,7 @@ class VAEDetector(Detector):
         self,
         in_channels: int = 1,
         image_size: Size = 96,
-        width: int = 32,
+        width: int = 16,
         latent: int = 64,
         samples: int = 8,
         contrast: str = "none",

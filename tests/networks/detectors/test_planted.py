@@ -23,13 +23,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "ae": {"width": 8, "code": 8},
     "dae": {"width": 8},
     "vae": {"image_size": SIDE, "width": 8, "latent": 8},
-    "anogan": {"image_size": SIDE, "width": 8, "latent": 8, "steps": 50},
+    "anogan": {"image_size": SIDE, "width": 8, "latent": 8, "steps": 30},
     "fanogan": {"image_size": SIDE, "width": 8, "latent": 8},
-    "adgan": {"image_size": SIDE, "width": 8, "latent": 8, "starts": 2},
+    "adgan": {"image_size": SIDE, "width": 8, "latent": 8, "starts": 2, "steps": 15},
     "atlas": {"image_size": SIDE, "width": 8, "classes": 4, "templates": 2},
 }
 USUAL = {"epochs": 10, "lr": 2e-3, "betas": (0.9, 0.999)}
-OF_GANS = {"epochs": 30, "lr": 5e-4, "betas": (0.5, 0.999)}
+OF_GANS = {"epochs": 20, "lr": 1e-3, "betas": (0.5, 0.999)}
 TRAINING: dict[str, dict[str, Any]] = dict.fromkeys(("anogan", "fanogan", "adgan"), OF_GANS)
 
 
