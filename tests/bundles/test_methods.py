@@ -24,7 +24,11 @@ COLUMNS = {
 }
 MOST_LINES = 40
 BUNDLE = ROOT / "bundles" / "aeflow"
-METHODS = sorted(set(DETECTORS) - {"aeflow", "ensemble"})
+METHODS = sorted(
+    name
+    for name, method in DETECTORS.items()
+    if method.__module__.startswith("networks.") and name not in ("aeflow", "ensemble")
+)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

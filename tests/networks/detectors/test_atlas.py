@@ -94,4 +94,4 @@ def test_the_smoothness_counts_pixels_per_pixel() -> None:
     velocity[:, 0] = 0.1 * torch.arange(64) * 2 / 64  # a tenth of a pixel per pixel along the rows
     terms = detector.loss(output._replace(velocity=velocity), inputs, "train")
     assert terms["smoothness_loss"].item() == pytest.approx(0.01 / 2, rel=1e-4)
-    assert float(terms["loss"] - terms["likelihood_loss"]) == pytest.approx(0.01, rel=1e-3)
+    assert (terms["loss"] - terms["likelihood_loss"]).item() == pytest.approx(0.01, rel=1e-3)
