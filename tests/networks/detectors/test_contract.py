@@ -33,6 +33,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "padim": {"features": 20},
     "patchcore": {"bank_size": 50},
     "anatpaste": {},
+    "ae": {"width": 8, "code": 8},
+    "dae": {"width": 8},
+    "vae": {"image_size": 32, "width": 8, "latent": 8},
+    "anogan": {"image_size": 32, "width": 8, "latent": 8, "steps": 10},
+    "fanogan": {"image_size": 32, "width": 8, "latent": 8},
+    "adgan": {"image_size": 32, "width": 8, "latent": 8, "steps": 3, "starts": 2},
+    "atlas": {"image_size": 32, "width": 8, "classes": 3, "templates": 2},
     "mean_image": {"image_size": 32},
     "bank": {},
     "adversaries": {},
@@ -155,6 +162,22 @@ def test_forward_and_loss_read_nothing_back(
         output = detector(Inputs(image), stage=stage.name)
         detector.loss(output, Inputs(image), stage.name, mask)
     detector(Inputs(image))
+
+
+def test_the_memory_format_of_a_gpu_changes_nothing(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    image = make_images(3, seed=1)
+    with torch.no_grad():
+        expected = scorer_of(fitted).score_image(image).score
+        fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = Inputs(image.contiguous(memory_format=torch.channels_last))
+        found = scorer_of(fitted).score_image(inputs.image).score
+        mask = torch.zeros_like(inputs.image)
+        for stage in fitted.stages:
+            terms = fitted.loss(fitted(inputs, stage=stage.name), inputs, stage.name, mask)
+            assert all(value.isfinite() for value in terms.values())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cached_features_change_nothing(fitted: Detector, make_images: MakeImages) -> None:
