@@ -1,8 +1,10 @@
-"""Where to compute, and with how many threads beside."""
+"""Where to compute, and how."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 
 import torch
 
@@ -17,3 +19,19 @@ def choose_device(device: str = "auto") -> torch.device:
 def spare_threads() -> int:
     """Threads that read, and as many that write, beside the scoring: 1 on a laptop, 4 at most."""
     return min(4, max(1, (os.cpu_count() or 1) // 4))
+
+
+def compiling_pays(wanted: str, device: torch.device, images: int, repaid: int) -> bool:
+    """Whether to compile what images go through.
+
+    Args:
+        wanted: ``always``, ``never``, or ``auto``: on a GPU, where there are compilers, for a run
+            that is long enough.
+        device: where to compute.
+        images: that will go through it.
+        repaid: images over which compiling is repaid.
+    """
+    if wanted != "auto":
+        return wanted == "always"
+    able = importlib.util.find_spec("triton") and (shutil.which("cc") or shutil.which("gcc"))
+    return device.type == "cuda" and images >= repaid and bool(able)
