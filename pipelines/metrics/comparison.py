@@ -73,6 +73,10 @@ def compare(methods: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     trivial = {name: table.baseline(one, name) for one in every for name in table.names(one)}
     maps = {name: h for one in every for name, h in one.baseline_pixels.items()}
     baselines = {name: table.ranked([scores]) for name, scores in trivial.items()}
+    for name, figures in baselines.items():
+        of_each = [one.metrics.get("baselines", {}).get(name) for one in every]
+        told: Mapping[str, Any] = next(filter(None, of_each), {})  # the same images, the same score
+        figures["matched_auroc"] = told.get("matched_auroc", Figure(None).as_dict())
     for name in maps.keys() & baselines.keys():
         baselines[name]["pixel_ap"] = mean_pixel_ap([maps[name]]).as_dict()
     best = max(

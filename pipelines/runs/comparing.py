@@ -10,9 +10,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -237,6 +236,8 @@ class Comparison:
             "ckpt_dir": str(folder / "models"),
             "resume": "never",
             "save_maps": False,
+            "session#synthetic": None,  # what no comparison tells, and what searches are slow at
+            "session#stability": False,
             "tracker#run_name": f"{method}-seed{seed}",
             "train#stages#minutes": self.minutes,
             "record": {
@@ -260,7 +261,7 @@ class Comparison:
             done = len(tasks) - len(pending)
             logger.info("%d of %d trainings are finished already.", done, len(tasks))
         reasons: dict[tuple[str, int], str] = {}
-        with self._ending_all(), ThreadPoolExecutor(self.parallel) as pool:
+        with ThreadPoolExecutor(self.parallel) as pool:
             waiting = {pool.submit(self._run, task): task for task in pending}
             try:
                 for number, future in enumerate(as_completed(waiting), start=1):
@@ -270,19 +271,12 @@ class Comparison:
                     told = f"failed: {reason}" if reason else "finished"
                     place = f"{len(tasks) - len(pending) + number}/{len(tasks)}"
                     logger.info("%s %s, seed %d: %s", place, task.method, task.seed, told)
-            except BaseException:
+            except BaseException:  # such as a signal
                 pool.shutdown(wait=False, cancel_futures=True)
+                for process in self.running:
+                    process.terminate()
                 raise
         return reasons
-
-    @contextmanager
-    def _ending_all(self) -> Iterator[None]:
-        """Ends what still runs when the comparison is stopped."""
-        try:
-            yield
-        finally:
-            for process in self.running:
-                process.terminate()
 
     def _run(self, task: Task) -> str:
         """Runs a training from its beginning; gives why it failed, or nothing."""
