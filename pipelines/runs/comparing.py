@@ -152,10 +152,9 @@ class Comparison:
             finished = [Finished(t.method, t.seed, t.folder) for t in tasks if t.done]
             if not finished:
                 raise InputError(f"methods: no training could be finished. {_told(reasons)}")
-            notes = [*self.data.notes, *(_told({key: one}) for key, one in reasons.items())]
             about = self._about() | {"duration": duration(time.monotonic() - began)}
             figures = write_comparison(
-                self.output_dir, finished, reasons, self._shown(), about, notes
+                self.output_dir, finished, reasons, self._shown(), about, self.data.notes
             )
             for name in ("comparison.html", "comparison.csv"):
                 self.tracker.log_artifact(self.output_dir / name)
@@ -163,6 +162,7 @@ class Comparison:
         self.tracker.finish()
         self.stops.ignore()
         lock.release()
+        notes = [*self.data.notes, *(_told({key: one}) for key, one in reasons.items())]
         lines = [f"  {name:<34}{value:.3f}" for name, value in figures.items()]
         places = {
             "page": self.output_dir / "comparison.html",
