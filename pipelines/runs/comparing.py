@@ -46,6 +46,12 @@ TRACKING_NAME = "tracking.json"
 SHOWN = 6
 """Cases whose maps are shown side by side."""
 
+SHARED = (
+    "axis", "image_size", "intensity", "n4", "resample", "slice_range", "min_body_fraction",
+    "min_lesion_pixels", "normal_margin", "target_fpr", "pixel_fpr",
+)  # fmt: skip
+"""Options of ``train.json`` that must be the same for all methods."""
+
 TRAINING = [
     "$@session.begin()",
     "$@record.begin()",
@@ -129,7 +135,8 @@ class Comparison:
         self.minutes = float(minutes)
         self.parallel = int(parallel)
         self.further = tuple(self._config(str(name)) for name in _listed(configs))
-        self.options = {n: v for n, v in (options or {}).items() if v is not None}
+        given = {name: value for name, value in (options or {}).items() if value is not None}
+        self.options = self._shared() | given
         self.split_path = self.output_dir / "split.json"
         self.stops = StopSignals()
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -197,6 +204,13 @@ class Comparison:
             "options of all": self.options,
             "configs of all": [path.name for path in self.further],
         }
+
+    def _shared(self) -> dict[str, Any]:
+        """The preprocessing of all methods; a method's config does not change it."""
+        config: dict[str, Any] = {}
+        for path in (self.bundle / "train.json", *self.further):
+            config |= json.loads(path.read_text())
+        return {name: config[name] for name in SHARED}
 
     def _config(self, name: str) -> Path:
         path = self.bundle / f"{name}.json"

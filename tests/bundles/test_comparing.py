@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.runs.comparing import chosen_methods
+from pipelines.data.cohort import open_data
+from pipelines.runs.comparing import Comparison, chosen_methods
+from pipelines.tracking.tracker import Tracker
 from transforms.errors import InputError
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
@@ -71,6 +73,22 @@ def test_methods_are_compared_and_resumed(checkout: Path, phantoms: Path, tmp_pa
     assert len(parents) == 2 and len(set(parents.values())) == 1  # the broken one began no run
     assert runs.keys() - parents.keys() == set(parents.values())
     assert set(runs.values()) == {"FINISHED"}
+
+
+def test_no_method_changes_the_preprocessing(phantoms: Path, tmp_path: Path) -> None:
+    further = tmp_path / "further.json"
+    further.write_text(json.dumps({"image_size": 48, "axis": "coronal"}))
+    given = {"axis": "sagittal", "region": None}
+    comparison = Comparison(
+        open_data(str(phantoms)), Tracker(str(tmp_path), "none"), str(BUNDLE), str(tmp_path),
+        "aeflow", seeds=[3, 3, 4], configs=str(further), options=given,
+    )  # fmt: skip
+    first, second = comparison._tasks()
+    assert (first.seed, second.seed) == (3, 4) and first.stamp != second.stamp
+    assert [path.name for path in first.configs] == ["train.json", "further.json"]
+    told = {name: first.options.get(name) for name in ("image_size", "axis", "min_body_fraction")}
+    assert told == {"image_size": 48, "axis": "sagittal", "min_body_fraction": 0.1}
+    assert "region" not in first.options
 
 
 def test_an_unknown_method_is_told_with_the_nearest() -> None:
