@@ -337,12 +337,12 @@ def chosen_methods(methods: str | Sequence[str], bundle: Path) -> tuple[str, ...
 
 
 def _configured(bundle: Path) -> list[str]:
-    """Names of the configs that put another detector in the place of AE-Flow's."""
+    """Names of the configs that put another detector, or a kind of it, in AE-Flow's place."""
     found = []
     for path in sorted(bundle.glob("*.json")):
         content = json.loads(path.read_text())
-        detector = content.get("network_def#detector")
-        if isinstance(detector, dict) and detector.get("detector") in DETECTORS:
+        whole = content.get("network_def#detector", {})
+        if content.get("network_def#detector#detector", whole.get("detector")) in DETECTORS:
             found.append(path.stem)
     return found
 

@@ -91,6 +91,17 @@ def test_no_method_changes_the_preprocessing(phantoms: Path, tmp_path: Path) -> 
     assert "region" not in first.options
 
 
+def test_a_config_is_a_method_if_its_detector_is_known(tmp_path: Path) -> None:
+    for name, content in {
+        "kind": {"network_def#detector#detector": "aeflow"},
+        "whole": {"network_def#detector": {"detector": "aeflow"}},
+        "foreign": {"network_def#detector": {"detector": "nowhere"}},
+        "options": {"image_size": 32},
+    }.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    assert chosen_methods("all", tmp_path) == ("aeflow", "kind", "whole")
+
+
 def test_an_unknown_method_is_told_with_the_nearest() -> None:
     assert chosen_methods("all", BUNDLE)[0] == "aeflow"
     assert chosen_methods(["aeflow", "aeflow"], BUNDLE) == ("aeflow",)
