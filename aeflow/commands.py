@@ -85,6 +85,10 @@ COMMANDS: Mapping[str, Command] = {
         "calibrating", "calibrate", "dataset_dir", "fit a model's threshold to another site",
         {"output_dir": "calibrated", **_MODELS},
     ),
+    "compare": Command(
+        "comparing", "compare", "dataset_dir", "train and measure several methods on one split",
+        {"output_dir": "comparison"},
+    ),
 }  # fmt: skip
 
 

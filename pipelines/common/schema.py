@@ -141,6 +141,7 @@ Weights = Annotated[
 ]
 Fractions = Annotated[tuple[Share, Share, Share], Takes("three shares, such as [0.6,0.2,0.2]")]
 Strides = Annotated[list[FromOne], Field(min_length=1), Takes("strides, such as [16]")]
+Seeds = Annotated[list[FromZero], Field(min_length=1), Takes("seeds, such as [0,1,2]")]
 Device = Annotated[str, Takes("auto, cpu, cuda or cuda:<number>", _present)]
 
 
@@ -150,6 +151,18 @@ class Options(BaseModel):
     model_config = ConfigDict(validate_assignment=True)
 
     dataset_dir: Place = Field(description="the data folder; none takes the phantoms")
+    methods: Names = Field(
+        description="what to compare: `all`, `aeflow`, or names of the methods' configs"
+    )
+    seeds: Seeds = Field(description="of each method's trainings")
+    minutes: Amount = Field(
+        description="training time of each method and seed, which its stages share evenly; 0 for "
+        "what the configs say"
+    )
+    parallel: FromOne = Field(description="trainings at once")
+    configs: Names = Field(
+        description="configs laid over `train.json` for all methods, such as `gpu`, or files"
+    )
     layout: Text = Field(description="how the folder lies on the disk, see above")
     modalities: Names = Field(description="the channels, e.g. `\"['flair','t2']\"`; BraTS: `flair`")
     channels: FromOne = Field(

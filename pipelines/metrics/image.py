@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -116,16 +116,56 @@ def paired_difference(
     Raises:
         InputError: if the metric is unknown or the arrays do not fit, see `image_metrics`.
     """
+    return mean_figure(
+        labels, [scores_a], patients, metric, minus=[scores_b], resamples=resamples, seed=seed
+    )
+
+
+def mean_figure(
+    labels: ArrayLike,
+    trainings: Sequence[ArrayLike],
+    patients: ArrayLike,
+    metric: str = "image_auroc",
+    *,
+    minus: Sequence[ArrayLike] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Figure:
+    """Mean of a metric over several trainings of a method, less that of another one.
+
+    Args:
+        labels: (N,) 0 normal, 1 anomalous.
+        trainings: finite scores (N,) of each training.
+        patients: (N,) the patient of each image.
+        metric: `image_auroc`, `image_ap` or `f1_oracle`.
+        minus: likewise of the other method, on the same images; none for the mean itself.
+        resamples: bootstrap resamples; all trainings see the same patients in each.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The mean in [0, 1], or the difference of the means in [-1, 1], with its interval over
+        patients.
+
+    Raises:
+        InputError: if the metric is unknown or the arrays do not fit, see `image_metrics`.
+    """
     if metric not in _RANKING:
         known = ", ".join(_RANKING)
         raise InputError(f"Argument 'metric' must be one of {known}, got {metric!r}.")
-    truth, first, names = check_scores(labels, scores_a, patients)
-    _, second, _ = check_scores(labels, scores_b, patients)
-    ranked = (RankedScores.of(truth, first), RankedScores.of(truth, second))
+    truth, _, names = check_scores(labels, trainings[0], patients)
+
+    def mean(side: Sequence[RankedScores], weights: Floats) -> Floats:
+        values: Floats = np.mean([_RANKING[metric](*s.counts(weights)) for s in side], axis=0)
+        return values
+
+    first, second = (
+        [RankedScores.of(truth, check_scores(labels, one, patients)[1]) for one in side]
+        for side in (trainings, minus)
+    )
 
     def statistic(weights: Floats) -> Floats:
-        a, b = (_RANKING[metric](*side.counts(weights)) for side in ranked)
-        return np.subtract(a, b)[:, None]
+        value = mean(first, weights)
+        return (value - mean(second, weights) if second else value)[:, None]
 
     over = [min(class_patients(truth, names))]
     return draw_patients(names, truth, resamples, seed).figures([metric], statistic, over)[metric]

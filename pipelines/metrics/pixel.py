@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -277,6 +278,48 @@ def pixel_metrics(
     over = [lesioned.size if name == "pixel_specificity" else lesioned.sum() for name in _NAMES]
     bootstrap = draw_patients(histogram.patients, None, resamples, seed)
     return bootstrap.figures(_NAMES, statistics, over)
+
+
+def mean_pixel_ap(
+    trainings: Sequence[PixelHistogram],
+    *,
+    minus: Sequence[PixelHistogram] = (),
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Figure:
+    """Mean pixel average precision of several trainings, less that of another method.
+
+    Args:
+        trainings: the maps of each training.
+        minus: likewise of the other method, of the same patients; none for the mean itself.
+        resamples: bootstrap resamples; all trainings see the same patients in each.
+        seed: seed of the bootstrap.
+
+    Returns:
+        The mean in [0, 1], or the difference of the means in [-1, 1]; None without masks.
+
+    Raises:
+        InputError: if the histograms are of different patients.
+    """
+    patients = trainings[0].patients
+    if any(one.patients != patients for one in (*trainings, *minus)):
+        raise InputError("Arguments 'trainings' and 'minus' must be of the same patients.")
+    if not patients:
+        return Figure(None)
+    sides = [[one.arrays()[0].astype(np.float64) for one in side] for side in (trainings, minus)]
+
+    def mean(side: Sequence[Floats], weights: Floats) -> Floats:
+        found = [average_precision(weights @ one[:, 1], weights @ one[:, 0]) for one in side]
+        values: Floats = np.mean(found, axis=0)
+        return values
+
+    def statistic(weights: Floats) -> Floats:
+        value = mean(sides[0], weights)
+        return (value - mean(sides[1], weights) if minus else value)[:, None]
+
+    lesioned = int((sides[0][0][:, 1].sum(axis=1) > 0).sum())
+    bootstrap = draw_patients(patients, None, resamples, seed)
+    return bootstrap.figures(["pixel_ap"], statistic, [lesioned])["pixel_ap"]
 
 
 def patient_dice(histogram: PixelHistogram, threshold: float) -> dict[str, float | None]:

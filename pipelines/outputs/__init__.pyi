@@ -1,8 +1,11 @@
+from .beside import Shown as Shown
+from .beside import save_beside as save_beside
 from .dicom import DicomMaps as DicomMaps
 from .dicom import dicom_writers as dicom_writers
 from .examples import Example as Example
 from .examples import ExampleKeeper as ExampleKeeper
 from .examples import candidates as candidates
+from .examples import example_of as example_of
 from .maps import write_maps as write_maps
 from .maps import write_volume as write_volume
 from .pictures import MAP_RANGE as MAP_RANGE

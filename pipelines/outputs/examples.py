@@ -66,7 +66,8 @@ def candidates(scored: ScoredCase) -> list[Example]:
     for kind, chosen in of_kind.items():
         where = np.flatnonzero(chosen)
         if where.size:
-            found.append(_example(kind, scored, int(where[np.argmax(SIGNS[kind] * scores[where])])))
+            telling = int(where[np.argmax(SIGNS[kind] * scores[where])])
+            found.append(example_of(kind, scored, telling))
     return found
 
 
@@ -103,7 +104,8 @@ class ExampleKeeper:
         ]
 
 
-def _example(kind: Kind, scored: ScoredCase, position: int) -> Example:
+def example_of(kind: Kind, scored: ScoredCase, position: int) -> Example:
+    """A slice of a case, by its position among those that were scored."""
     sample, restored = scored.sample, scored.reconstruction
     maps = {name.removeprefix("map_"): v[position] for name, v in scored.canvas_maps.items()}
     return Example(

@@ -95,7 +95,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     writable_folder(folder)
     judged = judged_images(content.rows)
     metrics, measured = content.metrics or {}, _measured_fpr(content, judged)
-    page = _environment().get_template("report.html.j2").render(
+    page = environment().get_template("report.html.j2").render(
         content=content,
         facts=facts(content.about),
         headline=_headline(content),
@@ -141,7 +141,8 @@ def judged_images(rows: Sequence[ScoreRow]) -> Judged:
     )
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Where the templates of the pages lie; what they are given is escaped."""
     return Environment(
         loader=FileSystemLoader(HERE / "templates"),
         autoescape=True,
@@ -157,7 +158,8 @@ def _script(name: str) -> str:
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def _picture(path: Path, alt: str, title: str = "", wide: bool = False) -> Picture:
+def picture_of(path: Path, alt: str, title: str = "", wide: bool = False) -> Picture:
+    """A PNG file as a picture inside the page."""
     encoded = base64.b64encode(path.read_bytes()).decode("ascii")
     return Picture(f"data:image/png;base64,{encoded}", alt, title, wide)
 
@@ -186,7 +188,7 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         if scores
     )
     alt = f"Histogram of scores: {words}; threshold {content.threshold:.2f}."
-    return _picture(path, alt, "Scores", wide=True)
+    return picture_of(path, alt, "Scores", wide=True)
 
 
 def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
@@ -202,7 +204,7 @@ def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
         f"ROC and precision-recall curve of the score{beside}{bands}. "
         f"AUROC {' '.join(filter(None, (area.text, area.remark)))}."
     )
-    return _picture(path, alt, "ROC and precision-recall", wide=True)
+    return picture_of(path, alt, "ROC and precision-recall", wide=True)
 
 
 def _measured_fpr(content: ReportContent, judged: Judged) -> Figure | None:
@@ -224,7 +226,7 @@ def _calibration(
         f"threshold {told_figure(measured.as_dict())} were measured and {content.target_fpr:.3f} "
         "were promised."
     )
-    return _picture(path, alt, "Calibration", wide=True)
+    return picture_of(path, alt, "Calibration", wide=True)
 
 
 def _usable(quantiles: NDArray[np.float64]) -> bool:
@@ -242,7 +244,7 @@ def _curves(path: Path, content: ReportContent) -> Picture | None:
     )
     epochs = counted(len(content.history), "epoch")
     alt = f"Loss and its terms over {epochs}. Last epoch: {last or 'no loss'}."
-    return _picture(path, alt, "Loss curves", wide=True)
+    return picture_of(path, alt, "Loss curves", wide=True)
 
 
 def _regions(path: Path, content: ReportContent) -> Picture | None:
@@ -251,7 +253,7 @@ def _regions(path: Path, content: ReportContent) -> Picture | None:
     save_regions(path, content.regions)
     count = counted(len(content.regions), "normal training image")
     alt = f"{count} with the outline of the region."
-    return _picture(path, alt, wide=True)
+    return picture_of(path, alt, wide=True)
 
 
 def _panels(path: Path, content: ReportContent) -> list[Picture]:
@@ -265,7 +267,7 @@ def _panels(path: Path, content: ReportContent) -> list[Picture]:
             drawn = Path(temporary) / f"{len(found)}.png"
             save_panels(drawn, own)
             title = GROUPS.get(kind, kind.capitalize())
-            found.append(_picture(drawn, _told(own), title, wide=True))
+            found.append(picture_of(drawn, _told(own), title, wide=True))
     return found
 
 
@@ -291,7 +293,7 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
             drawn = Path(temporary) / f"{number}.png"
             draw_slices(drawn, volume)
             alt = f"Axial slices of {volume.name}, below with the anomaly map. {volume.caption}"
-            stills.append(_picture(drawn, alt, volume.name, wide=True))
+            stills.append(picture_of(drawn, alt, volume.name, wide=True))
     colours = matplotlib.colormaps["magma"](np.linspace(0, 1, MAP_LEVELS + 1))
     return {
         "volumes": [viewer_entry(volume, content.threshold) for volume in shown],

@@ -109,6 +109,7 @@ class Training(Evaluation):
         synthetic: makes the anomalies of the pre-training, to see which the model finds; None for
             no such test.
         labelled: anomalies from which it learns beside the normal images; None for none.
+        stability: whether to see what mild changes do to the held-out normal images.
     """
 
     title = "Training"
@@ -128,6 +129,7 @@ class Training(Evaluation):
         checkpoints: Checkpoints | None = None,
         labelled: LabelledAnomalies | None = None,
         synthetic: SyntheticAnomalies | None = None,
+        stability: bool = True,
     ) -> None:
         super().__init__(case_run, evaluator, tracker, data)
         self.preprocessing = preprocessing
@@ -137,6 +139,7 @@ class Training(Evaluation):
         self.seed = seed
         self.labelled = () if labelled is None else labelled.cases
         self.synthetic = synthetic
+        self.stability = bool(stability)
         self.detection: SyntheticDetection | None = None
         self.register_model = register_model
         self.config: dict[str, Any] = {}
@@ -314,6 +317,8 @@ class Training(Evaluation):
         ]
 
     def _stability(self) -> list[dict[str, Any]]:
+        if not self.stability:
+            return []
         calibrator = self.calibrator
         found = measure_stability(calibrator.scorer, calibrator.loader, calibrator.device)
         rows = [one.as_dict() for one in found]

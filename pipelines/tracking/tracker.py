@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 MAX_PARAM_LENGTH = 500
 
+PARENT = "mlflow.parentRunId"
+"""Tag by which MLflow's page shows a run below another one."""
+
 
 class Tracker:
     """Tracks one run; every method does nothing when tracking is off.
@@ -45,6 +48,7 @@ class Tracker:
         tracking_uri: see `resolve_uri`.
         run_name: start of the run's name; a time and a random suffix make it unique.
         system_metrics: whether the machine's load is recorded too.
+        parent: the server's name for the run that this one is part of; None for none.
 
     Raises:
         InputError: for what is no address, or the machine's load without tracking.
@@ -56,6 +60,7 @@ class Tracker:
         tracking_uri: str | None = None,
         run_name: str = "aeflow",
         system_metrics: bool = False,
+        parent: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
         self.uri = resolve_uri(tracking_uri, self.output_dir)
@@ -65,6 +70,7 @@ class Tracker:
                 "Leave out --system_metrics, or --tracking_uri none."
             )
         self.monitor = SystemMonitor() if system_metrics else None
+        self.parent = parent
         self.run_name = f"{run_name}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}"
         self.link = RunLink(self.uri or "none", RunFacts(self.run_name, _now()))
         self.patience = LAST_PATIENCE
@@ -82,6 +88,11 @@ class Tracker:
         run = RunFacts(**state)
         self.run_name, self.link = run.name, RunLink(self.uri or "none", run)
         self._resumed = True
+
+    @property
+    def run_id(self) -> str | None:
+        """The server's name for the run; None while it has not answered."""
+        return self.link.run.run_id
 
     @property
     def active(self) -> bool:
@@ -124,6 +135,8 @@ class Tracker:
         writable_folder(self.output_dir)
         run = self.link.run
         run.tags = {k: str(v) for k, v in (tags or {}).items()}
+        if self.parent is not None:
+            run.tags[PARENT] = self.parent
         outbox = Outbox(self.link, self.output_dir)
         if self._resumed:
             outbox.take_up()

@@ -22,6 +22,8 @@ class StagedTraining:
         dataset: the normal images.
         device: where to train.
         checkpoints: from which it goes on, and which it saves; None for none.
+        minutes: bound on all stages together, each an equal share, in place of their own
+            durations; 0 for none.
 
     Raises:
         ValueError: when a stage has no trainer.
@@ -34,6 +36,7 @@ class StagedTraining:
         dataset: Images,
         device: torch.device | str,
         checkpoints: Checkpoints | None = None,
+        minutes: float = 0.0,
     ) -> None:
         by_stage = {one.step.stage.name: one for one in trainers if one.step.stage is not None}
         missing = [stage.name for stage in detector.stages if stage.name not in by_stage]
@@ -44,6 +47,8 @@ class StagedTraining:
             )
         self.detector = detector
         self.trainers = [by_stage[stage.name] for stage in detector.stages]
+        for trainer in self.trainers if minutes > 0 else ():
+            trainer.end_after(minutes / len(self.trainers))
         self.dataset = dataset
         self.device = torch.device(device)
         self.checkpoints = checkpoints

@@ -146,6 +146,10 @@ class StageTrainer(SupervisedTrainer):
         if found is not None:
             self._register_handlers(handlers or [])
 
+    def end_after(self, minutes: float) -> None:
+        """Bounds the stage by the clock, in place of its epochs."""
+        self.minutes, self.state.max_epochs = minutes, MOST_EPOCHS
+
     def share_done(self) -> float:
         """Share of the stage that is over, in [0, 1]."""
         total = self.state.max_epochs * self.state.epoch_length

@@ -22,6 +22,8 @@ PROGRAMS = re.compile(
 )
 RUN_BY = {
     "aeflow ": "tests/aeflow/test_readme.py",
+    "aeflow compare": "tests/bundles/test_comparing.py",
+    "python -m monai.bundle run comparing": "tests/bundles/test_comparing.py",
     "python -m monai.bundle run": "tests/bundles/test_training.py",
     "python -m monai.bundle verify_net_in_out": "tests/bundles/test_verify.py",
     "python -m monai.bundle ckpt_export": "tests/pipelines/export/test_formats.py",

@@ -121,6 +121,9 @@ RESULTS: dict[str, dict[str, Any]] = {
 EVALUATION: dict[str, Any] = {"cases": "Phantom_00000", "limit": 1}
 INFERENCE: dict[str, Any] = {"input": "{folder}/nowhere.nii", "save_panels": False}
 
+COMPARISON = {"methods", "seeds", "minutes", "parallel", "configs"}
+"""Options that ``bundles/test_comparing.py`` looks at."""
+
 ELSEWHERE = {
     "series_uid": "bundles/test_options.py",
     "all_series": "bundles/test_options.py",
@@ -214,7 +217,8 @@ def test_every_option_is_looked_at() -> None:
     assert options_of("train") <= ours
     assert options_of("evaluate") - options_of("train") <= {*EVALUATION, *ELSEWHERE}
     assert options_of("inference") - options_of("train") <= {*INFERENCE, *ELSEWHERE}
-    assert set(Options.model_fields) <= {*ours, *EVALUATION, *INFERENCE}
+    assert options_of("compare") - options_of("train") == COMPARISON
+    assert set(Options.model_fields) <= {*ours, *EVALUATION, *INFERENCE, *COMPARISON}
 
 
 @pytest.fixture(scope="module")

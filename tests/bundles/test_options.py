@@ -25,7 +25,7 @@ from transforms.limits import MAX_GIGABYTES, require_memory
 ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
 TABLE = ROOT / "docs" / "options.md"
-CONFIGS = ("train", "evaluate", "inference", "calibrate")
+CONFIGS = ("train", "evaluate", "inference", "calibrate", "compare")
 PRESETS = ("quick", "gpu", "gpu_volumes", "paper")
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
 

@@ -55,6 +55,17 @@ def test_stages_come_in_the_order_of_the_detector(
     assert not detector.network.encoder.backbone.bn1.training
 
 
+def test_a_budget_is_shared_by_the_stages(
+    make_scorer: MakeScorer, dataset: NormalSlices, trainer_of: TrainerOf
+) -> None:
+    detector = make_scorer(with_head=True).detector
+    trainers = [trainer_of(detector, stage, prepared=False) for stage in ("pretrain", "train")]
+    training = StagedTraining(detector, trainers, dataset, "cpu", minutes=2e-4)
+    assert [trainer.minutes for trainer in trainers] == [1e-4, 1e-4]
+    training.run()
+    assert all(0 < trainer.state.epoch < trainer.state.max_epochs for trainer in trainers)
+
+
 def test_pretraining_teaches_the_encoder_and_training_leaves_it(
     make_scorer: MakeScorer, dataset: NormalSlices, trainer_of: TrainerOf
 ) -> None:
