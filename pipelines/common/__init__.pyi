@@ -1,5 +1,6 @@
 from .archive import read_archive as read_archive
 from .devices import choose_device as choose_device
+from .devices import pays_bfloat16 as pays_bfloat16
 from .failures import on_failure as on_failure
 from .files import PARTIAL as PARTIAL
 from .files import replacing as replacing
