@@ -142,7 +142,7 @@ class StageTrainer(SupervisedTrainer):
         if found is not None:
             self._register_handlers(handlers or [])
 
-    def run(self) -> None:
+    def run(self) -> None:  # type: ignore[override]
         """Trains, without MONAI's scaler of gradients, which bfloat16 does not need."""
         self.scaler = None
         Workflow.run(self)
