@@ -1,7 +1,7 @@
 """Batched variation of normal images, on the device the images are on.
 
-Every function takes its randomness from a `torch.Generator`, so that a batch is a function of the
-generator's seed alone.
+Every function takes its randomness from a `Source`, so that a batch is a function of its seed
+alone. None waits for the device, and no shape depends on the data.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+Source = torch.Generator | None
+"""A generator on the images' device; None for PyTorch's own, which compiled code can draw from."""
 
 SHARPENED = 0.7
 """Share of the images whose high frequencies are raised or lowered."""
@@ -69,20 +72,20 @@ def variation_for(region: str) -> NormalVariation:
 
 
 def uniform(
-    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: torch.Generator
+    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: Source
 ) -> Tensor:
     """Uniform numbers of a shape, on the device of ``like``."""
     return torch.rand(shape, generator=generator, device=like.device) * (high - low) + low
 
 
 def log_uniform(
-    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: torch.Generator
+    shape: tuple[int, ...], low: float, high: float, like: Tensor, generator: Source
 ) -> Tensor:
     """Positive numbers whose logarithms are uniform, on the device of ``like``."""
     return uniform(shape, math.log(low), math.log(high), like, generator).exp()
 
 
-def smooth_noise(like: Tensor, generator: torch.Generator, grids: tuple[int, ...]) -> Tensor:
+def smooth_noise(like: Tensor, generator: Source, grids: tuple[int, ...]) -> Tensor:
     """Noise of about unit variance ``(B, 1, H, W)``: random grids of several finenesses, summed."""
     total = torch.zeros_like(like[:, :1])
     for grid in grids:
@@ -106,7 +109,9 @@ def gaussian_blur(image: Tensor, sigma: float | Tensor) -> Tensor:
         sigma: the standard deviation in pixels, one for all or one per image ``(B,)``.
     """
     width = sigma.clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
-    rows, columns = (_blur_matrix(size, width, image) for size in image.shape[-2:])
+    height, breadth = image.shape[-2:]
+    rows = _blur_matrix(height, width, image)
+    columns = rows if breadth == height else _blur_matrix(breadth, width, image)
     return rows @ image @ columns.mT
 
 
@@ -118,7 +123,7 @@ def _blur_matrix(size: int, width: float | Tensor, like: Tensor) -> Tensor:
 
 
 def vary_appearance(
-    image: Tensor, body: Tensor, generator: torch.Generator, variation: NormalVariation
+    image: Tensor, body: Tensor, generator: Source, variation: NormalVariation
 ) -> Tensor:
     """Varies images in sharpness, intensity and noise.
 
@@ -147,7 +152,7 @@ def vary(
     image: Tensor,
     body: Tensor,
     mask: Tensor,
-    generator: torch.Generator,
+    generator: Source,
     variation: NormalVariation,
 ) -> tuple[Tensor, Tensor]:
     """Moves images and varies how they look, what is marked in them moving along.
@@ -169,7 +174,7 @@ def vary(
     return vary_appearance(moved, inside, generator, variation), marked
 
 
-def move(image: Tensor, generator: torch.Generator, variation: NormalVariation) -> Tensor:
+def move(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
     """Turns, zooms, shifts and flips images ``(B, C, H, W)``, all channels of one alike."""
     batch = (len(image),)
     limit = math.radians(variation.rotation)
@@ -189,9 +194,7 @@ def move(image: Tensor, generator: torch.Generator, variation: NormalVariation) 
     return F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
 
 
-def _change_sharpness(
-    image: Tensor, generator: torch.Generator, variation: NormalVariation
-) -> Tensor:
+def _change_sharpness(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
     batch = (len(image), 1, 1, 1)
     fine, coarse = gaussian_blur(image, 0.8), gaussian_blur(image, 2.0)
     mix = uniform(batch, 0.0, 1.0, image, generator)
@@ -206,9 +209,7 @@ def _change_sharpness(
     return torch.where(used, gaussian_blur(changed, sigma), changed)
 
 
-def _change_intensity(
-    image: Tensor, generator: torch.Generator, variation: NormalVariation
-) -> Tensor:
+def _change_intensity(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
     batch = (len(image), 1, 1, 1)
     exponent = uniform(batch, -variation.gamma, variation.gamma, image, generator).exp()
     contrast = 1.0 + uniform(batch, -variation.contrast, variation.contrast, image, generator)

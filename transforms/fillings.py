@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transforms.augment import gaussian_blur, log_uniform, smooth_noise, uniform
+from transforms.augment import Source, gaussian_blur, log_uniform, smooth_noise, uniform
 from transforms.recipe import AnomalyRecipe
 
 BLACK = 1e-3
@@ -21,36 +21,36 @@ MOST_CLASSES = 8
 DEFORMATION = (0.01, 0.04)
 """Range of the displacement's standard deviation, as a share of the image's side."""
 
-Filling = Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]
+Filling = Callable[[Tensor, Source, AnomalyRecipe], Tensor]
 """Turns images ``(B, C, H, W)`` in [0, 1] into what they would be if anomalous everywhere."""
 
 
-def opacity(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def opacity(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Brighter, with a texture."""
     texture = 1.0 + 0.3 * smooth_noise(image, generator, (16, 32))
     return image + 0.35 * _strength(image, generator, *recipe.contrast) * texture
 
 
-def darkening(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def darkening(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Darker, with a texture."""
     texture = 1.0 + 0.3 * smooth_noise(image, generator, (16, 32))
     return image - 0.35 * _strength(image, generator, *recipe.contrast) * texture
 
 
-def haze(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def haze(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Veiled by a level of its own."""
     level = uniform((*image.shape[:2], 1, 1), 0.3, 0.95, image, generator)
     veil = level + 0.05 * smooth_noise(image, generator, (16, 32))
     return image + _strength(image, generator, *recipe.contrast) * (veil - image)
 
 
-def blurred(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def blurred(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Without its detail."""
     strength = uniform((len(image), 1, 1, 1), 0.6, 1.0, image, generator)
     return image + strength * (gaussian_blur(image, 4.0) - image)
 
 
-def flattened(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def flattened(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Brighter, with structures of less contrast, as in consolidated lungs."""
     mean = gaussian_blur(image, min(image.shape[-2:]) / 28)
     kept = uniform((len(image), 1, 1, 1), 0.2, 0.8, image, generator)
@@ -58,7 +58,7 @@ def flattened(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) 
     return mean + kept * (image - mean) + 0.25 * _strength(image, generator, 0.0, 1.0) * texture
 
 
-def reticular(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def reticular(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Brighter, with a net of lines some pixels apart."""
     each = (len(image), 1, 1, 1)
     noise = torch.randn(
@@ -74,7 +74,7 @@ def reticular(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) 
     return image + depth * lines + 0.15 * _strength(image, generator, 0.0, 1.0)
 
 
-def foreign(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def foreign(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Shifted parts of another image, upright or upside down, with this one's mean and contrast.
 
     Where the other is black, this image.
@@ -93,7 +93,7 @@ def foreign(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) ->
     return torch.where(other.amax(dim=1, keepdim=True) > BLACK, matched, image)
 
 
-def tissue(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def tissue(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Some classes of grey brighter, others darker: a bias on quantised intensities."""
     each = (len(image), 1, 1, 1)
     count = uniform(each, 2.0, MOST_CLASSES - 1.0, image, generator)
@@ -104,7 +104,7 @@ def tissue(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> 
     return image + shift * _strength(image, generator, *recipe.contrast)
 
 
-def deformed(image: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def deformed(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Pushed and pulled out of shape, as around a mass."""
     still = torch.eye(2, 3, device=image.device, dtype=image.dtype).expand(len(image), 2, 3)
     grid = F.affine_grid(still, list(image.shape), align_corners=False)
@@ -130,7 +130,7 @@ FILLINGS: Mapping[str, Filling] = MappingProxyType(
 """The fillings to choose from."""
 
 
-def _strength(image: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
+def _strength(image: Tensor, generator: Source, low: float, high: float) -> Tensor:
     """Strength per image and channel, so that several modalities differ in how they show it."""
     common = uniform((len(image), 1, 1, 1), low, high, image, generator)
     channel = uniform((*image.shape[:2], 1, 1), 0.3, 1.0, image, generator)

@@ -9,14 +9,14 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from transforms.augment import gaussian_blur, log_uniform, smooth_noise, uniform
+from transforms.augment import Source, gaussian_blur, log_uniform, smooth_noise, uniform
 from transforms.recipe import AnomalyRecipe
 
-Shape = Callable[[Tensor, torch.Generator, AnomalyRecipe], Tensor]
+Shape = Callable[[Tensor, Source, AnomalyRecipe], Tensor]
 """Makes soft masks ``(B, 1, H, W)`` in [0, 1] for regions of that shape, in [0, 1]."""
 
 
-def ellipses(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def ellipses(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Ellipses with noisy borders, centred in the region; most are confined to it."""
     size, (height, width) = len(region), region.shape[-2:]
     each = (size, 1, 1, 1)
@@ -39,7 +39,7 @@ def ellipses(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) 
     return gate * torch.sigmoid((1.0 + border - distance) / softness)
 
 
-def patches(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def patches(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Many foci at once: smooth noise above a threshold."""
     each = (len(region), 1, 1, 1)
     coarse, fine = (smooth_noise(region, generator, grids) for grids in ((6, 12), (12, 24)))
@@ -48,7 +48,7 @@ def patches(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -
     return region * torch.sigmoid((noise - threshold) / uniform(each, 0.08, 0.4, region, generator))
 
 
-def diffuse(region: Tensor, generator: torch.Generator, recipe: AnomalyRecipe) -> Tensor:
+def diffuse(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """The left, the right (a quarter of the images each) or the whole region, unevenly."""
     (height, width), each = region.shape[-2:], (len(region), 1, 1, 1)
     side = uniform(each, 0.0, 1.0, region, generator)
@@ -66,9 +66,10 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 """The shapes to choose from."""
 
 
-def _random_centres(allowed: Tensor, generator: torch.Generator) -> Tensor:
+def _random_centres(allowed: Tensor, generator: Source) -> Tensor:
     """Row and column ``(B, 2)`` of a pixel in ``allowed`` ``(B, 1, H, W)``, else of any."""
     width = allowed.shape[-1]
-    weights = allowed.flatten(1) + 1e-6
-    flat = torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    # `torch.multinomial` would wait for the device to check its weights.
+    lots = uniform((len(allowed), allowed[0].numel()), 0.0, 1.0, allowed, generator)
+    flat = (lots + allowed.flatten(1)).argmax(dim=1)
     return torch.stack([flat // width, flat % width], dim=1)

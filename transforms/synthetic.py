@@ -1,7 +1,8 @@
 """Synthetic anomalies pasted into normal images, batched and on the device.
 
 A detector that learns to find them needs nobody's labels: the anomalies are made up, the images
-are the user's own normals. All randomness comes from one `torch.Generator`.
+are the user's own normals. All randomness comes from one `Source`; the host
+never waits for the device.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 from transforms.augment import (
     REFERENCE_SIDE,
     NormalVariation,
+    Source,
     gaussian_blur,
     move,
     vary_appearance,
@@ -53,7 +55,7 @@ class SyntheticAnomalies:
         self.fillings = _by_name("fillings", self.recipe.fillings, FILLINGS)
 
     def __call__(
-        self, image: Tensor, body: Tensor, region: Tensor, generator: torch.Generator
+        self, image: Tensor, body: Tensor, region: Tensor, generator: Source
     ) -> tuple[Tensor, Tensor]:
         """Makes a training batch.
 
@@ -61,7 +63,8 @@ class SyntheticAnomalies:
             image: normal images ``(B, C, H, W)`` in [0, 1].
             body: ``(B, 1, H, W)`` bool; outside it nothing is pasted, and what is 0 stays 0.
             region: where anomalies are to lie, ``(B, 1, H, W)`` bool.
-            generator: source of all randomness, on the image's device.
+            generator: source of all randomness, on the image's device; None takes PyTorch's own,
+                as a compiled call must, see `Source`.
 
         Returns:
             The images with anomalies ``(B, C, H, W)`` in [0, 1] and their masks
@@ -81,7 +84,7 @@ class SyntheticAnomalies:
         return result, mask
 
     def _paste_some(
-        self, image: Tensor, body: Tensor, region: Tensor, generator: torch.Generator
+        self, image: Tensor, body: Tensor, region: Tensor, generator: Source
     ) -> tuple[Tensor, Tensor]:
         order = torch.randperm(len(image), generator=generator, device=image.device)
         result, body, region = image[order], body[order], region[order]
@@ -98,7 +101,7 @@ class SyntheticAnomalies:
         return result[back], mask[back]
 
     def _paste(
-        self, image: Tensor, body: Tensor, region: Tensor, generator: torch.Generator
+        self, image: Tensor, body: Tensor, region: Tensor, generator: Source
     ) -> tuple[Tensor, Tensor]:
         if not len(image):
             return image, image[:, :1]
@@ -110,7 +113,7 @@ class SyntheticAnomalies:
         return changed, ((soft > 0.4) & visible).to(image.dtype)
 
     def _take_turns(
-        self, makers: Sequence[Callable[..., Tensor]], given: Tensor, generator: torch.Generator
+        self, makers: Sequence[Callable[..., Tensor]], given: Tensor, generator: Source
     ) -> Tensor:
         """What the makers make of images ``(B, ...)``, each of its share of them."""
         order = torch.randperm(len(given), generator=generator, device=given.device)

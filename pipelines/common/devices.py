@@ -35,3 +35,15 @@ def compiling_pays(wanted: str, device: torch.device, images: int, repaid: int) 
         return wanted == "always"
     able = importlib.util.find_spec("triton") and (shutil.which("cc") or shutil.which("gcc"))
     return device.type == "cuda" and images >= repaid and bool(able)
+
+
+def pays_bfloat16(device: torch.device) -> bool:
+    """Whether a network computes faster in bfloat16: on a GPU, or a CPU with instructions for it.
+
+    On a CPU with AVX512_BF16 a step of the pre-training took 0.55 of its time in float32; without
+    such instructions bfloat16 is emulated, and slower.
+    """
+    if device.type == "cpu":
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    return device.type == "cuda"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.workflow import Workflow
 from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
-from pipelines.common import compiling_pays, derive_seed
+from pipelines.common import compiling_pays, derive_seed, pays_bfloat16
 from pipelines.training.batches import Labelled
 from pipelines.training.step import Step, Stepper
 from transforms.synthetic import SyntheticAnomalies
@@ -47,8 +48,9 @@ MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 class StageTrainer(SupervisedTrainer):
     """Trains one stage of a detector on normal images.
 
-    Takes the arguments of MONAI's `SupervisedTrainer`, where ``amp`` means bfloat16 on a GPU. An
-    iteration's anomalies are a function of (seed, stage, epoch, iteration).
+    Takes the arguments of MONAI's `SupervisedTrainer`, where ``amp`` means bfloat16 if that is
+    faster on the device. An iteration's anomalies are a function of (seed, stage, epoch,
+    iteration).
 
     Args:
         detector: the method.
@@ -96,14 +98,13 @@ class StageTrainer(SupervisedTrainer):
         val_interval: int = 1,
         **kwargs: Any,
     ) -> None:
-        handlers = kwargs.pop("train_handlers", None)
+        handlers, amp = kwargs.pop("train_handlers", None), bool(kwargs.pop("amp", False))
         self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes, labelled)
         found = self.step.stage
         self.groups = {} if found is None else {k: list(v) for k, v in found.groups.items()}
         self.optimizers = {name: optimizer(group) for name, group in self.groups.items()}
         self.peaks = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
         self.phase = stage
-        self.terms = tuple(self.step.metrics())
         self.minutes, self.cosine = float(minutes), bool(cosine)
         self.max_grad_norm = float(max_grad_norm)
         self.compiling = compiling
@@ -111,7 +112,8 @@ class StageTrainer(SupervisedTrainer):
         self.averages = bool(average)
         self.average: AveragedModel | None = None
         self.began = 0.0
-        self.means = self.step.metrics()
+        self.means = self.step.metrics(torch.device(kwargs["device"]))
+        self.terms = tuple(self.means)
         metrics = dict(self.means)
         key = next(iter(metrics), None)
         super().__init__(
@@ -125,7 +127,7 @@ class StageTrainer(SupervisedTrainer):
             metric_cmp_fn=lambda current, best: current < best,
             **kwargs,
         )
-        self.amp &= self.state.device.type == "cuda"
+        self.amp = amp and pays_bfloat16(self.state.device)
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
         self.add_event_handler(Events.COMPLETED, self._finish)
@@ -150,6 +152,11 @@ class StageTrainer(SupervisedTrainer):
         """Bounds the stage by the clock, in place of its epochs."""
         self.minutes, self.state.max_epochs = minutes, MOST_EPOCHS
 
+    def run(self) -> None:  # type: ignore[override]
+        """Trains, without MONAI's scaler of gradients, which bfloat16 does not need."""
+        self.scaler = None
+        Workflow.run(self)
+
     def share_done(self) -> float:
         """Share of the stage that is over, in [0, 1]."""
         total = self.state.max_epochs * self.state.epoch_length
@@ -161,8 +168,7 @@ class StageTrainer(SupervisedTrainer):
     @staticmethod
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
-        if engine.state.device.type == "cuda":
-            engine.network.to(memory_format=torch.channels_last)
+        engine.network.to(memory_format=torch.channels_last)
         images = engine.state.max_epochs * len(engine.data_loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(
@@ -261,7 +267,7 @@ class StageEvaluator(SupervisedEvaluator):
         **kwargs: Any,
     ) -> None:
         self.step = Stepper(detector, stage, synthetic, seed, cache_gigabytes)
-        metrics = self.step.metrics("val_")
+        metrics = self.step.metrics(torch.device(kwargs["device"]), "val_")
         if self.step.stage is not None and self.step.stage.synthetic:
             metrics["val_synthetic_auroc"] = ROCAUC(
                 output_transform=lambda output: output["ranked"]

@@ -74,12 +74,15 @@ class Stepper:
         """Compiles the network, but for the frozen encoder of a cached stage, and the loss."""
         self._run, self._loss = Compiled(network), Compiled(self.detector.loss)
 
-    def metrics(self, prefix: str = "") -> dict[str, Metric]:
-        """Epoch means of the loss's terms, weighted by the batches' sizes."""
+    def metrics(self, device: torch.device, prefix: str = "") -> dict[str, Metric]:
+        """Epoch means of the loss's terms, weighted by the batches' sizes.
+
+        They add up on the engine's device, and are read once an epoch.
+        """
         if self.stage is None:
             return {}
         return {
-            f"{prefix}{name}": Average(output_transform=partial(_term, name=name)).item()
+            f"{prefix}{name}": Average(partial(_term, name=name), device).item()
             for name in self.stage.terms
         }
 
@@ -136,9 +139,8 @@ class Stepper:
         return self.stage
 
     def precision(self, engine: Any) -> torch.autocast:
-        """bfloat16 where the engine asks for it and computes on a GPU."""
-        kind = engine.state.device.type
-        return torch.autocast(kind, dtype=torch.bfloat16, enabled=engine.amp and kind == "cuda")
+        """bfloat16 where the engine asks for it."""
+        return torch.autocast(engine.state.device.type, torch.bfloat16, enabled=engine.amp)
 
     def inputs(
         self, engine: Any, batch: Mapping[str, Tensor], *draw: Any
@@ -154,10 +156,8 @@ class Stepper:
             body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
             changed, mask = self.synthetic(inputs.image, body, region, source)
             inputs = inputs._replace(image=changed)
-        if engine.amp and device.type == "cuda":
-            channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
-            inputs = inputs._replace(image=channels_last)
-        return inputs, mask
+        channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
+        return inputs._replace(image=channels_last), mask
 
 
 def _term(output: Mapping[str, Any], name: str) -> Tensor:

@@ -241,3 +241,30 @@ def test_a_single_image_and_an_empty_one_do_no_harm(make_images: MakeImages) -> 
         changed, mask = make_anomalies(image, seeded(3), AnomalyRecipe(clean_share=0))
         assert torch.isfinite(changed).all() and torch.isfinite(mask).all()
     assert not changed.any() and not mask.any()
+
+
+@pytest.mark.parametrize("region", ["body", "lungs"])
+def test_a_batch_is_one_graph(region: str) -> None:
+    image, everywhere = torch.rand(16, 1, 32, 32), torch.ones(16, 1, 32, 32, dtype=torch.bool)
+    maker = SyntheticAnomalies(recipe_for(region), NormalVariation())
+    made = []
+    for make in (maker, torch.compile(maker, fullgraph=True, backend="eager")):
+        torch.manual_seed(1)
+        made.append(make(image, everywhere, everywhere, None))
+    for plain, compiled in zip(*made, strict=True):
+        torch.testing.assert_close(compiled, plain)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("region", ["body", "lungs"])
+def test_the_host_never_waits(region: str) -> None:
+    image = torch.rand(16, 1, 32, 32, device="cuda")
+    maker = SyntheticAnomalies(recipe_for(region), NormalVariation())
+    source = torch.Generator("cuda").manual_seed(1)
+    maker(image, image > 0, image > 0, source)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        maker(image, image > 0, image > 0, source)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

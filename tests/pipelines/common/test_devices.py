@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from pipelines.common.devices import choose_device, compiling_pays
+from pipelines.common.devices import choose_device, compiling_pays, pays_bfloat16
 
 
 @pytest.mark.parametrize(("gpu", "kind"), [(True, "cuda"), (False, "cpu")])
@@ -22,3 +22,10 @@ def test_only_long_runs_on_a_gpu_are_compiled(monkeypatch: pytest.MonkeyPatch) -
     assert compiling_pays("always", cpu, 0, 100) and not compiling_pays("never", gpu, 100, 100)
     monkeypatch.setattr("shutil.which", lambda name: None)
     assert not compiling_pays("auto", gpu, 100, 100)
+
+
+def test_bfloat16_pays_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found, expected in (({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
+        assert pays_bfloat16(torch.device("cpu")) is expected
+    assert pays_bfloat16(torch.device("cuda")) and not pays_bfloat16(torch.device("mps"))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from ignite.engine import Events
-from torch import Tensor, nn
+from torch import Tensor
 
 from networks import AnomalyScorer
 from pipelines.training.stages import StageTrainer
@@ -18,7 +18,7 @@ TrainerOf = Callable[..., StageTrainer]
 
 
 def flat(parameters: Any) -> Tensor:
-    return nn.utils.parameters_to_vector(parameters).detach().clone()
+    return torch.cat([one.detach().flatten() for one in parameters])
 
 
 def test_the_averaged_weights_are_put_in_place(

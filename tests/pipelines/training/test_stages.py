@@ -43,7 +43,7 @@ class Order:
 
 
 def flat(parameters: Any) -> Tensor:
-    return nn.utils.parameters_to_vector(parameters).detach().clone()
+    return torch.cat([one.detach().flatten() for one in parameters])
 
 
 def assert_equal(first: nn.Module, second: nn.Module) -> None:
@@ -301,15 +301,24 @@ def test_a_synthetic_stage_asks_for_what_makes_anomalies(
         trainer.run()
 
 
-def test_mixed_precision_is_left_to_gpus(
-    make_scorer: MakeScorer, dataset: NormalSlices, trainer_of: TrainerOf
+@pytest.mark.parametrize("pays", [True, False])
+def test_mixed_precision_is_taken_where_it_pays(
+    pays: bool,
+    make_scorer: MakeScorer,
+    dataset: NormalSlices,
+    trainer_of: TrainerOf,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("pipelines.training.stages.pays_bfloat16", lambda device: pays)
     mixed, plain = make_scorer().detector, make_scorer().detector
     trainer = trainer_of(mixed, amp=True, val_data_loader=slice_loader(dataset, 4))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "(?s).*GradScaler is enabled, but CUDA")
         trainer.run()
     trainer_of(plain).run()
-    assert_equal(mixed, plain)
-    assert trainer.amp is False and trainer.validator is not None
-    assert trainer.validator.amp is False
+    same = [torch.equal(a, b) for a, b in zip(mixed.parameters(), plain.parameters(), strict=True)]
+    assert all(same) != pays
+    assert trainer.amp is pays and trainer.validator is not None
+    assert trainer.validator.amp is pays
+    kept = [one.dtype for one in trainer.step.cache.features]  # type: ignore[union-attr]
+    assert kept == [torch.bfloat16 if pays else torch.float32] * len(kept)
