@@ -16,7 +16,17 @@ from monai.data.thread_buffer import ThreadDataLoader
 
 from pipelines.batch.results import case_result, is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
-from pipelines.common import check_values, require_part, writable_folder, write_csv
+from pipelines.common import (
+    check_values,
+    from_main,
+    is_main,
+    of_all,
+    processes,
+    rank,
+    require_part,
+    writable_folder,
+    write_csv,
+)
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example, ExampleKeeper, candidates
@@ -124,18 +134,26 @@ class CaseRun:
         self.further = tuple(further)
 
     def run(self) -> Gathered:
-        """Scores the cases and gathers all results; a scorer must be calibrated by then."""
+        """Scores the cases and gathers all results; a scorer must be calibrated by then.
+
+        Several processes score some of the cases each, and the first one gathers what all wrote.
+        """
         writable_folder(self.output_dir)
         parameters = getattr(self.dataset.read, "parameters", None)
         rate = float(self.scorer.calibration.target_fpr)
         settings = (self.save_maps, self.save_panels, len(self.further), rate, parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        pending = tuple(case for case in cases if not store.done(case))
-        if len(pending) < len(cases):
-            done = len(cases) - len(pending)
+        left = from_main(lambda: [n for n, case in enumerate(cases) if not store.done(case)])
+        if len(left) < len(cases):
+            done = len(cases) - len(left)
             logger.info("%d of %d cases are finished already.", done, len(cases))
-        failures = self._score(pending, store) if pending else []
+        size = self.dataloader.batch_size or 1
+        own = tuple(cases[n] for i, n in enumerate(left) if i // size % processes() == rank())
+        failures = of_all(self._score(own, store) if own else [])
+        failures.sort(key=lambda failed: cases.index(failed.case))
+        if not is_main():
+            return self._gather((), store, failures)
         self._write_failures(failures)
         return self._gather(cases, store, failures)
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from pipelines.common.distributed import is_main
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -67,7 +69,8 @@ class StopSignals:
         self.ignore()
         for handler in logging.root.handlers:  # engines would tell the end as an error
             handler.addFilter(lambda record: not record.name.startswith("ignite."))
-        sys.stderr.write(f"\nStopped by {received.name}. {self.advice}\n")
+        if is_main():
+            sys.stderr.write(f"\nStopped by {received.name}. {self.advice}\n")
         raise SystemExit(128 + received)
 
 
