@@ -48,7 +48,7 @@ def join(device: str = "auto") -> None:
         InputError: when there are not as many GPUs as processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if size == _place.size:  # alone, or joined before
         return
     if device not in ("auto", "cuda", "cpu"):
         raise InputError(
