@@ -171,14 +171,14 @@ def share(count: int, batch_size: int) -> range:
 
 @torch.no_grad()
 def average(tensors: Sequence[Tensor]) -> None:
-    """Puts the mean over all processes in the place of tensors of one type and device."""
+    """Puts the mean over all processes in the place of dense tensors of one type and device."""
     if _place.size == 1 or not tensors:
         return
-    flat = idist.all_reduce(torch.cat([one.reshape(-1) for one in tensors]))
-    assert isinstance(flat, Tensor)
-    parts = (flat / _place.size).split([one.numel() for one in tensors])
-    for one, part in zip(tensors, parts, strict=True):
-        one.copy_(part.view(one.shape))
+    stored = [one.as_strided((one.numel(),), (1,)) for one in tensors]  # channels-last as it lies
+    total = idist.all_reduce(torch.cat(stored))
+    assert isinstance(total, Tensor)
+    parts = total.div_(_place.size).split([len(one) for one in stored])
+    torch._foreach_copy_(stored, list(parts))
 
 
 @torch.no_grad()
