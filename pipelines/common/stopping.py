@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
-from pipelines.common.distributed import is_main
+from pipelines.common.distributed import is_main, processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -47,7 +47,10 @@ class StopSignals:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Lets a block look at `received` and end by itself; a second signal does not wait."""
+        """Lets a block look at `received` and end by itself; a second signal does not wait.
+
+        Of several processes each may be told twice, by a scheduler and by torchrun: they wait.
+        """
         self._deferred = True
         try:
             yield
@@ -62,7 +65,7 @@ class StopSignals:
         waited = self.received is not None
         self.received = signal.Signals(number)
         self._first()
-        if waited or not self._deferred:
+        if not self._deferred or (waited and processes() == 1):
             self._leave(self.received)
 
     def _leave(self, received: signal.Signals) -> NoReturn:
