@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from ignite.engine import Events
 from torch import Tensor
 
 from networks import build_aeflow
@@ -25,7 +26,7 @@ BATCH = 4
 
 
 def trained(with_head: bool) -> dict[str, Tensor]:
-    """The weights after all stages on twelve images, by as many processes as there are."""
+    """The weights after each stage on twelve images, by as many processes as there are."""
     torch.manual_seed(0)
     network = build_aeflow(
         flow_strides=(8,), flow_steps=2, hidden=8, decoder_width=4, with_head=with_head
@@ -42,11 +43,18 @@ def trained(with_head: bool) -> dict[str, Tensor]:
         for stage in ("pretrain", "train")
         if with_head or stage == "train"
     ]  # fmt: skip
+    found: dict[str, Tensor] = {}
+
+    def keep(engine: Any) -> None:
+        metrics = engine.state.metrics | engine.validator.state.metrics
+        told = {name: torch.as_tensor(value) for name, value in metrics.items()}
+        state = {name: value.clone() for name, value in detector.state_dict().items()}
+        found.update({f"{engine.phase} {name}": value for name, value in (state | told).items()})
+
+    for trainer in trainers:
+        trainer.add_event_handler(Events.COMPLETED, keep)
     StagedTraining(detector, trainers, dataset, "cpu").run()
-    told = {name: torch.tensor(value) for name, value in trainers[-1].state.metrics.items()}
-    assert trainers[-1].validator is not None
-    told |= {n: torch.tensor(v) for n, v in trainers[-1].validator.state.metrics.items()}
-    return detector.state_dict() | told
+    return found
 
 
 def cut(images: Tensor, case: Case) -> Any:
