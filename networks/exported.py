@@ -32,7 +32,7 @@ class ExportedScorer(AnomalyScorer):
     """
 
     def __init__(self, scorer: AnomalyScorer, image_size: Sequence[int]) -> None:
-        super().__init__(copy.deepcopy(scorer.detector), scorer.fusion)
+        super().__init__(copy.deepcopy(scorer.detector), scorer.fusion, amp=False)
         if not scorer.calibrated:
             raise ArgumentError(
                 "scorer: expected a calibrated scorer; calibrate it before exporting."

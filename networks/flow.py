@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Reversible
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class ActNorm(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)`."""
-        return x * self.log_scale.exp() + self.bias, self._log_det(x)
+        return (x * self.log_scale.exp() + self.bias).to(x.dtype), self._log_det(x)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Map y back to x, with the log-determinant of this inverse."""
@@ -117,7 +117,8 @@ class AffineCoupling(nn.Module):
         """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)`."""
         passive, active = torch.split(x, self.split, dim=1)
         log_scale, shift = self._parameters_of(passive)
-        y = torch.cat((passive, active * log_scale.exp() + shift), dim=1)
+        changed = (active * log_scale.exp() + shift).to(x.dtype)
+        y = torch.cat((passive, changed), dim=1)
         return y, log_scale.sum(dim=1)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,8 +130,34 @@ class AffineCoupling(nn.Module):
 
     def _parameters_of(self, passive: Tensor) -> tuple[Tensor, Tensor]:
         # Autocast lets the sub-network answer in 16 bits; log-determinants need more.
-        raw, shift = self.subnet(passive).to(passive.dtype).chunk(2, dim=1)
+        wide = torch.promote_types(passive.dtype, torch.float32)
+        raw, shift = self.subnet(_dense(passive)).to(wide).chunk(2, dim=1)
         return self.scale(raw, self.clamp), shift
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Some channels of a tensor in memory of their own, which a convolution would copy slowly."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+class _Permute(torch.autograd.Function):
+    """An index along channels-last memory, whose gradient is an index too, not a sum."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
+        return x.movedim(1, -1).index_select(-1, permutation).movedim(-1, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[1:])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        permutation, inverse = ctx.saved_tensors
+        permuted: Tensor = _Permute.apply(gradient, inverse, permutation)  # type: ignore[no-untyped-call]
+        return permuted, None, None
 
 
 class ChannelPermutation(nn.Module):
@@ -155,11 +182,21 @@ class ChannelPermutation(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map x `(B, C, *spatial)` to y of that shape, with log_det `(B, *spatial)` of zeros."""
-        return x.index_select(1, self.permutation), torch.zeros_like(x[:, 0])
+        return self._indexed(x, self.permutation, self.inverse_permutation), _no_log_det(x)
 
     def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Map y back to x, with log_det zero."""
-        return y.index_select(1, self.inverse_permutation), torch.zeros_like(y[:, 0])
+        return self._indexed(y, self.inverse_permutation, self.permutation), _no_log_det(y)
+
+    @staticmethod
+    def _indexed(x: Tensor, permutation: Tensor, inverse: Tensor) -> Tensor:
+        run = _Permute.apply if x.requires_grad else _Permute.forward  # exports know no Function
+        y: Tensor = run(x, permutation, inverse)
+        return y
+
+
+def _no_log_det(x: Tensor) -> Tensor:
+    return torch.zeros_like(x[:, 0], dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 class FlowStep(nn.Module):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .calibration import Calibration
+from .compiled import Compiled
 from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
 from .pooling import bounded, top_mean
+from .precision import computes_in_bfloat16
 
 
 class ImageScores(NamedTuple):
@@ -54,6 +56,7 @@ class AnomalyScorer(nn.Module):
     Args:
         detector: the method.
         fusion: how its parts become one score and one map.
+        amp: whether the detector runs in bfloat16 on a GPU.
 
     Attributes:
         parts: the detector's parts by name.
@@ -63,10 +66,12 @@ class AnomalyScorer(nn.Module):
         ArgumentError: when the fusion cannot combine the detector's parts.
     """
 
-    def __init__(self, detector: Detector, fusion: Fusion) -> None:
+    def __init__(self, detector: Detector, fusion: Fusion, amp: bool = True) -> None:
         super().__init__()
         self.detector = detector
         self.fusion = fusion
+        self.amp = bool(amp)
+        self._judge: Callable[..., ImageScores] = self._judged
         self.reset()
 
     def reset(self) -> None:
@@ -100,10 +105,30 @@ class AnomalyScorer(nn.Module):
         """
         return self.fuse_maps(self.standardized_maps(self.evidence(image, context), image))
 
+    def accelerate(self) -> None:
+        """Compiles all that follows the encoder; batches are to be of one size from now on."""
+        self._judge = Compiled(self._judged)
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it is compiled."""
+        return isinstance(self._judge, Compiled)
+
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
         """The raw evidence about a batch ``(B, C, H, W)`` in [0, 1]."""
-        inputs = Inputs(image, context or {})
-        return self.detector.evidence(self.detector(inputs), inputs)
+        return self._evidence(*self._encoded(image, context))
+
+    def _encoded(
+        self, image: Tensor, context: Mapping[str, Tensor] | None
+    ) -> tuple[Inputs, Any, bool]:
+        inputs, reduced = Inputs(image, context or {}), computes_in_bfloat16(image.device)
+        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.amp and reduced):
+            return inputs, self.detector.encode(inputs), self.amp and reduced
+
+    def _evidence(self, inputs: Inputs, features: Any, reduced: bool) -> Evidence:
+        with torch.autocast(inputs.image.device.type, torch.bfloat16, enabled=reduced):
+            output = self.detector(inputs, features)
+        return self.detector.evidence(output, inputs)
 
     def standardized_maps(self, evidence: Evidence, image: Tensor) -> dict[str, Tensor]:
         """Standardises each map and brings it to the size of the image ``(B, C, H, W)``."""
@@ -163,8 +188,11 @@ class AnomalyScorer(nn.Module):
         Returns:
             The scores with their parts and maps.
         """
-        evidence = self.evidence(image, context)
-        maps = self.standardized_maps(evidence, image)
+        return self._judge(*self._encoded(image, context))
+
+    def _judged(self, inputs: Inputs, features: Any, reduced: bool) -> ImageScores:
+        evidence = self._evidence(inputs, features, reduced)
+        maps = self.standardized_maps(evidence, inputs.image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
         alone = self.of_members(evidence, maps)

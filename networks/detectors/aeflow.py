@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
-from monai.metrics.regression import compute_ssim_and_cs
 from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +22,7 @@ from ..loss import AEFlowLoss, likelihoods
 from ..mixture import LabelledMixture
 from ..normative import NormativeMap, by_case, smoothed
 from ..pooling import top_mean
+from ..similarity import StructuralSimilarity
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
 logger = logging.getLogger(__name__)
@@ -138,6 +138,7 @@ class AEFlowDetector(Detector):
         # host wait for the device and cannot be exported.
         kernel = gaussian_1d(torch.tensor(float(smoothing)))
         self.register_buffer("blur_kernel", kernel, persistent=False)
+        self.similarity = StructuralSimilarity()
 
     @property
     def flow_maps(self) -> tuple[str, ...]:
@@ -336,7 +337,7 @@ class AEFlowDetector(Detector):
         restored = self.restore(reconstruction, inputs.image)
         values = {
             "latent": -torch.stack(means).sum(dim=0),
-            "recon": -_ssim(restored, inputs.image),
+            "recon": -self.similarity(restored.clamp(0.0, 1.0), inputs.image),
             "density": self.density(output.pooled),
         }
         return Evidence(maps, values, restored)
@@ -361,15 +362,3 @@ def _spread_sigmas(indices: range, image: Tensor) -> Tensor:
     low, high = (math.log(sigma * min(image.shape[-2:]) / 224) for sigma in BLURS)
     shares = torch.tensor([index * GOLDEN % 1.0 for index in indices])
     return torch.exp(low + (high - low) * shares).to(image)
-
-
-def _ssim(reconstruction: Tensor, image: Tensor) -> Tensor:
-    ssim, _ = compute_ssim_and_cs(
-        y_pred=reconstruction.clamp(0.0, 1.0),
-        y=image,
-        spatial_dims=2,
-        kernel_size=(11, 11),
-        kernel_sigma=(1.5, 1.5),
-        data_range=1.0,
-    )
-    return ssim.flatten(1).mean(dim=1)

@@ -94,9 +94,12 @@ class Ensemble(Detector):
         for one in self._all:
             one.load_encoder(state_dict)
 
-    def encode(self, inputs: Inputs) -> list[Tensor]:
-        """The features of all members, one after the other."""
-        return [feature for one in self._all for feature in one.encode(inputs)]
+    def encode(self, inputs: Inputs) -> list[Tensor] | None:
+        """The features of all members, one after the other; None where they have none."""
+        found = [one.encode(inputs) for one in self._all]
+        if any(one is None for one in found):
+            return None
+        return [feature for one in found for feature in one]
 
     def forward(
         self, inputs: Inputs, features: Any = None, stage: str | None = None

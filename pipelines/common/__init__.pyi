@@ -1,5 +1,6 @@
 from .archive import read_archive as read_archive
 from .devices import choose_device as choose_device
+from .devices import compiling_pays as compiling_pays
 from .distributed import average as average
 from .distributed import barrier as barrier
 from .distributed import from_main as from_main

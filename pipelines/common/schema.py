@@ -295,7 +295,10 @@ class Options(BaseModel):
     )
     seed: FromZero = Field(description="of everything random")
     device: Device = Field(description="where to compute; `auto` takes a GPU if there is one")
-    amp: Flag = Field(description="train in bfloat16 on a GPU")
+    amp: Flag = Field(description="compute in bfloat16 on a GPU; the model keeps to it")
+    compile: Annotated[str, _one_of("auto", "always", "never")] = Field(
+        description="when PyTorch compiles the network; `auto` on a GPU, for runs that repay it"
+    )
     num_workers: FromZero = Field(description="worker processes; they do not change the result")
     max_gigabytes: Positive = Field(description="memory that one image may take, in GiB")
     max_seconds: Positive = Field(description="time that reading one image may take")

@@ -103,6 +103,7 @@ def export_model(
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
     image_size = content["preprocessing"]["image_size"]
+    scorer.amp = False  # a file computes in 32 bits, and is compared so
     exported = ExportedScorer(scorer, image_size)
     with replacing(output) as temporary:
         chosen.write(exported, temporary, describe(content, scorer))

@@ -76,6 +76,7 @@ PACKAGES = ("aeflow", "torch", "monai", "numpy", "pytorch-ignite", "nibabel")
 FREE = (
     "resume", "checkpoint_epochs", "checkpoint_minutes", "dataset_dir", "output_dir", "ckpt_dir",
     "tracking_uri", "system_metrics", "register_model", "save_maps", "device", "num_workers",
+    "compile",
 )  # fmt: skip
 """Options that may change when a training goes on; the data are known by their content."""
 

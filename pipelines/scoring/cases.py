@@ -21,13 +21,19 @@ from torch import Tensor
 from networks import AnomalyScorer, ImageScores, Part, part_column
 from networks.calibration import Calibration
 from networks.scope import Scope
-from pipelines.common import require_part
+from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
 from transforms.readers import all_finite
 from transforms.slices import on_grid, to_native
+
+REPAID_BY_SCORING = 500_000
+"""Images over which compiling a scorer for a minute is repaid, on an H100 and at 256 pixels."""
+
+USUAL_SLICES = 100
+"""Slices of a volume, before it is read."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,7 @@ class CaseEvaluator(SupervisedEvaluator):
         inferer: runs it over slices; by default a `ScoreSlices`.
         reference: scores of held-out normal volumes; a model without has none.
         scope: what the model was made for; None for unknown.
+        compiling: when to compile the scorer, see `compiling_pays`.
         **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
 
     Raises:
@@ -108,6 +115,7 @@ class CaseEvaluator(SupervisedEvaluator):
         inferer: ScoreSlices | None = None,
         reference: CaseReference | None = None,
         scope: Scope | None = None,
+        compiling: str = "never",
         **kwargs: Any,
     ) -> None:
         require_part("network_def", scorer, AnomalyScorer)
@@ -116,12 +124,18 @@ class CaseEvaluator(SupervisedEvaluator):
         self.scorer = scorer
         self.reference = reference
         self.scope = scope
+        self.compiling = compiling
         self.add_event_handler(Events.STARTED, lambda engine: engine.scorer.to(engine.state.device))
 
     def score(self, dataloader: ThreadDataLoader) -> None:
         """Scores the cases of a loader, in place of those that the engine was made for."""
         self.data_loader = dataloader
         self.state.epoch_length = len(dataloader)
+        dataset: Any = dataloader.dataset
+        volumetric = getattr(dataset.read, "volumetric", False)
+        images = len(dataset) * (USUAL_SLICES if volumetric else 1)
+        if compiling_pays(self.compiling, self.state.device, images, REPAID_BY_SCORING):
+            self.scorer.accelerate()
         self.run()
 
     def _iteration(  # type: ignore[override]
@@ -234,17 +248,24 @@ class ScoreSlices(Inferer):
         gathered: dict[str, list[Tensor]] = {}
         for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
-            around = {name: value[where].to(device) for name, value in (context or {}).items()}
-            found = _columns(
-                network.score_image(images[where].to(device), around), network.calibration
-            )
+            own = {"": images, **(context or {})}
+            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
+            found = _columns(network.score_image(around.pop(""), around), network.calibration)
+            count = len(images[where])
             for name, value in found.items():
-                gathered.setdefault(name, []).append(value.cpu())
+                gathered.setdefault(name, []).append(value[:count].cpu())
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
         if inputs.ndim != SERVED_NDIM:
             return scored
         scored["quantiles"] = network.calibration.quantiles.cpu()
         return {name: value[None] for name, value in scored.items()}
+
+    def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
+        """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""
+        missing = self.batch_size - len(values)
+        if not (network.accelerated and missing):
+            return values
+        return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
 
 
 def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:

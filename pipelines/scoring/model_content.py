@@ -26,6 +26,7 @@ class ScoringContent(BaseModel):
     detector: str
     config: dict[str, Any]
     fusion: dict[str, Any]
+    amp: bool = True
     preprocessing: dict[str, Any]
     modalities: Names
     volumetric: bool

@@ -17,7 +17,7 @@ from transforms.errors import InputError
 FORMAT = 4
 MODEL_NAME = "model.pt"
 
-OF_THE_SCORER = ("model", "format", "detector", "config", "fusion")
+OF_THE_SCORER = ("model", "format", "detector", "config", "fusion", "amp")
 """What a model file says of the scorer itself; all else are facts."""
 
 
@@ -41,6 +41,7 @@ def save_model(path: Path, scorer: AnomalyScorer, facts: Mapping[str, Any]) -> N
         "detector": scorer.detector.name,
         "config": dict(scorer.detector.config),
         "fusion": dict(scorer.fusion.config),
+        "amp": scorer.amp,
         **facts,
     }
     problem = content_problem(content)
@@ -146,7 +147,7 @@ def load_scorer(
 
 def _rebuilt(model: Mapping[str, Any]) -> AnomalyScorer:
     detector = DETECTORS[model["detector"]](**model["config"])
-    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]))
+    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]), model.get("amp", True))
     problem = (
         lacking("config", detector.config, model["config"])
         or lacking("fusion", scorer.fusion.config, model["fusion"])

@@ -20,7 +20,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
-from pipelines.common import average, derive_seed, from_main, own_draw, processes
+from pipelines.common import (
+    average,
+    compiling_pays,
+    derive_seed,
+    from_main,
+    own_draw,
+    processes,
+)
 from pipelines.training.batches import Labelled
 from pipelines.training.step import Step, Stepper
 from transforms.synthetic import SyntheticAnomalies
@@ -35,6 +42,9 @@ AVERAGE_DECAY = 0.998
 
 STATISTICS_BATCHES = 30
 """Batches on which BatchNorm's statistics are measured under the averaged weights."""
+
+REPAID_BY_TRAINING = 200_000
+"""Images over which compiling a stage for a minute is repaid, on an H100 and at 256 pixels."""
 
 MOST_EPOCHS = 100_000
 """Bound on the epochs of a stage that ends by the clock."""
@@ -60,6 +70,7 @@ class StageTrainer(SupervisedTrainer):
         average: whether the stage ends with an exponential average of its weights.
         cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
         labelled: anomalies from which it learns beside the normal images; None for none.
+        compiling: when to compile a cached stage, see `compiling_pays`.
         max_grad_norm: the norm of a group's gradients is clipped to it; 0 for no bound.
         max_epochs: number of epochs.
         val_data_loader: held-out normal images, on which the loss is told too, if any.
@@ -86,6 +97,7 @@ class StageTrainer(SupervisedTrainer):
         average: bool = False,
         cache_gigabytes: float = 8.0,
         labelled: Labelled | None = None,
+        compiling: str = "never",
         max_grad_norm: float = 0.0,
         max_epochs: int = 1,
         val_data_loader: Any = None,
@@ -102,6 +114,7 @@ class StageTrainer(SupervisedTrainer):
         self.terms = tuple(self.step.metrics())
         self.minutes, self.cosine = float(minutes), bool(cosine)
         self.max_grad_norm = float(max_grad_norm)
+        self.compiling = compiling
         self.trained = nn.ParameterList(p for group in self.groups.values() for p in group)
         self.averages = bool(average)
         self.average: AveragedModel | None = None
@@ -155,6 +168,12 @@ class StageTrainer(SupervisedTrainer):
         engine.began = time.monotonic()
         if engine.state.device.type == "cuda":
             engine.network.to(memory_format=torch.channels_last)
+        images = engine.state.max_epochs * len(engine.data_loader.dataset)
+        cached = engine.step.stage is not None and engine.step.stage.cached
+        if cached and compiling_pays(
+            engine.compiling, engine.state.device, images, REPAID_BY_TRAINING
+        ):
+            engine.step.accelerate(engine.network)
         if engine.averages:
             engine.average = AveragedModel(engine.trained, multi_avg_fn=_update_average)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from ignite.metrics import Average, Metric
 from torch import Tensor
 
 from networks import Detector, Inputs, Stage
+from networks.compiled import Compiled
 from pipelines.common import generator
 from pipelines.training.batches import Labelled, as_inputs
 from pipelines.training.cache import FeatureCache
@@ -66,6 +67,12 @@ class Stepper:
         self.labelled = labelled or None
         cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
         self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
+        self._loss: Callable[..., dict[str, Tensor]] = detector.loss
+        self._run: Callable[..., Any] | None = None
+
+    def accelerate(self, network: Callable[..., Any]) -> None:
+        """Compiles the network, but for the frozen encoder of a cached stage, and the loss."""
+        self._run, self._loss = Compiled(network), Compiled(self.detector.loss)
 
     def metrics(self, prefix: str = "") -> dict[str, Metric]:
         """Epoch means of the loss's terms, weighted by the batches' sizes."""
@@ -92,8 +99,8 @@ class Stepper:
             if self.labelled is not None:
                 source = generator(self.seed, "labelled", *draw, device=inputs.image.device)
                 inputs, mask, features = self._with_labelled(inputs, mask, features, source)
-            output = engine.inferer(inputs, engine.network, features, stage.name)
-            terms = self.detector.loss(output, inputs, stage.name, mask)
+            output = engine.inferer(inputs, self._run or engine.network, features, stage.name)
+            terms = self._loss(output, inputs, stage.name, mask)
         return Step(output, terms, mask)
 
     def encode(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> None:
@@ -103,7 +110,7 @@ class Stepper:
 
     def _cached(self, engine: Any, inputs: Inputs, batch: Mapping[str, Tensor]) -> Any:
         if self.cache is None:
-            return None
+            return self.detector.encode(inputs) if self._known_stage().cached else None
         return self.cache.encode(inputs, batch["index"], len(engine.data_loader.dataset))
 
     def _with_labelled(

@@ -4,9 +4,18 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from networks import DETECTORS
+from pipelines.common.plain import plain_options
+from pipelines.common.schema import check_values
+from pipelines.data import NormalSlices
+from pipelines.training import NormalBatches
 
 ROOT = Path(__file__).parents[2]
 TOYS = ROOT / "tests" / "networks" / "detectors" / "toys"
@@ -17,6 +26,12 @@ COLUMNS = {
     "search": ["unexplained_score"],
 }
 MOST_LINES = 40
+BUNDLE = ROOT / "bundles" / "aeflow"
+METHODS = sorted(
+    name
+    for name, method in DETECTORS.items()
+    if method.__module__.startswith("networks.") and name not in ("aeflow", "ensemble")
+)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -64,3 +79,23 @@ def test_a_method_trains_evaluates_infers_exports_and_is_served(
     answer = json.loads((tmp_path / "served.json").read_text())
     for column in ("score", *COLUMNS[name]):
         assert answer[column] == pytest.approx(float(whole[column]), abs=1e-4), column
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_ours_has_its_config(
+    name: str, make_slices: Callable[..., NormalSlices]
+) -> None:
+    usual = plain_options(json.loads((BUNDLE / "train.json").read_text()))
+    own = json.loads((BUNDLE / f"{name}.json").read_text())
+    assert {option for option in own if "#" not in option} <= set(usual)
+    parser = ConfigParser()
+    parser.read_config([BUNDLE / "train.json", BUNDLE / f"{name}.json"])
+    parser.update({"modalities": "flair,t2", "anatomy": "chest", "image_size": [32, 48]})
+    check_values(parser.get())
+    scorer = parser.get_parsed_content("network_def")
+    assert (scorer.detector.name, scorer.detector.in_channels) == (name, 2)
+    assert scorer.detector.contrast == "local"
+    assert {stage.name for stage in scorer.detector.stages} <= {"pretrain", "train"}
+    scorer.detector.prepare(NormalBatches(make_slices(torch.rand(4, 2, 32, 48))), None)
+    with torch.no_grad():
+        assert scorer.eval()(torch.rand(1, 2, 32, 48)).shape == (1, 1, 32, 48)

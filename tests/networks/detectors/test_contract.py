@@ -3,6 +3,7 @@
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from networks import DETECTORS, AnomalyScorer, Detector, Inputs, WeightedFusion
 from networks.detectors import register
+from networks.exported import ExportedScorer
 
 MakeImages = Callable[..., Tensor]
 TOYS = Path(__file__).parent / "toys"
@@ -19,10 +21,25 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aeflow": {
         "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4, "with_head": True,
     },
+    "aeflow_adversarial": {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4},
+    "aeflow_variational": {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4},
     "ensemble": {
         "member": "aeflow", "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4,
         "with_head": True,
     },
+    "deep_svdd": {"boundary": "soft"},
+    "dagmm": {},
+    "fastflow": {"strides": (8,), "steps": 2},
+    "padim": {"features": 20},
+    "patchcore": {"bank_size": 50},
+    "anatpaste": {},
+    "ae": {"width": 8, "code": 8},
+    "dae": {"width": 8},
+    "vae": {"image_size": 32, "width": 8, "latent": 8},
+    "anogan": {"image_size": 32, "width": 8, "latent": 8, "steps": 10},
+    "fanogan": {"image_size": 32, "width": 8, "latent": 8},
+    "adgan": {"image_size": 32, "width": 8, "latent": 8, "steps": 3, "starts": 2},
+    "atlas": {"image_size": 32, "width": 8, "classes": 3, "templates": 2},
     "mean_image": {"image_size": 32},
     "bank": {},
     "adversaries": {},
@@ -46,13 +63,14 @@ class Images:
 @pytest.fixture(params=CONFIGS)
 def name(request: pytest.FixtureRequest) -> Iterator[str]:
     method: str = request.param
-    if (TOYS / f"{method}.py").is_file():
+    toy = (TOYS / f"{method}.py").is_file()
+    if toy:
         spec = importlib.util.spec_from_file_location(f"toys.{method}", TOYS / f"{method}.py")
         assert spec is not None and spec.loader is not None
         module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
     yield method
-    if method not in ("aeflow", "ensemble"):
+    if toy:
         del DETECTORS[method]
 
 
@@ -106,6 +124,19 @@ def test_config_and_state_rebuild_it(fitted: Detector, make_images: MakeImages) 
     torch.testing.assert_close(found.anomaly_map, expected.anomaly_map)
 
 
+def test_it_can_be_exported_for_batches_of_any_size(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    if not fitted.exportable or fitted.name.startswith(("aeflow", "ensemble")):
+        return  # theirs is tested with the formats
+    scorer, image = scorer_of(fitted), make_images(3, seed=1)
+    scorer.calibration.n_normal.fill_(1)
+    module, sizes = ExportedScorer(scorer, (32, 32)), ({0: torch.export.Dim("batch")},)
+    exported: Any = torch.export.export(module, (image[:2],), dynamic_shapes=sizes).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(image), module(image), atol=1e-5, rtol=1e-5)
+
+
 def test_each_stage_lowers_what_its_groups_minimise(
     fitted: Detector, make_images: MakeImages
 ) -> None:
@@ -119,6 +150,34 @@ def test_each_stage_lowers_what_its_groups_minimise(
                 terms[term], list(group), retain_graph=True, allow_unused=True
             )
             assert any(g is not None and bool(g.abs().sum() > 0) for g in gradients), term
+
+
+def test_forward_and_loss_read_nothing_back(
+    fitted: Detector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # there is none there
+    detector = fitted.to("meta")  # where tensors have no values; on a GPU, reading one waits for it
+    image, mask = torch.empty(2, 4, 1, 32, 32, device="meta")
+    for stage in detector.stages:
+        output = detector(Inputs(image), stage=stage.name)
+        detector.loss(output, Inputs(image), stage.name, mask)
+    detector(Inputs(image))
+
+
+def test_the_memory_format_of_a_gpu_changes_nothing(
+    fitted: Detector, make_images: MakeImages
+) -> None:
+    image = make_images(3, seed=1)
+    with torch.no_grad():
+        expected = scorer_of(fitted).score_image(image).score
+        fitted.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = Inputs(image.contiguous(memory_format=torch.channels_last))
+        found = scorer_of(fitted).score_image(inputs.image).score
+        mask = torch.zeros_like(inputs.image)
+        for stage in fitted.stages:
+            terms = fitted.loss(fitted(inputs, stage=stage.name), inputs, stage.name, mask)
+            assert all(value.isfinite() for value in terms.values())
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_cached_features_change_nothing(fitted: Detector, make_images: MakeImages) -> None:

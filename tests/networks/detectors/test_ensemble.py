@@ -126,5 +126,5 @@ def test_the_first_gives_what_the_data_decide_alone() -> None:
 def test_mistakes_are_told() -> None:
     with pytest.raises(ArgumentError, match="ensemble: expected at least 2, got 1"):
         ensemble(1)
-    with pytest.raises(ArgumentError, match="member: expected one of 'aeflow'.*'aeflo'"):
+    with pytest.raises(ArgumentError, match="member: expected one of .*'aeflow'.*, got 'aeflo'"):
         DETECTORS["ensemble"](member="aeflo")

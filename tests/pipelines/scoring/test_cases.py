@@ -59,6 +59,21 @@ def evaluated(scorer: AnomalyScorer, cases: list[Case], **kwargs: Any) -> dict[s
     return output
 
 
+def test_a_compiled_scorer_sees_batches_of_one_size(
+    scorer: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, seen = make_images(5, seed=1), []
+    monkeypatch.setattr(
+        torch, "compile", lambda run: lambda *a: seen.append(len(a[0].image)) or run(*a)
+    )
+    with torch.no_grad():
+        expected = ScoreSlices(2)(images, scorer)
+        scorer.accelerate()
+        found = ScoreSlices(2)(images, scorer)
+    assert seen == [2, 2, 2]
+    torch.testing.assert_close(found, expected)
+
+
 def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: MakeImages) -> None:
     images = make_images(5, seed=1)
     with torch.no_grad():

@@ -1,0 +1,38 @@
+"""Functions that PyTorch compiles, where it can."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._dynamo.exc import TorchDynamoException
+
+logger = logging.getLogger(__name__)
+
+
+class Compiled:
+    """A function that is compiled at its first call, and runs as it is where that fails.
+
+    Args:
+        function: of tensors, and of tuples, lists and dicts of them.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.plain = function
+        self.run: Callable[..., Any] = torch.compile(function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the function."""
+        try:
+            return self.run(*arguments)
+        except TorchDynamoException as error:
+            logger.warning("Not compiled, which changes the time alone: %s", first_line(error))
+            self.run = self.plain
+            return self.plain(*arguments)
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the beginning of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -1,0 +1,144 @@
+"""What methods on features share: an encoder that learns to find synthetic anomalies, frozen then.
+
+The papers take an encoder that has seen ImageNet. Here it is `networks.Encoder`, with the weights
+that a user names, or pre-trained as AE-Flow's is, so that methods differ by what they make of the
+features alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..aeflow import HEAD_STRIDES
+from ..encoder import Encoder, check_strides
+from ..errors import ArgumentError
+from ..head import DetectionHead
+from ..pooling import top_mean
+from .contract import Batches, Detector, Inputs, Stage
+
+
+class HeadOutput(NamedTuple):
+    """What pre-training needs of the network.
+
+    Attributes:
+        head: logits of an anomaly, ``(B, 1, H / 8, W / 8)``.
+    """
+
+    head: Tensor
+
+
+class PretrainedDetector(Detector):
+    """A method on features of a frozen encoder: gives `from_features`, and what it fits to them.
+
+    Args:
+        in_channels: channels of the image.
+        strides: of the features, among 4, 8, 16, 32, ascending.
+        encoder: one of `networks.ENCODERS`.
+        with_head: whether a head pre-trains the encoder; without one its weights are to be loaded.
+        head_pool: share of the highest logits whose mean tells an image with an anomaly.
+        contrast: see `Detector`.
+
+    Attributes:
+        channels: of the features, per stride.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        strides: Sequence[int] = (8, 16),
+        encoder: str = "resnet18",
+        with_head: bool = True,
+        head_pool: float = 0.1,
+        contrast: str = "none",
+    ) -> None:
+        self.strides = check_strides("strides", strides)
+        super().__init__(
+            in_channels,
+            contrast,
+            strides=self.strides,
+            encoder=encoder,
+            with_head=bool(with_head),
+            head_pool=float(head_pool),
+        )
+        read = sorted({*self.strides, *HEAD_STRIDES}) if with_head else self.strides
+        self.encoder = Encoder(encoder, in_channels, read)
+        channels = dict(zip(self.encoder.strides, self.encoder.channels, strict=True))
+        self.channels = tuple(channels[stride] for stride in self.strides)
+        self.head = DetectionHead([channels[s] for s in HEAD_STRIDES]) if with_head else None
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Pre-training of encoder and head, if there is a head."""
+        if self.head is None:
+            return ()
+        found = [*self.encoder.parameters(), *self.head.parameters()]
+        return (Stage("pretrain", {"loss": found}, ("loss",), synthetic=True),)
+
+    def load_encoder(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Loads the state dict of torchvision's network of the same name."""
+        self.encoder.load_torchvision_state_dict(state_dict)
+
+    def encode(self, inputs: Inputs) -> list[Tensor]:
+        """The features ``(B, channels[i], H / strides[i], W / strides[i])``."""
+        return self._read(inputs, self.strides)
+
+    def from_features(self, features: Sequence[Tensor]) -> Any:
+        """What the method makes of the features of `encode`."""
+        raise NotImplementedError
+
+    def forward(self, inputs: Inputs, features: Any = None, stage: str | None = None) -> Any:
+        """Runs the head in pre-training, else the method; see `Detector.forward`."""
+        if stage == "pretrain":
+            assert self.head is not None
+            return HeadOutput(self.head(self._read(inputs, HEAD_STRIDES)))
+        return self.from_features(self.encode(inputs) if features is None else features)
+
+    def loss(
+        self, output: Any, inputs: Inputs, stage: str, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """In pre-training the cross-entropy of the head's logits with the masks' cover.
+
+        Of a labelled image without a mask, the pooled logits are to tell an anomaly.
+        """
+        if mask is None:
+            raise ArgumentError("mask: pre-training needs the masks of the synthetic anomalies.")
+        logits = output.head.float()
+        cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
+        located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
+        whole = F.softplus(-top_mean(logits, self.config["head_pool"]))
+        unknown = cover.flatten(1).isnan().any(dim=1)
+        return {"loss": torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()}
+
+    def prepare(self, batches: Batches, stage: str | None) -> None:
+        """Frees the encoder for pre-training, freezes it after."""
+        super().prepare(batches, stage)
+        if stage == "pretrain":
+            self.encoder.unfreeze()
+        else:
+            self.encoder.freeze()
+
+    def detected(self, output: HeadOutput) -> Tensor:
+        """The pooled logits of the head."""
+        return top_mean(output.head.float(), self.config["head_pool"])
+
+    def _read(self, inputs: Inputs, strides: Sequence[int]) -> list[Tensor]:
+        features = self.encoder(self.normalize(inputs.image))
+        found = dict(zip(self.encoder.strides, features, strict=True))
+        return [found[stride] for stride in strides]
+
+
+def stacked(features: Sequence[Tensor], mode: str) -> Tensor:
+    """Features of several strides in one tensor, on the grid of the finest.
+
+    Args:
+        features: ``(B, channels[i], h_i, w_i)``, finest first.
+        mode: of the interpolation of the others.
+    """
+    size = (features[0].shape[-2], features[0].shape[-1])
+    others = [F.interpolate(one, size=size, mode=mode) for one in features[1:]]
+    return torch.cat([features[0], *others], dim=1)
