@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,21 @@ class Gathered:
     examples: list[Example]
     thumbnails: dict[str, bytes]
     failures: list[FailedCase]
+
+
+def _joined(parts: Sequence[Gathered]) -> Gathered:
+    """What several processes have gathered, in their order; all know the same failures."""
+    whole, keeper = parts[0], ExampleKeeper()
+    for part in parts:
+        for example in part.examples:
+            keeper.offer(example)
+    for part in parts[1:]:
+        whole.rows.extend(part.rows)
+        whole.pixels.merge(part.pixels)
+        for name, trivial in part.baseline_pixels.items():
+            whole.baseline_pixels.setdefault(name, PixelHistogram()).merge(trivial)
+        whole.thumbnails.update(part.thumbnails)
+    return replace(whole, examples=keeper.examples())
 
 
 class CaseStore:
@@ -136,7 +151,7 @@ class CaseRun:
     def run(self) -> Gathered:
         """Scores the cases and gathers all results; a scorer must be calibrated by then.
 
-        Several processes score some of the cases each, and the first one gathers what all wrote.
+        Several processes score some of the cases each, and gather some of what all have written.
         """
         writable_folder(self.output_dir)
         parameters = getattr(self.dataset.read, "parameters", None)
@@ -152,10 +167,11 @@ class CaseRun:
         own = tuple(cases[n] for i, n in enumerate(left) if i // size % processes() == rank())
         failures = of_all(self._score(own, store) if own else [])
         failures.sort(key=lambda failed: cases.index(failed.case))
-        if not is_main():
-            return self._gather((), store, failures)
-        self._write_failures(failures)
-        return self._gather(cases, store, failures)
+        if is_main():
+            self._write_failures(failures)
+        first, end = (len(cases) * one // processes() for one in (rank(), rank() + 1))
+        parts = of_all([self._gather(cases[first:end], store, failures)])
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     @property
     def _pixel_threshold(self) -> float:
