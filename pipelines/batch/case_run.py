@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,17 @@ from monai.data.thread_buffer import ThreadDataLoader
 
 from pipelines.batch.results import is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
-from pipelines.common import check_values, require_part, writable_folder, write_csv
+from pipelines.common import (
+    check_values,
+    from_main,
+    is_main,
+    of_all,
+    processes,
+    rank,
+    require_part,
+    writable_folder,
+    write_csv,
+)
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example, ExampleKeeper, candidates
@@ -44,6 +54,21 @@ class Gathered:
     examples: list[Example]
     thumbnails: dict[str, bytes]
     failures: list[FailedCase]
+
+
+def _joined(parts: Sequence[Gathered]) -> Gathered:
+    """What several processes have gathered, in their order; all know the same failures."""
+    whole, keeper = parts[0], ExampleKeeper()
+    for part in parts:
+        for example in part.examples:
+            keeper.offer(example)
+    for part in parts[1:]:
+        whole.rows.extend(part.rows)
+        whole.pixels.merge(part.pixels)
+        for name, trivial in part.baseline_pixels.items():
+            whole.baseline_pixels.setdefault(name, PixelHistogram()).merge(trivial)
+        whole.thumbnails.update(part.thumbnails)
+    return replace(whole, examples=keeper.examples())
 
 
 class CaseStore:
@@ -124,20 +149,29 @@ class CaseRun:
         self.further = tuple(further)
 
     def run(self) -> Gathered:
-        """Scores the cases and gathers all results; a scorer must be calibrated by then."""
+        """Scores the cases and gathers all results; a scorer must be calibrated by then.
+
+        Several processes score some of the cases each, and gather some of what all have written.
+        """
         writable_folder(self.output_dir)
         parameters = getattr(self.dataset.read, "parameters", None)
         rate = float(self.scorer.calibration.target_fpr)
         settings = (self.save_maps, self.save_panels, len(self.further), rate, parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        pending = tuple(case for case in cases if not store.done(case))
-        if len(pending) < len(cases):
-            done = len(cases) - len(pending)
+        left = from_main(lambda: [n for n, case in enumerate(cases) if not store.done(case)])
+        if len(left) < len(cases):
+            done = len(cases) - len(left)
             logger.info("%d of %d cases are finished already.", done, len(cases))
-        failures = self._score(pending, store) if pending else []
-        self._write_failures(failures)
-        return self._gather(cases, store, failures)
+        size = self.dataloader.batch_size or 1
+        own = tuple(cases[n] for i, n in enumerate(left) if i // size % processes() == rank())
+        failures = of_all(self._score(own, store) if own else [])
+        failures.sort(key=lambda failed: cases.index(failed.case))
+        if is_main():
+            self._write_failures(failures)
+        first, end = (len(cases) * one // processes() for one in (rank(), rank() + 1))
+        parts = of_all([self._gather(cases[first:end], store, failures)])
+        return parts[0] if len(parts) == 1 else _joined(parts)
 
     @property
     def _pixel_threshold(self) -> float:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from collections.abc import Mapping
 
+import ignite.distributed as idist
 import torch
+
+from pipelines.common.distributed import processes
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """The device of this name; ``auto`` is the GPU, where there is one."""
+    """The device of this name; ``auto`` is the GPU, where there is one, or this process's own."""
+    if device != "cpu" and processes() > 1:
+        return idist.device()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)
@@ -44,6 +50,8 @@ def pays_bfloat16(device: torch.device) -> bool:
     such instructions bfloat16 is emulated, and slower.
     """
     if device.type == "cpu":
-        found = torch.cpu.get_capabilities()
+        found: Mapping[str, bool] = getattr(
+            torch.cpu, "get_capabilities", dict
+        )()  # older versions cannot tell
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return device.type == "cuda"

@@ -17,6 +17,7 @@ from monai.utils import ensure_tuple
 
 from networks.choices import nearest
 from networks.errors import ArgumentError
+from pipelines.common.distributed import first_to_fail
 from pipelines.common.plain import is_plain, is_value, paragraph, plain_options
 from pipelines.common.schema import check_values
 from transforms.errors import InputError
@@ -107,7 +108,12 @@ def executed_options() -> dict[str, Any]:
 def tell_mistake(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """Replaces the traceback of a user's mistake by one paragraph; for `sys.excepthook`."""
+    """Replaces the traceback of a user's mistake by one paragraph; for `sys.excepthook`.
+
+    Of several processes the first that fails tells why; the others fail for want of it.
+    """
+    if not first_to_fail():
+        return
     mistake = None if os.environ.get(TRACEBACK_VARIABLE) else find_mistake(error)
     if mistake is None:
         sys.__excepthook__(kind, error, trace)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from pipelines.common.distributed import is_main
 from pipelines.common.failures import on_failure
 from pipelines.common.files import write_json
 
@@ -54,7 +55,7 @@ class Meter:
         self.began = self.spoke = time.monotonic()
         self.bar: Any = (
             tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
-            if sys.stderr.isatty()
+            if is_main() and sys.stderr.isatty()
             else None
         )
 
@@ -157,7 +158,9 @@ class ProgressFile:
         self._done = dict(state["done"])
 
     def write(self, phase: str, epoch: int, of: int, metrics: Mapping[str, float]) -> None:
-        """Takes the place of what the file said before."""
+        """Takes the place of what the file said before; the first of several processes writes."""
+        if not is_main():
+            return
         self._done[phase] = epoch
         content = {
             "phase": phase,

@@ -246,11 +246,11 @@ class Options(BaseModel):
         description="duration in place of the epochs; only epochs repeat exactly"
     )
     pretrain_epoch_size: FromOne = Field(description="least number of images of such an epoch")
-    pretrain_batch_size: FromOne = Field(description="images at once")
+    pretrain_batch_size: FromOne = Field(description="images at once, of each process")
     pretrain_learning_rate: Positive = Field(description="of AdamW")
     pretrain_weight_decay: Amount = Field(description="of AdamW")
     max_epochs: FromOne = Field(description="of training flow and decoder")
-    batch_size: FromOne = Field(description="images at once")
+    batch_size: FromOne = Field(description="images at once, of each process")
     learning_rate: Positive = Field(description="of Adam")
     weight_decay: Amount = Field(description="of Adam")
     max_grad_norm: Amount = Field(description="the gradients' norm is clipped to it")

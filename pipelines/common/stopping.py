@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
+from pipelines.common.distributed import is_main, processes
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -45,7 +47,10 @@ class StopSignals:
 
     @contextmanager
     def deferring(self) -> Iterator[None]:
-        """Lets a block look at `received` and end by itself; a second signal does not wait."""
+        """Lets a block look at `received` and end by itself; a second signal does not wait.
+
+        Of several processes each may be told twice, by a scheduler and by torchrun: they wait.
+        """
         self._deferred = True
         try:
             yield
@@ -60,14 +65,15 @@ class StopSignals:
         waited = self.received is not None
         self.received = signal.Signals(number)
         self._first()
-        if waited or not self._deferred:
+        if not self._deferred or (waited and processes() == 1):
             self._leave(self.received)
 
     def _leave(self, received: signal.Signals) -> NoReturn:
         self.ignore()
         for handler in logging.root.handlers:  # engines would tell the end as an error
             handler.addFilter(lambda record: not record.name.startswith("ignite."))
-        sys.stderr.write(f"\nStopped by {received.name}. {self.advice}\n")
+        if is_main():
+            sys.stderr.write(f"\nStopped by {received.name}. {self.advice}\n")
         raise SystemExit(128 + received)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from networks.choices import nearest
-from pipelines.common import counted
+from pipelines.common import counted, main_first
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened
@@ -111,7 +111,8 @@ def _read(
 ) -> tuple[Cohort, list[str]]:
     notes: list[str] = []
     if not dataset_dir:
-        dataset_dir, layout = str(ensure_phantom_dataset()), "brats"
+        with main_first():
+            dataset_dir, layout = str(ensure_phantom_dataset()), "brats"
         notes.append(PHANTOM_NOTE)
     return read_cohort(dataset_dir, layout, modalities, patient_pattern=patient_pattern), notes
 

@@ -17,7 +17,7 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, counted, spare_threads, track
+from pipelines.common import EpochSampler, counted, processes, rank, share, spare_threads, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
@@ -113,22 +113,25 @@ def slice_loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """Batches of slices, in their order or shuffled by (seed, phase, epoch).
 
-    A shuffled epoch has no last batch of one slice, by which nothing can be normalised.
+    A shuffled epoch has no last batch of one slice, by which nothing can be normalised. Several
+    processes have their shares: their shuffled batches together are the batch of one process.
 
     Args:
         dataset: the slices.
-        batch_size: slices per batch.
+        batch_size: slices per batch of a process.
         seed: the run's seed.
         phase: name of the phase that shuffles them anew for each epoch; None keeps the order.
         min_samples: least length of an epoch; a smaller data set is gone through several times.
         num_workers: worker processes; the result does not depend on it.
     """
-    sampler = EpochSampler(dataset, seed, phase, int(min_samples)) if phase else None
+    sampler: Any = share(len(dataset), int(batch_size))
+    if phase:
+        sampler = EpochSampler(dataset, seed, phase, int(min_samples), processes(), rank())
     return DataLoader(
         dataset,
         batch_size=int(batch_size),
         sampler=sampler,
-        drop_last=sampler is not None and len(sampler) > 1 == len(sampler) % int(batch_size),
+        drop_last=phase is not None and len(sampler) > 1 == len(sampler) % int(batch_size),
         num_workers=num_workers,
         collate_fn=_as_is,
         pin_memory=torch.cuda.is_available(),

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from networks.conformal import flagged_by_others
-from pipelines.common import FolderLock, counted, duration, write_json
+from pipelines.common import FolderLock, counted, duration, is_main, leave, main_first, write_json
 from pipelines.data import Data, seen_content
 from pipelines.metrics import Figure, image_metrics
 from pipelines.outputs import save_recalibration
@@ -75,7 +75,9 @@ class Calibrating:
                 "kept. Choose another folder with --output_dir."
             )
         lock = FolderLock(self.output_dir, "output_dir")
-        lock.acquire()
+        with main_first():
+            if is_main():
+                lock.acquire()
         note = self.calibrator.check()
         notes = [*self.data.notes, *([note] if note else [])]
         calibrator, scorer = self.calibrator, self.calibrator.scorer
@@ -86,6 +88,8 @@ class Calibrating:
         calibrator.fit(gathered)
         reference = self._reference(calibrator.slice_scores)
         new = self._judged(calibrator.slice_scores, reference, by_others=True)
+        if not leave():
+            return
         told = {
             "before": old,
             "after": new,

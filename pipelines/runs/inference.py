@@ -43,9 +43,9 @@ class Inference(Session):
         self.inputs = inputs
         self.left_out = inputs.left_out
 
-    def begin(self) -> None:
+    def _open(self) -> None:
         """Lists beforehand what is not used, and says what the model has seen."""
-        super().begin()
+        super()._open()
         seen = seen_by(self.model, self.inputs.cases)
         if seen:
             self.notes.append(

@@ -18,6 +18,9 @@ from pipelines.common import (
     duration,
     executed_options,
     installed_version,
+    is_main,
+    leave,
+    main_first,
     write_csv,
 )
 from pipelines.metrics import ScoreRow, Verdict, batch_notes
@@ -74,10 +77,18 @@ class Session:
         self.finish()
 
     def begin(self) -> None:
-        """Takes the folders, listens to signals that stop the run, and opens the tracking."""
+        """Opens the run; the others of several processes follow the first."""
+        self.stops.listen(self.tracker.stop)
+        with main_first():
+            if is_main():
+                self._open()
+            else:
+                self._follow()
+
+    def _open(self) -> None:
+        """Takes the folders and opens the tracking."""
         for lock in self.locks:
             lock.acquire()
-        self.stops.listen(self.tracker.stop)
         self._prepare()
         self.tracker.start(self._parameters(), self._tags())
         if self.tracker.active:
@@ -86,12 +97,16 @@ class Session:
     def finish(self) -> None:
         """Scores the cases, writes and tracks what comes out, and says where everything is.
 
+        Several processes share the cases; the first one does the rest.
+
         Raises:
             InputError: at the end, when cases had to be left out: the exit code is to say that
                 not all is well.
         """
         with self.tracker.guard():
             gathered = self.case_run.run()
+            if not leave():
+                return
             rate = float(self.evaluator.scorer.calibration.target_fpr)
             self.notes += batch_notes(gathered.rows, rate)
             metrics = self._measure(gathered)
@@ -107,6 +122,9 @@ class Session:
         judged = "" if self.verdict is None else str(self.verdict)
         logger.info(framed(self.notes, self._lines(gathered, metrics), places, judged))
         self._refuse(gathered)
+
+    def _follow(self) -> None:
+        """What another process than the first needs of what that one opened."""
 
     def _prepare(self) -> None:
         """What is written before the tracking is opened."""

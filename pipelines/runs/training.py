@@ -22,6 +22,9 @@ from pipelines.common import (
     counted,
     executed_config,
     installed_version,
+    is_main,
+    main_first,
+    processes,
     replacing,
     write_csv,
     write_json,
@@ -164,7 +167,7 @@ class Training(Evaluation):
         epoch |= engine.validator.state.metrics
         self.history.append({name: float(value) for name, value in epoch.items()})
 
-    def begin(self) -> None:
+    def _open(self) -> None:
         """Checks what can be checked beforehand, and opens the tracking.
 
         A training that was interrupted goes on, in its own run; the run of one that is given up
@@ -180,8 +183,12 @@ class Training(Evaluation):
             self.notes.append(note)
             logger.warning("Note: %s", note)
         check_registry(self.tracker, self.register_model)
-        super().begin()
+        super()._open()
         logger.info("Tracking: %s", self.tracker.where)
+
+    def _follow(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.follow()
 
     def _prepare(self) -> None:
         if self.config.get("tracking_uri"):
@@ -200,6 +207,7 @@ class Training(Evaluation):
             "the data's division": self.data.fingerprint,
             "the data's content": content_digest(self._known()),
             **{name: value for name, value in options.items() if name not in FREE},
+            **({"number of processes": processes()} if processes() > 1 else {}),
             **{f"version of {name}": value for name, value in installed_versions().items()},
         }
 
@@ -226,15 +234,20 @@ class Training(Evaluation):
         super()._track_data()
 
     def save_model(self) -> None:
-        """Writes the calibrated model, whole or not at all."""
+        """Writes the calibrated model, whole or not at all; one of several processes does."""
         with self.tracker.guard():
             reference = self.case_reference()
             self.evaluator.reference = reference
             self.evaluator.scope = self.fit_scope()
-            keep_previous(self.model_path)
-            save_model(self.model_path, self.evaluator.scorer, self.facts(reference))
-            self.model_path.with_name(PLAN_NAME).unlink(missing_ok=True)  # of an earlier model
-            write_json(self.split_path, self.data.split.as_dict())
+            with main_first():
+                if is_main():
+                    self._write_model(reference)
+
+    def _write_model(self, reference: CaseReference) -> None:
+        keep_previous(self.model_path)
+        save_model(self.model_path, self.evaluator.scorer, self.facts(reference))
+        self.model_path.with_name(PLAN_NAME).unlink(missing_ok=True)  # of an earlier model
+        write_json(self.split_path, self.data.split.as_dict())
         logger.info("Model written: %s", self.model_path)
 
     def case_reference(self) -> CaseReference:

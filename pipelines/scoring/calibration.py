@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
 from networks.conformal import patient_weights, patients_needed, supported_rate
-from pipelines.common import EngineProgress, counted
+from pipelines.common import EngineProgress, counted, of_all, share, take_from_main
 from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
 
@@ -34,7 +34,8 @@ class Calibrator:
 
     The raw evidence about all of them is gathered in one pass; from it come the standardisation of
     the maps, then of the parts, then of the score with its quantiles, the threshold at the target
-    false-positive rate, the pixel threshold and the levels from which severity bands are read.
+    false-positive rate, the pixel threshold and the levels from which severity bands are read. Of
+    several processes each sees its share of the images; what is fitted is fitted on all.
 
     Args:
         scorer: the trained scorer.
@@ -77,8 +78,8 @@ class Calibrator:
         self.fitted_on = len({one for one, taken in zip(patients, fitting, strict=True) if taken})
         self.patients = [one for one, taken in zip(patients, fitting, strict=True) if not taken]
         self.case_numbers = dataset.case_numbers[~fitting]
-        self.loader = _only(loader, ~fitting)
-        self.fitting_loader = _only(loader, fitting)
+        self.loader = _only(loader, ~fitting, share)
+        self.fitting_loader = _only(loader, fitting, lambda count, _: range(count))
 
     def check(self) -> str | None:
         """Says before the training which rate the patients at hand support.
@@ -124,8 +125,9 @@ class Calibrator:
         self.slice_scores = scores.double().cpu().numpy()
         if calibration.members is not None:
             alone = [self._members(evidence, body) for evidence, body in gathered]
-            calibration.fit_members(torch.cat(alone))
-        calibration.fit_pixels(torch.cat([pixels for _, pixels in pooled]), self.pixel_fpr)
+            calibration.fit_members(self._together(alone))
+        calibration.fit_pixels(self._together([pixels for _, pixels in pooled]), self.pixel_fpr)
+        take_from_main(calibration)
         logger.info(
             "Calibrated on %s of %s: threshold %.3f standard deviations for a false-positive rate "
             "of %.3g.",
@@ -148,12 +150,19 @@ class Calibrator:
         self, gathered: Gathered, pooled: list[tuple[dict[str, Tensor], Tensor]]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """The raw parts and values of all batches, ``(N,)`` each."""
-        raw = {name: torch.cat([one[name] for one, _ in pooled]) for name in self.scorer.parts}
+        raw = {n: self._together([one[n] for one, _ in pooled]) for n in self.scorer.parts}
         values = {
-            name: torch.cat([evidence.values[name] for evidence, _ in gathered])
+            name: self._together([evidence.values[name] for evidence, _ in gathered])
             for name in gathered[0][0].values
         }
         return raw, values
+
+    def _together(self, batches: list[Tensor]) -> Tensor:
+        """Values of all images in their order, with those that other processes saw."""
+        own = torch.cat(batches)
+        if len(self.loader.sampler) == len(self.loader.dataset):
+            return own
+        return torch.cat(of_all([own.cpu()])).to(own.device)
 
     def gather(self) -> Gathered:
         """The evidence of each batch, its maps on the CPU, with the body."""
@@ -182,7 +191,7 @@ class Calibrator:
     def _fit_maps(self, gathered: Gathered) -> None:
         for name in self.scorer.map_names:
             inside = [_inside(found.maps[name], body) for found, body in gathered]
-            self.scorer.calibration.maps.fit(name, torch.cat(inside).to(self.device))
+            self.scorer.calibration.maps.fit(name, self._together(inside).to(self.device))
 
     def _pool(self, evidence: Evidence, body: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """The raw parts of a batch, and the fused map's values at pixels of the body."""
@@ -228,12 +237,17 @@ def calibrator_like(
     return Calibrator(scorer, loader, device, rate, pixels)
 
 
-def _only(loader: DataLoader[dict[str, Tensor]], chosen: NDArray[np.bool_]) -> Any:
-    """A loader of some of the images; the loader itself, if these are all."""
+def _only(
+    loader: DataLoader[dict[str, Tensor]],
+    chosen: NDArray[np.bool_],
+    shared: Callable[[int, int], range],
+) -> Any:
+    """A loader of this process's share of some images; the loader itself, if these are all."""
     if chosen.all():
         return loader
     subset = Subset(loader.dataset, np.flatnonzero(chosen).tolist())
-    return DataLoader(subset, batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    size = loader.batch_size or 1
+    return DataLoader(subset, size, sampler=shared(len(subset), size), collate_fn=loader.collate_fn)
 
 
 def _inside(maps: Tensor, body: Tensor) -> Tensor:

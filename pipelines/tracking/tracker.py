@@ -19,7 +19,7 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from pipelines.common import on_failure, quieten, writable_folder
+from pipelines.common import is_main, on_failure, quieten, writable_folder
 from pipelines.tracking.address import masked, resolve_uri
 from pipelines.tracking.errors import describe, mistake_of
 from pipelines.tracking.link import Record, RunFacts, RunLink
@@ -63,6 +63,8 @@ class Tracker:
         parent: str | None = None,
     ) -> None:
         self.output_dir = Path(output_dir)
+        if not is_main():  # one process tracks for all
+            tracking_uri, system_metrics = "none", False
         self.uri = resolve_uri(tracking_uri, self.output_dir)
         if system_metrics and self.uri is None:
             raise InputError(

@@ -36,12 +36,19 @@ class FeatureCache:
             index: the images' indices in the data set, ``(B,)``, on the CPU.
             size: length of the data set.
         """
-        if self.features and bool(self.known[index].all()):
-            where = index.to(self.features[0].device)
-            return [kept[where].to(inputs.image.device) for kept in self.features]
-        computed = list(self.detector.encode(inputs))
-        self._keep(computed, index, size)
-        return computed
+        known = self.known[index] if self.features else torch.zeros_like(index, dtype=torch.bool)
+        if not known.any():
+            computed = list(self.detector.encode(inputs))
+            self._keep(computed, index, size)
+            return computed
+        device = inputs.image.device
+        if not known.all():  # of several processes each sees images that others saw before
+            new = (~known).nonzero().flatten()
+            chosen = {name: value[new.to(device)] for name, value in inputs.context.items()}
+            found = self.detector.encode(Inputs(inputs.image[new.to(device)], chosen))
+            self._keep(list(found), index[new], size)
+        where = index.to(self.features[0].device)
+        return [kept[where].to(device) for kept in self.features]
 
     def _keep(self, computed: Sequence[Tensor], index: Tensor, size: int) -> None:
         if not self.features:

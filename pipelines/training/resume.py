@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,15 @@ import torch
 from ignite.engine import Events
 
 from networks import Detector
-from pipelines.common import StopSignals, read_archive, replacing, writable_folder
+from pipelines.common import (
+    StopSignals,
+    barrier,
+    is_main,
+    largest,
+    read_archive,
+    replacing,
+    writable_folder,
+)
 from pipelines.training.stages import StageTrainer
 from pipelines.training.state import state_of, take_up
 from transforms.errors import InputError
@@ -70,6 +79,11 @@ class Checkpoints:
         self._identity: dict[str, Any] = {}
         self._found: dict[str, Any] | None = None
         self._saved = 0.0
+
+    def follow(self) -> None:
+        """Finds what the first of several processes has found or written in `begin`."""
+        named = self.resume not in ("auto", "never")
+        self._found = self._named() if named else self._newest()
 
     def begin(self, identity: Mapping[str, Any]) -> dict[str, Any]:
         """Looks for where to go on, and takes up what stands beside the training.
@@ -143,18 +157,25 @@ class Checkpoints:
         state = trainer.state
         if state.iteration % state.epoch_length == 0:  # the epoch's end is still to come
             return
-        late = 0 < 60 * self.minutes <= time.monotonic() - self._saved
-        if late or self.stops.received:
+        if self._wanted(0 < 60 * self.minutes <= time.monotonic() - self._saved):
             self._save(trainer, detector, f"iteration {state.iteration}")
 
     def _after_epoch(self, trainer: StageTrainer, detector: Detector) -> None:
         epoch, last = trainer.state.epoch, trainer.state.max_epochs
-        if epoch < last and (epoch % self.epochs == 0 or self.stops.received):
+        if self._wanted(epoch % self.epochs == 0) and epoch < last:
             self._save(trainer, detector, f"epoch {epoch}")
+
+    def _wanted(self, due: bool) -> bool:
+        """Whether any process finds a checkpoint due, or was told to stop; then all stop."""
+        stop, due_anywhere = largest(self.stops.received or 0, due)
+        if stop:
+            self.stops.received = signal.Signals(stop)
+        return bool(stop or due_anywhere)
 
     def _save(self, trainer: StageTrainer, detector: Detector, where: str) -> None:
         self._write(trainer, detector, f"{trainer.phase}, {where}", state_of(trainer))
         if self.stops.received:
+            barrier()  # none ends before the first has written: that would end all
             trainer.terminate(skip_completed=True)
 
     def _finish(self, trainer: StageTrainer, detector: Detector) -> None:
@@ -167,7 +188,10 @@ class Checkpoints:
         where: str = "",
         state: Mapping[str, Any] | None = None,
     ) -> None:
-        """Saves a training before its first stage, within one, or, without a state, after it."""
+        """Saves a training before its first stage, within one, or, without a state, after it.
+
+        The first of several processes writes for all; they are alike.
+        """
         content = {
             "identity": self._identity,
             "beside": {name: one.state_dict() for name, one in self.beside.items()},
@@ -176,6 +200,12 @@ class Checkpoints:
             "detector": None if detector is None else detector.state_dict(),
             "trainer": state,
         }
+        if is_main():
+            self._put(content)
+        self._saved = time.monotonic()
+        self._advise(where)
+
+    def _put(self, content: Mapping[str, Any]) -> None:
         files = self._files()
         number = 1 + max((int(path.stem.rpartition("-")[2]) for path in files), default=0)
         path = self.folder / f"checkpoint-{number:06d}.pt"
@@ -183,8 +213,6 @@ class Checkpoints:
             torch.save(content, temporary)
         for old in files[: 1 - KEPT]:
             old.unlink()
-        self._saved = time.monotonic()
-        self._advise(where)
 
     def _advise(self, where: str) -> None:
         if where:

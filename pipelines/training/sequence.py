@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from networks import Detector
-from pipelines.common import derive_seed
+from pipelines.common import derive_seed, take_from_main
 from pipelines.training.batches import Images, NormalBatches
 from pipelines.training.resume import Checkpoints
 from pipelines.training.stages import StageTrainer
@@ -66,10 +66,14 @@ class StagedTraining:
         self._prepare(batches, None)
 
     def _prepare(self, batches: NormalBatches, stage: str | None) -> None:
-        """Prepares the detector; what is random in it depends on the stage alone."""
+        """Prepares the detector; what is random in it depends on the stage alone.
+
+        Each of several processes sees all data for it; the first one's result counts.
+        """
         seed = self.trainers[0].step.seed if self.trainers else 0
         torch.manual_seed(derive_seed(seed, f"prepare-{stage}"))
         self.detector.prepare(batches, stage)
+        take_from_main(self.detector)
 
     def _passed(self, trainer: StageTrainer) -> bool:
         """Whether an earlier training stopped behind this stage."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,10 +17,19 @@ from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
-from pipelines.common import compiling_pays, derive_seed, pays_bfloat16
+from pipelines.common import (
+    average,
+    compiling_pays,
+    derive_seed,
+    from_main,
+    own_draw,
+    pays_bfloat16,
+    processes,
+)
 from pipelines.training.batches import Labelled
 from pipelines.training.step import Step, Stepper
 from transforms.synthetic import SyntheticAnomalies
@@ -162,7 +171,8 @@ class StageTrainer(SupervisedTrainer):
         total = self.state.max_epochs * self.state.epoch_length
         share = (self.state.iteration - 1) / total
         if self.minutes > 0:
-            share = max(share, (time.monotonic() - self.began) / (60 * self.minutes))
+            passed = from_main(lambda: time.monotonic() - self.began)
+            share = max(share, passed / (60 * self.minutes))
         return float(min(1.0, share))
 
     @staticmethod
@@ -181,7 +191,8 @@ class StageTrainer(SupervisedTrainer):
     @staticmethod
     def _schedule(engine: StageTrainer) -> None:
         step, share = engine.step, engine.share_done()
-        torch.manual_seed(derive_seed(step.seed, f"{engine.phase}-global", engine.state.iteration))
+        draw = (engine.state.iteration, *own_draw())
+        torch.manual_seed(derive_seed(step.seed, f"{engine.phase}-global", *draw))
         if engine.cosine:
             total = engine.state.max_epochs * engine.state.epoch_length
             warm = min(1.0, engine.state.iteration / min(WARM_UP, 0.1 * total))
@@ -205,23 +216,46 @@ class StageTrainer(SupervisedTrainer):
         if stage is None or stage.cached:  # a frozen encoder keeps its own
             return
         batches = (
-            (self.step.inputs(self, batch, f"{stage.name}-statistics", number)[0],)
+            (self.step.inputs(self, batch, f"{stage.name}-statistics", number, *own_draw())[0],)
             for number, batch in enumerate(islice(self.data_loader, STATISTICS_BATCHES))
         )
         update_bn(batches, _InStage(self.step, self))
+        average(self._statistics())
+
+    def _statistics(self) -> list[Tensor]:
+        """BatchNorm's running statistics, as far as they move with the batches."""
+        return [
+            value
+            for module in self.step.detector.modules()
+            if isinstance(module, _BatchNorm) and module.training
+            for value in (module.running_mean, module.running_var)
+            if value is not None
+        ]
+
+    def _reduce(self, parameters: Iterable[nn.Parameter]) -> None:
+        """The mean of gradients over all processes, in place of the own ones.
+
+        `DistributedDataParallel` knows one backward pass per forward pass, and no parameters that
+        the loss alone uses; a detector may have several groups, each with its own, and such.
+        """
+        average([p.grad for p in parameters if p.grad is not None])
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         engine.network.train()
         state = engine.state
         name = "" if engine.step.stage is None else engine.step.stage.name
-        done = engine.step(engine, batchdata, name, state.epoch, state.iteration)
+        draw = (state.epoch, state.iteration, *own_draw())
+        done = engine.step(engine, batchdata, name, *draw)
         for optimizer in engine.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
         last = len(engine.groups) - 1
         for position, (term, group) in enumerate(engine.groups.items()):
             done.terms[term].backward(inputs=group, retain_graph=position < last)
+            engine._reduce(group)
             if engine.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(group, engine.max_grad_norm)
+        if processes() > 1:
+            average(engine._statistics())
         for optimizer in engine.optimizers.values():
             optimizer.step()
         if engine.average is not None:
@@ -286,7 +320,9 @@ class StageEvaluator(SupervisedEvaluator):
     def _iteration(self, engine: Any, batchdata: Mapping[str, Tensor]) -> dict[str, Any]:
         name = "" if engine.step.stage is None else engine.step.stage.name
         with engine.mode(engine.network), torch.no_grad():
-            done = engine.step(engine, batchdata, f"{name}-val", engine.state.iteration)
+            before = engine.data_loader.sampler.start // engine.data_loader.batch_size
+            number = before + engine.state.iteration
+            done = engine.step(engine, batchdata, f"{name}-val", number)
             told = _told(done, batchdata)
             if done.mask is not None:
                 detected = engine.step.detector.detected(done.output)

@@ -64,11 +64,13 @@ def _fill_cache(trainer: StageTrainer) -> None:
     if trainer.step.cache is None:
         return
     loader: Any = trainer.data_loader
-    seen = min(trainer.state.iteration, len(loader))
-    loader.sampler.set_epoch(1)
     trainer.network.train()
-    for batch in islice(loader, seen):
-        trainer.step.encode(trainer, trainer.step.inputs(trainer, batch)[0], batch)
+    for done in range(0, trainer.state.iteration, len(loader)):
+        loader.sampler.set_epoch(1 + done // len(loader))
+        for batch in islice(loader, trainer.state.iteration - done):
+            trainer.step.encode(trainer, trainer.step.inputs(trainer, batch)[0], batch)
+        if trainer.step.cache.known.all():
+            return
 
 
 def _start_epoch(trainer: StageTrainer, state: Mapping[str, Any]) -> None:

@@ -15,16 +15,18 @@ ROOT = Path(__file__).parents[2]
 NAMES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "bundles/aeflow/docs/README.md")
 PAGES = [*(ROOT / name for name in NAMES), *sorted((ROOT / "docs").glob("*.md"))]
 PAGES += sorted((ROOT / "docs").glob("notebooks/*.ipynb"))
-BUNDLE = re.compile(r"python -m monai\.bundle run (.+)")
+BUNDLE = re.compile(r"-m monai\.bundle run (.+)")
 OURS = re.compile(r"^aeflow (?!something)(.+)", re.M)
 PROGRAMS = re.compile(
-    r"^(?:\S+/)?(?:aeflow|python3?|pip|curl|mkdocs|ruff|mypy|build_env\.sh) .+", re.M
+    r"^(?:\S+/)?(?:aeflow|python3?|torchrun|srun|pip|curl|mkdocs|ruff|mypy|build_env\.sh) .+", re.M
 )
 RUN_BY = {
     "aeflow ": "tests/aeflow/test_readme.py",
     "aeflow compare": "tests/bundles/test_comparing.py",
     "python -m monai.bundle run comparing": "tests/bundles/test_comparing.py",
     "python -m monai.bundle run": "tests/bundles/test_training.py",
+    "torchrun --standalone": "tests/bundles/test_together.py",
+    "srun torchrun": "no: it needs two machines",
     "python -m monai.bundle verify_net_in_out": "tests/bundles/test_verify.py",
     "python -m monai.bundle ckpt_export": "tests/pipelines/export/test_formats.py",
     "python -m pipelines.export.formats": "tests/pipelines/export/test_formats.py",
