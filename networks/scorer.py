@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -122,11 +123,11 @@ class AnomalyScorer(nn.Module):
         self, image: Tensor, context: Mapping[str, Tensor] | None
     ) -> tuple[Inputs, Any, bool]:
         inputs, reduced = Inputs(image, context or {}), computes_in_bfloat16(image.device)
-        with torch.autocast(image.device.type, torch.bfloat16, enabled=self.amp and reduced):
+        with _precision(image.device, self.amp and reduced):
             return inputs, self.detector.encode(inputs), self.amp and reduced
 
     def _evidence(self, inputs: Inputs, features: Any, reduced: bool) -> Evidence:
-        with torch.autocast(inputs.image.device.type, torch.bfloat16, enabled=reduced):
+        with _precision(inputs.image.device, reduced):
             output = self.detector(inputs, features)
         return self.detector.evidence(output, inputs)
 
@@ -241,3 +242,8 @@ class AnomalyScorer(nn.Module):
     def percentile(self, score: Tensor) -> Tensor:
         """Rank of scores ``(B,)`` among held-out normal images, in [0, 100]."""
         return self.calibration.percentile(score)
+
+
+def _precision(device: torch.device, reduced: bool) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16, or nothing at all, which an export needs."""
+    return torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext()

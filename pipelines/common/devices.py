@@ -50,8 +50,6 @@ def pays_bfloat16(device: torch.device) -> bool:
     such instructions bfloat16 is emulated, and slower.
     """
     if device.type == "cpu":
-        found: Mapping[str, bool] = getattr(
-            torch.cpu, "get_capabilities", dict
-        )()  # older versions cannot tell
+        found: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return device.type == "cuda"

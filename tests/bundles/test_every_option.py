@@ -133,6 +133,7 @@ ELSEWHERE = {
     "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
     "cache_gigabytes": "pipelines/training/test_cache.py",  # it changes no result
     "num_workers": "pipelines/data/test_datasets.py",  # nor does this
+    "compile": "pipelines/common/test_devices.py",  # nor this
     "system_metrics": "pipelines/tracking/test_system.py",
 }
 """Options that tests of their own look at."""

@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from networks import AnomalyScorer
-from pipelines.scoring.model_file import MODEL_NAME, load_scorer, read_model, save_model
+from pipelines.scoring.model_file import (
+    MODEL_NAME,
+    OF_THE_SCORER,
+    load_scorer,
+    read_model,
+    save_model,
+)
 from transforms.errors import InputError
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -60,7 +66,7 @@ def test_the_file_holds_plain_values_only(
 ) -> None:
     save_model(tmp_path / MODEL_NAME, scorer, model_facts)
     content = torch.load(tmp_path / MODEL_NAME, weights_only=True)
-    assert set(content) == {"model", "format", "detector", "config", "fusion", *model_facts}
+    assert set(content) == {*OF_THE_SCORER, *model_facts}
     assert content["detector"] == "aeflow" and content["config"]["flow_strides"] == (8, 16)
     assert content["modalities"] == ["flair"]
     assert all(isinstance(value, Tensor) for value in content["model"].values())
