@@ -295,10 +295,11 @@ def table(variants: Sequence[Variant], limits: dict[str, float], base: str) -> l
     rates["score_image"] = rates["scoring"]
     for one in sorted(variants, key=lambda v: v.phase, reverse=True):
         rate = one.images_per_second
+        digits = 0 if rate >= 10 else 2
         share = rate * one.gflop / 1e3 / limits["tflops"]
         lines.append(
-            f"| {one.phase} | {one.told} | {rate:.0f} ({min(one.rounds):.0f} to "
-            f"{max(one.rounds):.0f}) | {rate / rates[one.phase]:.2f} | {one.gflop:.0f} | "
+            f"| {one.phase} | {one.told} | {rate:.{digits}f} ({min(one.rounds):.{digits}f} to "
+            f"{max(one.rounds):.{digits}f}) | {rate / rates[one.phase]:.2f} | {one.gflop:.0f} | "
             f"{share:.0%} | {one.memory:.1f} |"
         )
     return lines
