@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch._dynamo.exc import TorchDynamoException
 
+from .errors import summary
+
 logger = logging.getLogger(__name__)
 
 
@@ -28,11 +30,6 @@ class Compiled:
         try:
             return self.run(*arguments)
         except TorchDynamoException as error:
-            logger.warning("Not compiled, which changes the time alone: %s", first_line(error))
+            logger.warning("Not compiled, which changes the time alone: %s", summary(error))
             self.run = self.plain
             return self.plain(*arguments)
-
-
-def first_line(error: BaseException) -> str:
-    """The kind of an error and the beginning of what it says."""
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

@@ -7,14 +7,27 @@ worth a likelihood, and a map of its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ArgumentError
+from .pooling import top_mean
 
 INITIAL_LOGIT = -2.0
 """Logit of an untrained head: anomalies cover about a tenth of the positions."""
+
+
+class HeadOutput(NamedTuple):
+    """What pre-training needs of a network.
+
+    Attributes:
+        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`.
+    """
+
+    head: Tensor
 
 
 class DetectionHead(nn.Module):
@@ -78,3 +91,27 @@ def _convolve(width: int) -> tuple[nn.Module, ...]:
         nn.GroupNorm(8, width),
         nn.ReLU(inplace=True),
     )
+
+
+def head_loss(output: HeadOutput, mask: Tensor | None, share: float) -> Tensor:
+    """The cross-entropy of the logits with the masks' cover, a scalar.
+
+    Of a labelled image without a mask, the pooled logits are to tell an anomaly.
+
+    Args:
+        output: of the head.
+        mask: `(B, 1, H, W)` in [0, 1]; NaN where it is only known that the image holds an anomaly.
+        share: of the highest logits, which are pooled.
+
+    Raises:
+        ArgumentError: without masks.
+    """
+    if mask is None:
+        raise ArgumentError("mask: pre-training needs the masks of the synthetic anomalies.")
+    logits = output.head.float()
+    cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
+    located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
+    pooled = top_mean(logits, share)
+    whole = F.binary_cross_entropy_with_logits(pooled, torch.ones_like(pooled), reduction="none")
+    unknown = cover.flatten(1).isnan().any(dim=1)
+    return torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()

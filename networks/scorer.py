@@ -108,7 +108,8 @@ class AnomalyScorer(nn.Module):
 
     def accelerate(self) -> None:
         """Compiles all that follows the encoder; batches are to be of one size from now on."""
-        self._judge = Compiled(self._judged)
+        if not self.accelerated:
+            self._judge = Compiled(self._judged)
 
     @property
     def accelerated(self) -> bool:
@@ -122,9 +123,10 @@ class AnomalyScorer(nn.Module):
     def _encoded(
         self, image: Tensor, context: Mapping[str, Tensor] | None
     ) -> tuple[Inputs, Any, bool]:
-        inputs, reduced = Inputs(image, context or {}), computes_in_bfloat16(image.device)
-        with _precision(image.device, self.amp and reduced):
-            return inputs, self.detector.encode(inputs), self.amp and reduced
+        inputs = Inputs(image, context or {})
+        reduced = self.amp and computes_in_bfloat16(image.device)
+        with _precision(image.device, reduced):
+            return inputs, self.detector.encode(inputs), reduced
 
     def _evidence(self, inputs: Inputs, features: Any, reduced: bool) -> Evidence:
         with _precision(inputs.image.device, reduced):

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
@@ -18,6 +18,7 @@ from ..choices import choose
 from ..contrast import gaussian_blur
 from ..density import GaussianDensity
 from ..errors import ArgumentError
+from ..head import HeadOutput, head_loss
 from ..loss import AEFlowLoss, likelihoods
 from ..mixture import LabelledMixture
 from ..normative import NormativeMap, by_case, smoothed
@@ -44,16 +45,6 @@ BLURS = (0.4, 3.0)
 
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Its multiples, modulo 1, spread evenly however many there are."""
-
-
-class HeadOutput(NamedTuple):
-    """What pre-training needs of the network.
-
-    Attributes:
-        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`.
-    """
-
-    head: Tensor
 
 
 @register("aeflow")
@@ -238,26 +229,12 @@ class AEFlowDetector(Detector):
         Of a labelled image without a mask, the head's pooled logits are to tell an anomaly.
         """
         if isinstance(output, HeadOutput):
-            if mask is None:
-                raise ArgumentError(
-                    "mask: pre-training needs the masks of the synthetic anomalies."
-                )
-            return {"loss": self._head_loss(output.head.float(), mask)}
+            return {"loss": head_loss(output, mask, self.config["head_pool"])}
         image = self.normalize(inputs.image)
         if mask is not None and self.mixtures:
             output, image = self._by_labels(output, image, mask)
         terms = self.criterion.terms(output, image)
         return {"loss": terms.total, "flow_loss": terms.flow, "recon_loss": terms.reconstruction}
-
-    def _head_loss(self, logits: Tensor, mask: Tensor) -> Tensor:
-        cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
-        located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
-        pooled = top_mean(logits, self.config["head_pool"])
-        whole = F.binary_cross_entropy_with_logits(
-            pooled, torch.ones_like(pooled), reduction="none"
-        )
-        unknown = cover.flatten(1).isnan().any(dim=1)
-        return torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()
 
     def _by_labels(
         self, output: AEFlowOutput, image: Tensor, mask: Tensor

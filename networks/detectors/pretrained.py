@@ -8,7 +8,7 @@ features alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,20 +16,9 @@ from torch.nn import functional as F
 
 from ..aeflow import HEAD_STRIDES
 from ..encoder import Encoder, check_strides
-from ..errors import ArgumentError
-from ..head import DetectionHead
+from ..head import DetectionHead, HeadOutput, head_loss
 from ..pooling import top_mean
 from .contract import Batches, Detector, Inputs, Stage
-
-
-class HeadOutput(NamedTuple):
-    """What pre-training needs of the network.
-
-    Attributes:
-        head: logits of an anomaly, ``(B, 1, H / 8, W / 8)``.
-    """
-
-    head: Tensor
 
 
 class PretrainedDetector(Detector):
@@ -105,14 +94,7 @@ class PretrainedDetector(Detector):
 
         Of a labelled image without a mask, the pooled logits are to tell an anomaly.
         """
-        if mask is None:
-            raise ArgumentError("mask: pre-training needs the masks of the synthetic anomalies.")
-        logits = output.head.float()
-        cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
-        located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
-        whole = F.softplus(-top_mean(logits, self.config["head_pool"]))
-        unknown = cover.flatten(1).isnan().any(dim=1)
-        return {"loss": torch.where(unknown, whole, located.flatten(1).mean(dim=1)).mean()}
+        return {"loss": head_loss(output, mask, self.config["head_pool"])}
 
     def prepare(self, batches: Batches, stage: str | None) -> None:
         """Frees the encoder for pre-training, freezes it after."""

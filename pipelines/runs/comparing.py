@@ -29,6 +29,7 @@ from pipelines.common import (
 from pipelines.data import Case, Data
 from pipelines.metrics import REFERENCE
 from pipelines.runs.compared import Finished, write_comparison
+from pipelines.runs.evaluation import about_data
 from pipelines.runs.record import COST_NAME
 from pipelines.runs.session import framed
 from pipelines.tracking import Tracker
@@ -190,14 +191,7 @@ class Comparison:
             write_json(state, self.tracker.state_dict())
 
     def _about(self) -> dict[str, Any]:
-        cohort, split = self.data.cohort, self.data.split
-        return {
-            "layout": cohort.layout,
-            "modalities": ", ".join(cohort.modalities),
-            "training cases": len(split.train),
-            "calibration cases": len(split.calibration),
-            "test cases": len(split.test),
-            "data fingerprint": self.data.fingerprint,
+        return about_data(self.data) | {
             "seeds": list(self.seeds),
             "training time of each": f"{self.minutes:g} min" if self.minutes else "as configured",
             "trainings at once": self.parallel,

@@ -151,6 +151,19 @@ def about_model(model: Mapping[str, Any], data: Data) -> dict[str, Any]:
     }
 
 
+def about_data(data: Data) -> dict[str, Any]:
+    """What a report says of a divided data set."""
+    cohort, split = data.cohort, data.split
+    return {
+        "layout": cohort.layout,
+        "modalities": ", ".join(cohort.modalities),
+        "training cases": len(split.train),
+        "calibration cases": len(split.calibration),
+        "test cases": len(split.test),
+        "data fingerprint": data.fingerprint,
+    }
+
+
 def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     """The numbers that are figures, in groups; ours and differences with their intervals' ends.
 

@@ -39,7 +39,7 @@ from pipelines.data import (
 )
 from pipelines.export import check_registry, register_scorer
 from pipelines.outputs import Example
-from pipelines.runs.evaluation import Evaluation
+from pipelines.runs.evaluation import Evaluation, about_data
 from pipelines.runs.held_out import highest_normals, told_detection
 from pipelines.scoring import (
     Calibrator,
@@ -301,17 +301,7 @@ class Training(Evaluation):
         return {"model": self.model_path} | super()._places()
 
     def _subject(self) -> dict[str, Any]:
-        cohort, split = self.data.cohort, self.data.split
-        return {
-            "layout": cohort.layout,
-            "modalities": ", ".join(cohort.modalities),
-            "training cases": len(split.train),
-            "calibration cases": len(split.calibration),
-            "test cases": len(split.test),
-            "data fingerprint": self.data.fingerprint,
-            "seed": self.seed,
-            "weights": self._weights(),
-        }
+        return about_data(self.data) | {"seed": self.seed, "weights": self._weights()}
 
     def _weights(self) -> str:
         fitted, config = self.calibrator.fitted_on, self.evaluator.scorer.fusion.config

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from networks.errors import summary
 from pipelines.common import check_values
 from pipelines.data import CaseLoader
 
@@ -104,11 +105,6 @@ def state_problem(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -
         if tensor.dtype != wanted.dtype:
             return f"{name} is of type {tensor.dtype}, not {wanted.dtype}"
     return ""
-
-
-def summary(error: BaseException) -> str:
-    """The kind of an error and the beginning of its first line."""
-    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
 def _tensor_problem(name: str, tensor: Tensor) -> str:

@@ -10,8 +10,9 @@ import torch
 
 from networks import DETECTORS, AnomalyScorer, make_fusion
 from networks.choices import nearest
+from networks.errors import summary
 from pipelines.common import read_archive, replacing
-from pipelines.scoring.model_content import content_problem, lacking, state_problem, summary
+from pipelines.scoring.model_content import content_problem, lacking, state_problem
 from transforms.errors import InputError
 
 FORMAT = 4

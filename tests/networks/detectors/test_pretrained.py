@@ -9,8 +9,9 @@ from torch import Tensor
 
 from networks import Inputs
 from networks.detectors.padim import PaDiM
-from networks.detectors.pretrained import HeadOutput, stacked
+from networks.detectors.pretrained import stacked
 from networks.errors import ArgumentError
+from networks.head import HeadOutput
 from pipelines.data import NormalSlices
 from pipelines.training import NormalBatches
 
