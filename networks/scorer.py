@@ -194,8 +194,11 @@ class AnomalyScorer(nn.Module):
         return self._judge(*self._encoded(image, context))
 
     def _judged(self, inputs: Inputs, features: Any, reduced: bool) -> ImageScores:
-        evidence = self._evidence(inputs, features, reduced)
-        maps = self.standardized_maps(evidence, inputs.image)
+        return self.judged(self._evidence(inputs, features, reduced), inputs.image)
+
+    def judged(self, evidence: Evidence, image: Tensor) -> ImageScores:
+        """What the raw evidence about a batch says of it, see `score_image`."""
+        maps = self.standardized_maps(evidence, image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
         alone = self.of_members(evidence, maps)

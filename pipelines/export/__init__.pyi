@@ -1,9 +1,9 @@
 from . import formats as formats
 from . import package as package
 from .formats import FORMATS as FORMATS
-from .formats import ScriptableScorer as ScriptableScorer
 from .formats import export_model as export_model
 from .formats import load_onnx as load_onnx
+from .formats import scriptable_scorer as scriptable_scorer
 from .parity import Parity as Parity
 from .registry import check_registry as check_registry
 from .registry import register_scorer as register_scorer

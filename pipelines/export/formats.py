@@ -39,7 +39,7 @@ from pipelines.export.parity import (
     probe_context,
     probe_images,
 )
-from pipelines.scoring import load_scorer, packed, read_model, unpacked
+from pipelines.scoring import PatchScorer, load_scorer, packed, read_model, unpacked
 from transforms.errors import InputError
 
 METADATA_KEY = "aeflow"
@@ -103,6 +103,11 @@ def export_model(
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
     image_size = content["preprocessing"]["image_size"]
+    if isinstance(scorer, PatchScorer):
+        raise InputError(
+            f"ckpt_dir: {ckpt_dir} holds a model of patches, which are blended over a whole "
+            "volume, as no export does. Serve the model file itself (aeflow predict, MONAI Label)."
+        )
     scorer.amp = False  # a file computes in 32 bits, and is compared so
     exported = ExportedScorer(scorer, image_size)
     with replacing(output) as temporary:
@@ -153,6 +158,16 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         "inputs": ["image", *scorer.detector.needs],
         **{key: content[key] for key in ("modalities", "preprocessing", "versions", "created")},
     }
+
+
+def scriptable_scorer(
+    model: Mapping[str, Any],
+    device: torch.device | str = "cpu",
+    target_fpr: float | None = None,
+) -> AnomalyScorer:
+    """A `ScriptableScorer`; of a model that sees patches its scorer, which cannot be scripted."""
+    make = load_scorer if model["preprocessing"].get("patch_size") else ScriptableScorer
+    return make(model, device, target_fpr)
 
 
 class ScriptableScorer(AnomalyScorer):

@@ -16,6 +16,7 @@ from monai.engines.workflow import Workflow
 from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
+from networks.spatial import MEMORY_FORMATS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
@@ -136,7 +137,7 @@ class StageTrainer(SupervisedTrainer):
             metric_cmp_fn=lambda current, best: current < best,
             **kwargs,
         )
-        self.amp = amp and pays_bfloat16(self.state.device)
+        self.amp = amp and pays_bfloat16(self.state.device, detector.spatial_dims)
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
         self.add_event_handler(Events.COMPLETED, self._finish)
@@ -178,7 +179,7 @@ class StageTrainer(SupervisedTrainer):
     @staticmethod
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
-        engine.network.to(memory_format=torch.channels_last)
+        engine.network.to(memory_format=MEMORY_FORMATS[engine.step.detector.spatial_dims])
         images = engine.state.max_epochs * len(engine.data_loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from ignite.metrics import Average, Metric
+from networks.spatial import MEMORY_FORMATS
 from torch import Tensor
 
 from networks import Detector, Inputs, Stage
@@ -156,8 +157,8 @@ class Stepper:
             body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
             changed, mask = self.synthetic(inputs.image, body, region, source)
             inputs = inputs._replace(image=changed)
-        channels_last = inputs.image.contiguous(memory_format=torch.channels_last)
-        return inputs._replace(image=channels_last), mask
+        layout = MEMORY_FORMATS[self.detector.spatial_dims]
+        return inputs._replace(image=inputs.image.contiguous(memory_format=layout)), mask
 
 
 def _term(output: Mapping[str, Any], name: str) -> Tensor:

@@ -54,6 +54,7 @@ CHANGED: dict[str, Any] = {
     "slice_range": [4, 6],
     "min_body_fraction": 0.3,
     "region": "lungs",
+    "patch_size": [16, 32, 32],
     "fillings": ["haze"],
     "withheld": "opacity",
     "labelled_anomalies": "nowhere",
@@ -128,6 +129,7 @@ ELSEWHERE = {
     "series_uid": "bundles/test_options.py",
     "all_series": "bundles/test_options.py",
     "resample": "transforms/test_resample.py",
+    "overlap": "pipelines/data/test_patches.py",
     "save_dicom": "bundles/test_inferring.py",
     "very_suspicious": "pipelines/scoring/test_bands.py",
     "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
