@@ -2,10 +2,9 @@
 
     python -m pipelines.export.formats --ckpt_dir bundles/aeflow/models --format onnx
 
-The file takes a float32 image (B, C, H, W) in [0, 1], of any B and of the model's H and W, and
-returns `networks.exported.OUTPUTS`: the anomaly map (B, 1, H, W), score, percentile and flagged
-(B,). Threshold and preprocessing lie beside them as metadata. A file that does not score like the
-model is not kept.
+The file takes a float32 image (B, C, H, W) in [0, 1], any B and the model's H and W, and returns
+`networks.exported.OUTPUTS`: the anomaly map (B, 1, H, W), score, percentile and flagged (B,), with
+threshold and preprocessing as metadata. A file that does not score like the model is not kept.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from pipelines.common import replacing
+from pipelines.data import refuse_patches
 from pipelines.export.parity import (
     Outputs,
     Parity,
@@ -39,7 +39,7 @@ from pipelines.export.parity import (
     probe_context,
     probe_images,
 )
-from pipelines.scoring import PatchScorer, load_scorer, packed, read_model, unpacked
+from pipelines.scoring import load_scorer, packed, read_model, unpacked
 from transforms.errors import InputError
 
 METADATA_KEY = "aeflow"
@@ -99,15 +99,11 @@ def export_model(
     """
     chosen = _choose_format(format_name)
     content = read_model(ckpt_dir)
+    refuse_patches(content, ckpt_dir)
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
     image_size = content["preprocessing"]["image_size"]
-    if isinstance(scorer, PatchScorer):
-        raise InputError(
-            f"ckpt_dir: {ckpt_dir} holds a model of patches, which are blended over a whole "
-            "volume, as no export does. Serve the model file itself (aeflow predict, MONAI Label)."
-        )
     scorer.amp = False  # a file computes in 32 bits, and is compared so
     exported = ExportedScorer(scorer, image_size)
     with replacing(output) as temporary:
@@ -158,16 +154,6 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         "inputs": ["image", *scorer.detector.needs],
         **{key: content[key] for key in ("modalities", "preprocessing", "versions", "created")},
     }
-
-
-def scriptable_scorer(
-    model: Mapping[str, Any],
-    device: torch.device | str = "cpu",
-    target_fpr: float | None = None,
-) -> AnomalyScorer:
-    """A `ScriptableScorer`; of a model that sees patches its scorer, which cannot be scripted."""
-    make = load_scorer if model["preprocessing"].get("patch_size") else ScriptableScorer
-    return make(model, device, target_fpr)
 
 
 class ScriptableScorer(AnomalyScorer):
