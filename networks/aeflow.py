@@ -206,7 +206,6 @@ class AEFlowConfig:
         decoder_width: channels of the decoder at full resolution.
         with_head: whether to add a detection head.
         freeze_encoder: whether the encoder is frozen.
-        seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
     """
 
     in_channels: int = 1
@@ -220,7 +219,6 @@ class AEFlowConfig:
     decoder_width: int = 16
     with_head: bool = False
     freeze_encoder: bool = True
-    seed: int = 0
 
 
 def build_aeflow(**options: Any) -> AEFlow:
@@ -250,7 +248,6 @@ def build_aeflow(**options: Any) -> AEFlow:
             config.hidden,
             config.scale,
             clamp=config.clamp,
-            seed=config.seed,
         )
         for stride in strides
     ]

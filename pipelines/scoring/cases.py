@@ -191,7 +191,7 @@ def score_cases(
         for name in scorer.detector.needs
     }
     scored = inferer(images, scorer, context, device)
-    if not (all_finite(scored["score"]) and all_finite(scored["anomaly_map"])):
+    if not _finite(scored):
         raise InputError(
             f"the model: expected finite scores, found others for {samples[0].case.name} or what "
             "was scored with it. Its weights are damaged, or its training diverged: copy it "
@@ -257,10 +257,9 @@ class ScoreSlices(Inferer):
         if inputs.ndim == SERVED_NDIM:
             images, context = unpacked(inputs[0], network.detector)
         gathered: dict[str, list[Tensor]] = {}
-        for start, found in self._scored(images, context, network, device):
-            count = len(images[start : start + self.batch_size])
-            for name, value in _columns(found, network.calibration).items():
-                gathered.setdefault(name, []).append(value[:count].cpu())
+        for columns in self._scored(images, context or {}, network, device):
+            for name, value in columns.items():
+                gathered.setdefault(name, []).append(value)
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
         if inputs.ndim != SERVED_NDIM:
             return scored
@@ -270,22 +269,25 @@ class ScoreSlices(Inferer):
     def _scored(
         self,
         images: Tensor,
-        context: Mapping[str, Tensor] | None,
+        context: Mapping[str, Tensor],
         network: AnomalyScorer,
         device: torch.device | str,
-    ) -> Iterator[tuple[int, ImageScores]]:
-        """The first slice of each batch, and the scores of its slices."""
-        starts = range(0, len(images), self.batch_size)
+    ) -> Iterator[dict[str, Tensor]]:
+        """The columns of each batch."""
         if isinstance(network, PatchScorer):
-            yield from zip(
-                starts, network.in_batches(images, context, self.batch_size), strict=True
-            )
+            for scores in network.in_batches(images, context, self.batch_size):
+                yield _columns(scores, network.calibration, len(scores.score))
             return
-        for start in starts:
+        for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
-            own = {"": images, **(context or {})}
+            own = {"": images, **context}
             around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
-            yield start, network.score_image(around.pop(""), around)
+            batch, count = around.pop(""), len(images[where])
+            found = _columns(network.score_image(batch, around), network.calibration, count)
+            if not _finite(found):  # 16 bits were too few
+                exact = network.score_image(batch, around, exact=True)
+                found = _columns(exact, network.calibration, count)
+            yield found
 
     def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
         """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""
@@ -295,7 +297,12 @@ class ScoreSlices(Inferer):
         return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
 
 
-def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
+def _finite(scored: Mapping[str, Tensor]) -> bool:
+    return all_finite(scored["score"]) and all_finite(scored["anomaly_map"])
+
+
+def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[str, Tensor]:
+    """What is told of the first `count` images of a batch, on the CPU."""
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
     values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
@@ -305,7 +312,7 @@ def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    return values
+    return {name: value[:count].cpu() for name, value in values.items()}
 
 
 def scored_case(

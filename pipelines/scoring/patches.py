@@ -65,16 +65,17 @@ class PatchScorer(AnomalyScorer):
         """
         if image.ndim > SLICES_NDIM:
             return super().evidence(image, context)
+        return self._blended(image, context, self.amp)
+
+    def _blended(self, image: Tensor, context: Mapping[str, Tensor] | None, amp: bool) -> Evidence:
         names: list[tuple[str, str]] = []
 
         def of_patches(patches: Tensor) -> Tensor:
-            patch, own = unpacked(patches, self.detector)
-            found = super(PatchScorer, self).evidence(patch, own)
-            maps = {("maps", n): _spread(v, patch) for n, v in found.maps.items()}
-            values = {("values", n): _spread(v, patch) for n, v in found.values.items()}
-            names[:] = [*maps, *values]
-            restored = [] if found.reconstruction is None else [found.reconstruction]
-            return torch.cat([*maps.values(), *values.values(), *restored], dim=1).float()
+            found = self._of_patches(patches, amp)
+            if amp and not all(bool(one.isfinite().all()) for one in found.values()):
+                found = self._of_patches(patches, amp=False)  # 16 bits were too few
+            names[:] = found
+            return torch.cat(list(found.values()), dim=1)
 
         volume = packed(image, context or {}, self.detector).movedim(0, 1)[None]
         blended: Any = sliding_window_inference(
@@ -82,18 +83,32 @@ class PatchScorer(AnomalyScorer):
             padding_mode="replicate", sw_device=self.calibration.threshold.device,
         )  # fmt: skip
         slices = blended[0].movedim(0, 1)
-        found: dict[str, dict[str, Tensor]] = {"maps": {}, "values": {}}
+        found: dict[str, dict[str, Tensor]] = {"maps": {}, "values": {}, "reconstruction": {}}
         for channel, (kind, name) in enumerate(names):
-            found[kind][name] = slices[:, channel : channel + 1]
+            last = None if kind == "reconstruction" else channel + 1
+            found[kind][name] = slices[:, channel:last]
         values = {name: one.mean(dim=(1, 2, 3)) for name, one in found["values"].items()}
-        restored = slices[:, len(names) :]
-        return Evidence(found["maps"], values, restored if restored.shape[1] else None)
+        return Evidence(found["maps"], values, found["reconstruction"].get(""))
+
+    def _of_patches(self, patches: Tensor, amp: bool) -> dict[tuple[str, str], Tensor]:
+        """All evidence about patches ``(B, C', D, h, w)`` on their voxels, by kind and name."""
+        patch, own = unpacked(patches, self.detector)
+        evidence = self._evidence(*self._encoded(patch, own, amp))
+        kinds = {"maps": evidence.maps, "values": evidence.values}
+        found = {
+            (k, n): _spread(v, patch).float() for k, own in kinds.items() for n, v in own.items()
+        }
+        if evidence.reconstruction is not None:
+            found["reconstruction", ""] = evidence.reconstruction.float()
+        return found
 
     def score_image(
-        self, image: Tensor, context: Mapping[str, Tensor] | None = None
+        self, image: Tensor, context: Mapping[str, Tensor] | None = None, exact: bool = False
     ) -> ImageScores:
         """Scores the slices of a volume, or patches; see `AnomalyScorer.score_image`."""
-        return self.judged(self.evidence(image, context), image)
+        if image.ndim > SLICES_NDIM:
+            return super().score_image(image, context, exact)
+        return self.judged(self._blended(image, context, self.amp and not exact), image)
 
     def in_batches(
         self, image: Tensor, context: Mapping[str, Tensor] | None, size: int
