@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
-from torch.nn import functional as F
 
 from networks import AnomalyScorer, Detector, Evidence, ImageScores, WeightedFusion
+from networks.spatial import resized
 from pipelines.scoring.packing import SLICES_NDIM, packed, unpacked
 from transforms.errors import InputError
 
@@ -37,9 +37,6 @@ class PatchScorer(AnomalyScorer):
         amp: see `AnomalyScorer`.
         patch_size: (D, h, w).
         overlap: share of a patch that the next one repeats, in [0, 1).
-
-    Raises:
-        InputError: when the detector sees slices.
     """
 
     def __init__(
@@ -131,7 +128,7 @@ def _spread(value: Tensor, patch: Tensor) -> Tensor:
     """A map ``(B, 1, *s)``, or a value ``(B,)``, on the voxels of patches."""
     if value.ndim == 1:
         return value.view(-1, *[1] * (patch.ndim - 1)).expand(-1, 1, *patch.shape[2:])
-    return F.interpolate(value, size=patch.shape[2:], mode="trilinear", align_corners=False)
+    return resized(value, patch.shape[2:])
 
 
 def in_volumes(scorer: AnomalyScorer, synthetic: Anomalies) -> Anomalies:
