@@ -119,6 +119,7 @@ class Detector(nn.Module):
         in_channels: channels of the image.
         contrast: ``none``, or ``local`` to see each pixel against its surroundings, see
             `networks.contrast`.
+        spatial_dims: axes of the image: 1 for signals, 2 for pictures, 3 for volumes.
         **config: the further arguments that rebuild the method, plain values; buffers whose size
             the data decide are recorded here too.
 
@@ -136,15 +137,17 @@ class Detector(nn.Module):
     input_mean: Tensor
     input_std: Tensor
 
-    def __init__(self, in_channels: int, contrast: str = "none", **config: Any) -> None:
+    def __init__(
+        self, in_channels: int, contrast: str = "none", spatial_dims: int = 2, **config: Any
+    ) -> None:
         super().__init__()
         choose("contrast", contrast, dict.fromkeys(CONTRASTS))
         self.contrast = contrast
         self.config: MutableMapping[str, Any] = {"in_channels": int(in_channels), **config}
         if contrast != "none":  # a method without the argument can still be rebuilt
             self.config["contrast"] = contrast
-        self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
-        self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
+        self.register_buffer("input_mean", torch.zeros(1, in_channels, *[1] * spatial_dims))
+        self.register_buffer("input_std", torch.ones(1, in_channels, *[1] * spatial_dims))
 
     @property
     def in_channels(self) -> int:
