@@ -312,7 +312,11 @@ def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[s
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    return {name: value[:count].cpu() for name, value in values.items()}
+    # Not to be waited for, copies go to pinned memory, several times as fast.
+    copied = {n: value[:count].to("cpu", non_blocking=True) for n, value in values.items()}
+    if found.score.is_cuda:
+        torch.cuda.current_stream(found.score.device).synchronize()
+    return copied
 
 
 def scored_case(
