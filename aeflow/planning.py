@@ -64,6 +64,7 @@ def make_plan(preset: str, given: Mapping[str, Any]) -> Plan:
     volumetric = data.cohort.volumetric
     configs = config_names(preset, gpu, volumetric)
     config = merged(configs, given)
+    config |= {one.option: one.value for one in _patch_size(config, given, config["image_size"])}
     cases = _some(data.split.train, LOOKED_AT[volumetric])
     parser = ConfigParser({**config, "data": data})
     sample = Sample.of(parser.get_parsed_content("preprocessing"), cases)
@@ -204,8 +205,7 @@ def _patch_size(
         return (Choice(option, patch, GIVEN),)
     sides = [size, size] if isinstance(size, int) else size
     fits = [patch[0], *map(min, patch[1:], sides)]
-    reason = "this preset's" if fits == patch else "this preset's, within image_size"
-    return (Choice(option, fits, reason),)
+    return (Choice(option, fits, "this preset's, within image_size"),)
 
 
 def _epochs(

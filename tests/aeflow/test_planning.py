@@ -106,6 +106,8 @@ def test_volumes_in_three_dimensions(
     told = " ".join(str(plan).split())
     assert "[16, 48, 48]: this preset's, within image_size" in told
     assert "normal patches to train" in told
+    small = make_plan("volumes", {**volumes, "device": "cpu", "image_size": 32})
+    assert values(small)["patch_size"] == [16, 32, 32]
 
 
 def test_pictures_on_a_gpu(

@@ -138,6 +138,8 @@ def test_the_way_from_training_to_a_prediction(
         scorer, calibrator.loader, calibrator.patients, SyntheticAnomalies(), 0, "cpu"
     )
     assert found.images == 21 and found.patients == 1 and any(row.n > 3 for row in found.rows)
+    small = [row.n for row in found.rows if row.size == "small"]  # an ellipsoid spans few slices
+    assert max(small) < 10
     facts = {**model_facts, "preprocessing": loader.parameters}
     save_model(tmp_path / MODEL_NAME, scorer, facts)
     again = Predictor(tmp_path)(normal[0])
