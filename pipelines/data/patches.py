@@ -134,6 +134,10 @@ class NormalPatches(Dataset[dict[str, Tensor]]):
                 if self.context["body"][numbers[own]][..., rows, columns].any():
                     self.places.append((numbers[own], rows, columns))
 
+    def reside(self, device: torch.device) -> bool:
+        """See `NormalSlices.reside`."""
+        return self.slices.reside(device)
+
     def __len__(self) -> int:
         """Number of patches."""
         return len(self.places)

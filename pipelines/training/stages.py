@@ -16,12 +16,12 @@ from monai.engines.workflow import Workflow
 from monai.handlers.roc_auc import ROCAUC
 from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
-from networks.spatial import MEMORY_FORMATS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
+from networks.spatial import MEMORY_FORMATS
 from pipelines.common import (
     average,
     compiling_pays,
@@ -180,7 +180,11 @@ class StageTrainer(SupervisedTrainer):
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
         engine.network.to(memory_format=MEMORY_FORMATS[engine.step.detector.spatial_dims])
-        images = engine.state.max_epochs * len(engine.data_loader.dataset)
+        loader = engine.data_loader
+        reside = getattr(loader.dataset, "reside", None)
+        if reside and not loader.num_workers and reside(engine.state.device):
+            loader.pin_memory = False
+        images = engine.state.max_epochs * len(loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(
             engine.compiling, engine.state.device, images, REPAID_BY_TRAINING
