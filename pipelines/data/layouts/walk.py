@@ -16,6 +16,7 @@ from pipelines.data.layouts.files import (
     suffix_of,
 )
 from transforms.dicom import MAX_DEPTH
+from transforms.signals import is_signal
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,12 @@ def list_images(folder: Path, series: bool = False) -> Listing:
 def find_images(folder: Path) -> list[Path]:
     """The images below a folder, see `list_images`."""
     return list_images(folder).images
+
+
+def find_signals(folder: Path) -> list[Path]:
+    """The signals below a folder, sorted; none where images lie too."""
+    files = _files(Listing(folder), folder, (_real(folder),))
+    return [] if any(map(suffix_of, files)) else sorted(filter(is_signal, files))
 
 
 def left_out_notes(listings: Iterable[Listing]) -> list[str]:

@@ -1,0 +1,10 @@
+from .clock import Signal as Signal
+from .files import SIGNAL_SUFFIXES as SIGNAL_SUFFIXES
+from .files import channel_names as channel_names
+from .files import is_signal as is_signal
+from .files import labels_file as labels_file
+from .files import read_signal as read_signal
+from .files import signal_stem as signal_stem
+from .windows import SignalGeometry as SignalGeometry
+from .windows import usual_stride as usual_stride
+from .windows import window_starts as window_starts
