@@ -94,9 +94,10 @@ def on_clock(
             f"{name}: expected times that increase from row to row, found otherwise at row "
             f"{wrong + 1} of the samples. Sort the rows, and keep one of each time."
         )
-    step = (time[-1] - time[0]) / len(steps)
     place = np.arange(len(time))
-    if np.abs(time - time[0] - step * place).max() > JITTER * step:  # not one clock without gaps
+    line = np.polynomial.Polynomial.fit(place, time - time[0], 1)
+    step = float(line.convert().coef[1])
+    if np.abs(time - time[0] - line(place)).max() > JITTER * step:  # no clock without gaps
         whole = np.round(steps / np.median(steps))
         missed = np.abs(steps / np.median(steps) - whole)
         if missed.max() > JITTER or whole.min() < 1:
