@@ -31,6 +31,7 @@ from .signals import SignalLoader as SignalLoader
 from .signals import SignalSample as SignalSample
 from .signals import loader_of as loader_of
 from .signals import model_loader as model_loader
+from .signals import reads_signals as reads_signals
 from .slices import CaseLoader as CaseLoader
 from .slices import CaseSample as CaseSample
 from .slices import require_slices as require_slices

@@ -17,6 +17,7 @@ from pipelines.data.layouts.files import shortened
 from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.data.recordings import divided_in_time, divided_like
+from pipelines.data.signals import reads_signals
 from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, may_train, split_cohort
 from transforms.errors import InputError
 from transforms.signals import usual_stride
@@ -267,6 +268,8 @@ def open_normals(
     """
     if not dataset_dir:
         raise InputError("dataset_dir: name the folder of normal images with --dataset_dir.")
+    if layout == "normals" and reads_signals(model):
+        layout = "signals"
     cohort, notes, seen = _read_like(model, dataset_dir, layout, modalities, patient_pattern)
     normal = tuple(case for case in cohort.cases if may_train(case, cohort.volumetric))
     left = tuple(case for case in normal if case.patient not in seen)
@@ -306,7 +309,7 @@ def _read_like(
             f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
             f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
         )
-    if cohort.signals != ("window" in model.get("preprocessing", ())):
+    if cohort.signals != reads_signals(model):
         found, known = ("signals", "images") if cohort.signals else ("images", "signals")
         raise InputError(
             f"dataset_dir: {cohort.root} holds {found}, but the model was trained on {known}. "

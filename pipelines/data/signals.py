@@ -61,6 +61,11 @@ class SignalSample(CaseSample):
         low, high = _columns(self.limits)
         return low + (windows - INNER[0]) / (INNER[1] - INNER[0]) * (high - low)
 
+    @property
+    def window_times(self) -> list[Any]:
+        """When the windows begin, as the file tells the time, ``(K,)``."""
+        return self.signal.told_time(self.signal.time[list(self.geometry.starts)])
+
     def native(self, maps: Tensor) -> Tensor:
         """Maps of windows ``(K, L)`` at the resolution of the file, which they have."""
         return maps
@@ -80,7 +85,8 @@ class SignalLoader:
         modalities: the channels.
         intensity: ``training`` or ``file``, see `METHODS`; ``auto`` is ``training``, so that a
             level that no training signal had is seen.
-        min_body_fraction: smallest share of a window's samples that must be there.
+        min_body_fraction: share of a window's samples that must be there; the others, over which
+            a straight line is drawn, are too few to look anomalous.
         limits: per channel the values that become `INNER`; None for those of `training`.
         training: signals whose normal samples set the limits.
     """
@@ -93,7 +99,7 @@ class SignalLoader:
         stride: int | None = None,
         modalities: Sequence[str] | None = None,
         intensity: str = "auto",
-        min_body_fraction: float = 0.5,
+        min_body_fraction: float = 0.9,
         limits: Sequence[Sequence[float]] | None = None,
         training: Sequence[Case] = (),
     ) -> None:
@@ -147,17 +153,17 @@ class SignalLoader:
         """
         signal = self._read(case)
         length = signal.values.shape[1]
-        starts = window_starts(length, self.window, self.stride)
-        if not starts:
+        if length < self.window:
             raise InputError(
                 f"{case.images[0]}: expected at least the {counted(self.window, 'sample')} of a "
                 f"window, found {length}. Leave it out, or train with a smaller --window."
             )
+        longest = int((1 - self.min_body_fraction) * self.window)
+        starts = window_starts(signal.seen, self.window, self.stride, longest)
         geometry = SignalGeometry(length, self.window, tuple(starts))
-        limits = self.limits or _limits([replace(signal, labels=None)])
+        limits = self.limits or _limits([signal], marked=True)
         filled, seen = torch.from_numpy(signal.filled), torch.from_numpy(signal.seen)
-        shown = geometry.cut(seen).float().mean(dim=-1) >= self.min_body_fraction
-        indices = shown.nonzero().flatten()
+        indices = torch.arange(len(starts))
         body = geometry.cut(seen, indices)
         raw = geometry.cut(filled, indices)
         masks = None
@@ -179,9 +185,16 @@ class SignalLoader:
 
     def _read(self, case: Case) -> Signal:
         signal = read_signal(case.images[0], self.modalities)
+        if case.mask is None:  # what is not asked for is not compared
+            signal = replace(signal, labels=None)
         if case.span is not None:
             signal = signal.part(*case.span)
         return signal
+
+
+def reads_signals(model: Mapping[str, Any]) -> bool:
+    """Whether a model, by the content of its file, is one of signals."""
+    return "window" in model.get("preprocessing", ())
 
 
 def loader_of(parameters: Mapping[str, Any]) -> CaseLoader | SignalLoader:
@@ -195,12 +208,13 @@ def model_loader(model: Mapping[str, Any]) -> CaseLoader | SignalLoader:
     return loader_of(model["preprocessing"])
 
 
-def _limits(signals: Sequence[Signal]) -> Limits:
-    """Per channel the quantiles `EXTREMES` of all normal samples."""
+def _limits(signals: Sequence[Signal], marked: bool = False) -> Limits:
+    """Per channel the quantiles `EXTREMES` of all normal samples, or of the `marked` ones too."""
     if not signals:
         raise InputError("limits: give the training signals, or the limits of a trained model.")
     normal = [
-        one.values[:, one.seen if one.labels is None else one.seen & ~one.labels] for one in signals
+        one.values[:, one.seen if marked or one.labels is None else one.seen & ~one.labels]
+        for one in signals
     ]
     return tuple(_channel_limits(row) for row in np.concatenate(normal, axis=1))
 

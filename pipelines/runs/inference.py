@@ -73,7 +73,7 @@ class Inference(Session):
         return {what: self.output_dir / name for what, name in names.items()}
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        whole = [row for row in gathered.rows if row.level != "slice"]
+        whole = [row for row in gathered.rows if not row.is_part]
         whole.sort(key=lambda row: -row.score)
         lines = [f"Scored {counted(len(whole), 'image')}, the most anomalous first:"]
         lines += [f"  {told(row)}" for row in whole[:MOST_TOLD]]

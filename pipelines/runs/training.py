@@ -34,6 +34,7 @@ from pipelines.data import (
     CaseLoader,
     Data,
     LabelledAnomalies,
+    SignalLoader,
     content_digest,
     seen_content,
 )
@@ -124,7 +125,7 @@ class Training(Evaluation):
         evaluator: CaseEvaluator,
         tracker: Tracker,
         data: Data,
-        preprocessing: CaseLoader,
+        preprocessing: CaseLoader | SignalLoader,
         calibrator: Calibrator,
         trainer: StageTrainer,
         seed: int,
@@ -312,6 +313,8 @@ class Training(Evaluation):
         return f"{', '.join(told) or config['score']} ({how})"
 
     def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        if self.data.cohort.signals:
+            return []
         dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
         chosen = range(0, len(dataset.images), max(1, len(dataset.images) // SHOWN_REGIONS))
         return [

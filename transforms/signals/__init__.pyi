@@ -1,4 +1,8 @@
+from .anomalies import SIGNAL_KINDS as SIGNAL_KINDS
+from .anomalies import SignalAnomalies as SignalAnomalies
+from .anomalies import SignalRecipe as SignalRecipe
 from .clock import Signal as Signal
+from .files import LABELS_SUFFIX as LABELS_SUFFIX
 from .files import SIGNAL_SUFFIXES as SIGNAL_SUFFIXES
 from .files import channel_names as channel_names
 from .files import is_signal as is_signal

@@ -4,22 +4,39 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """Where the windows of a signal start: every `stride` samples, and one that ends with it.
+def window_starts(seen: NDArray[np.bool_], window: int, stride: int, longest: int = 0) -> list[int]:
+    """Where the windows of a signal start: every `stride` samples between long gaps, and at both.
+
+    Args:
+        seen: which samples are there, ``(T,)``.
+        window: samples of a window.
+        stride: samples from one window to the next; the last one before a gap ends with it.
+        longest: samples that a window may lack.
 
     Example:
-        >>> window_starts(10, 4, 4)
+        >>> window_starts(np.ones(10, dtype=bool), 4, 4)
         [0, 4, 6]
     """
-    last = length - window
-    if last < 0:
-        return []
-    starts = list(range(0, last + 1, stride))
-    return starts if starts[-1] == last else [*starts, last]
+    starts = set()
+    for first, end in _stretches(seen, longest):
+        if end - first >= window:
+            starts |= {*range(first, end - window + 1, stride), end - window}
+    lacking = np.concatenate([[0], np.cumsum(~seen)])
+    return sorted(n for n in starts if lacking[n + window] - lacking[n] <= longest)
+
+
+def _stretches(seen: NDArray[np.bool_], longest: int) -> list[tuple[int, int]]:
+    """First sample and end of what lies between gaps of more than `longest` samples."""
+    there = np.flatnonzero(seen)
+    breaks = np.flatnonzero(np.diff(there) > longest + 1)
+    firsts, lasts = [*there[:1], *there[breaks + 1]], [*there[breaks], *there[-1:]]
+    return [(int(one), int(other) + 1) for one, other in zip(firsts, lasts, strict=True)]
 
 
 def usual_stride(window: int, stride: int | None = None) -> int:
