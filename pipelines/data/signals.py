@@ -197,6 +197,23 @@ def reads_signals(model: Mapping[str, Any]) -> bool:
     return "window" in model.get("preprocessing", ())
 
 
+def require_images(model: Mapping[str, Any], what: str) -> None:
+    """Refuses a model of signals where only images are served.
+
+    Args:
+        model: content of the model file.
+        what: what was asked for.
+
+    Raises:
+        InputError: for a model of signals.
+    """
+    if reads_signals(model):
+        raise InputError(
+            f"{what}: expected a model of images, found one of signals, for which this is not "
+            "made yet. Score signals with 'aeflow predict' or aeflow.Predictor."
+        )
+
+
 def loader_of(parameters: Mapping[str, Any]) -> CaseLoader | SignalLoader:
     """The loader with these parameters: of signals if it has a window."""
     kind = SignalLoader if "window" in parameters else CaseLoader

@@ -86,7 +86,10 @@ def signal_thumbnail(scored: ScoredCase) -> bytes:
         )
         highest = float(trace[own].max())
         colour = matplotlib.colormaps["magma"](0.9 * highest / MAP_RANGE[1], bytes=True)[:3]
-        pen.line((column, top, column, bottom), tuple(colour) if highest >= SHOWN_FROM else LINE)
+        pen.line(
+            (column, top, column, bottom),
+            tuple(map(int, colour)) if highest >= SHOWN_FROM else LINE,
+        )
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

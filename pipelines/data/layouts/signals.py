@@ -17,7 +17,7 @@ from transforms.signals import channel_names, is_signal, labels_file, signal_ste
 
 _CLASSES: tuple[tuple[str, SplitName | None, Literal[0, 1]], ...] = (
     ("normal", None, 0),
-    ("anomalous", "test", 1),
+    ("anomalous", None, 1),
     ("train/normal", "train", 0),
     ("calibration/normal", "calibration", 0),
     ("test/normal", "test", 0),
@@ -87,7 +87,7 @@ class SignalsLayout(Layout):
         cases = []
         for (path, _, split, label), patient in zip(found, patients, strict=True):
             mask = labels_file(path)
-            known = label if mask is None else None
+            known = label if mask is None or label else None
             cases.append(
                 Case(signal_stem(path), patient, (path,), label=known, mask=mask, split=split)
             )

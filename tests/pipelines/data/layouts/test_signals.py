@@ -29,7 +29,7 @@ def test_classes_in_folders(tmp_path):
     told = {case.name: (case.patient, case.label, case.split) for case in cohort.cases}
     assert told == {
         "a": ("ann", 0, None), "b": ("ann", 0, None), "c": ("c", 0, None),
-        "d": ("d", None, "test"), "e": ("e", 1, "test"),
+        "d": ("d", 1, None), "e": ("e", 1, None),
     }  # fmt: skip
     assert read_cohort(root, patient_pattern="(.)").cases[0].patient == "a"
 
