@@ -16,7 +16,7 @@ from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened
 from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
-from pipelines.data.recordings import divided_in_time, divided_like
+from pipelines.data.recordings import divided_in_time, divided_like, in_stretches
 from pipelines.data.signals import reads_signals
 from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, may_train, split_cohort
 from transforms.errors import InputError
@@ -282,6 +282,9 @@ def open_normals(
     if len(left) < len(normal):
         skipped = counted(len(normal) - len(left), "case")
         notes.append(f"{skipped} left out: the model has seen them.")
+    if reads_signals(model):
+        told = model["preprocessing"]
+        left = in_stretches(left, told["window"], told["stride"])
     data = Data(cohort, Split((), left, ()), tuple([*notes, *cohort.notes]))
     _tell(data)
     return data

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from pipelines.common import counted
@@ -62,6 +63,17 @@ def divided_in_time(
     return replace(cohort, cases=tuple(sorted(cases, key=lambda one: one.name))), [note]
 
 
+def in_stretches(cases: Sequence[Case], window: int, stride: int) -> tuple[Case, ...]:
+    """Normal recordings of too few sources as stretches that calibrate; others as they are."""
+    if len({one.patient for one in cases}) >= len(SPLITS):
+        return tuple(cases)
+    found = []
+    for case in cases:
+        first, end = case.span or (0, read_signal(case.images[0]).values.shape[1])
+        found += _stretches(case, first, end, window, stride) or [case]
+    return tuple(found)
+
+
 def divided_like(cohort: Cohort, model: Mapping[str, Any]) -> Cohort:
     """The recordings divided as a model's training divided them, by the names in its split."""
     cases: list[Case] = []
@@ -85,9 +97,7 @@ def assert_apart(cases: Sequence[Case], window: int) -> None:
     spans = sorted(
         (one.images[0], one.span, one.split, one.name) for one in cases if one.span is not None
     )
-    for (file, span, split, name), (other, after, later, second) in zip(
-        spans, spans[1:], strict=False
-    ):
+    for (file, span, split, name), (other, after, later, second) in pairwise(spans):
         gap = after[0] - span[1]
         if file == other and gap < (window if split != later else 0):
             raise AssertionError(f"{name} and {second} are {gap} samples apart.")
@@ -98,21 +108,24 @@ def _parts(case: Case, shares: Mapping[SplitName, float], window: int, stride: i
     first = int(length * shares["train"])
     second = int(length * (shares["train"] + shares["calibration"]))
     start = first + window
-    stretch = window + (LEAST_WINDOWS - 1) * stride
-    count = min(MOST_STRETCHES, (second - start) // stretch)
-    if count < 1 or first < window:
-        needed = int((stretch + window) / shares["calibration"]) + 1
+    stretches = _stretches(case, start, second, window, stride)
+    if not stretches or first < window:
+        needed = int((2 * window + (LEAST_WINDOWS - 1) * stride) / shares["calibration"]) + 1
         raise InputError(
             f"{case.images[0]}: {counted(length, 'sample')} are too few to be divided in time into "
             f"training, calibration and test; with a window of {window} at least {needed} are "
             "needed. Give more recordings, or a smaller --window."
         )
-    ends = [start + (second - start) * n // count for n in range(count + 1)]
-    found = [_part(case, "train", 0, first)]
-    found += [_part(case, "calibration", *span) for span in zip(ends, ends[1:], strict=False)]
+    found = [_part(case, "train", 0, first), *stretches]
     if length - second - window >= window:
         found.append(_part(case, "test", second + window, length))
     return found
+
+
+def _stretches(case: Case, first: int, end: int, window: int, stride: int) -> list[Case]:
+    count = min(MOST_STRETCHES, (end - first) // (window + (LEAST_WINDOWS - 1) * stride))
+    ends = [first + (end - first) * n // max(1, count) for n in range(count + 1)]
+    return [_part(case, "calibration", *span) for span in pairwise(ends)]
 
 
 def _part(case: Case, split: SplitName, first: int, end: int) -> Case:

@@ -57,9 +57,9 @@ class SignalSample(CaseSample):
     limits: Limits = ()
 
     def restored(self, windows: Tensor) -> Tensor:
-        """Windows ``(K, C, L)`` in [0, 1], such as a reconstruction, in the file's units."""
+        """Windows ``(K, C, L)``, such as a reconstruction, cut to [0, 1], in the file's units."""
         low, high = _columns(self.limits)
-        return low + (windows - INNER[0]) / (INNER[1] - INNER[0]) * (high - low)
+        return low + (windows.clamp(0.0, 1.0) - INNER[0]) / (INNER[1] - INNER[0]) * (high - low)
 
     @property
     def window_times(self) -> list[Any]:

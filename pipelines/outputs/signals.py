@@ -93,3 +93,10 @@ def signal_thumbnail(scored: ScoredCase) -> bytes:
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()
+
+
+def _colour(highest: float) -> tuple[int, ...]:
+    if highest < SHOWN_FROM:
+        return LINE
+    found = matplotlib.colormaps["magma"](0.9 * highest / MAP_RANGE[1], bytes=True)
+    return tuple(int(one) for one in found[:3])
