@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from transforms.augment import REFERENCE_SIDE
-from transforms.signals.mild import mild_signal_changes
+from transforms.signals import mild_signal_changes
 
 Change = Callable[[Tensor], Tensor]
 

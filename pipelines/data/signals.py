@@ -153,13 +153,14 @@ class SignalLoader:
         """
         signal = self._read(case)
         length = signal.values.shape[1]
-        if length < self.window:
-            raise InputError(
-                f"{case.images[0]}: expected at least the {counted(self.window, 'sample')} of a "
-                f"window, found {length}. Leave it out, or train with a smaller --window."
-            )
         longest = int((1 - self.min_body_fraction) * self.window)
         starts = window_starts(signal.seen, self.window, self.stride, longest)
+        if not starts:
+            raise InputError(
+                f"{case.images[0]}: expected at least the {counted(self.window, 'sample')} of a "
+                f"window, found {length} with gaps between. Leave it out, or train with a smaller "
+                "--window."
+            )
         geometry = SignalGeometry(length, self.window, tuple(starts))
         limits = self.limits or _limits([signal], marked=True)
         filled, seen = torch.from_numpy(signal.filled), torch.from_numpy(signal.seen)

@@ -178,7 +178,7 @@ class ScriptableScorer(AnomalyScorer):
         scorer = load_scorer(model, device, target_fpr)
         super().__init__(scorer.detector, scorer.fusion)
         self.calibration = scorer.calibration
-        self.source = {"preprocessing": model["preprocessing"]}
+        self.image_size = model["preprocessing"].get("image_size", ())  # signals have none
         self.eval()
 
     def load_state_dict(
@@ -189,8 +189,7 @@ class ScriptableScorer(AnomalyScorer):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles instead."""
-        require_images(self.source, "ckpt_export")
-        scorer = _OneTensor(self, self.source["preprocessing"]["image_size"])
+        scorer = _OneTensor(self, self.image_size)
         image, *context = _example(scorer)
         named = dict(zip(scorer.detector.needs, context, strict=True))
         return _Scripted(_trace(scorer, (packed(image, named, scorer.detector),)))

@@ -9,6 +9,7 @@ from .files import is_signal as is_signal
 from .files import labels_file as labels_file
 from .files import read_signal as read_signal
 from .files import signal_stem as signal_stem
+from .mild import mild_signal_changes as mild_signal_changes
 from .windows import SignalGeometry as SignalGeometry
 from .windows import usual_stride as usual_stride
 from .windows import window_starts as window_starts

@@ -4,8 +4,7 @@ import pytest
 import torch
 
 from transforms.errors import InputError
-from transforms.signals import SIGNAL_KINDS, SignalAnomalies, SignalRecipe
-from transforms.signals.mild import mild_signal_changes
+from transforms.signals import SIGNAL_KINDS, SignalAnomalies, SignalRecipe, mild_signal_changes
 
 PHASE = torch.linspace(0, 6, 64)[:, None, None]
 WINDOWS = 0.5 + 0.2 * torch.sin(torch.arange(128.0) / 6 + PHASE + torch.tensor([[0.0], [1.0]]))
