@@ -18,7 +18,14 @@ from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
 from pipelines.data.recordings import divided_in_time, divided_like, in_stretches
 from pipelines.data.signals import reads_signals
-from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, may_train, split_cohort
+from pipelines.data.splits import (
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    Split,
+    load_split,
+    may_train,
+    split_cohort,
+)
 from transforms.errors import InputError
 from transforms.signals import usual_stride
 
@@ -102,7 +109,9 @@ def open_data(
         InputError: when the data cannot be used as they are.
     """
     cohort, notes = _read(dataset_dir, layout, modalities, patient_pattern)
-    if cohort.signals and windows is not None and split is None:
+    if cohort.signals and split is not None:
+        cohort = divided_like(cohort, load_split(Path(split)))
+    elif cohort.signals and windows is not None:
         window, stride = windows
         cohort, told = divided_in_time(cohort, fractions, window, usual_stride(window, stride))
         notes += told
@@ -300,7 +309,7 @@ def _read_like(
     """A cohort of the model's kind, what is to be noted of it, and the patients it has seen."""
     cohort, notes = _read(dataset_dir, layout, modalities or model["modalities"], patient_pattern)
     if cohort.signals:
-        cohort = divided_like(cohort, model)
+        cohort = divided_like(cohort, model["split"])
     if len(cohort.modalities) != len(model["modalities"]):
         raise InputError(
             f"modalities: the model reads {', '.join(model['modalities'])}, found "

@@ -74,14 +74,14 @@ def in_stretches(cases: Sequence[Case], window: int, stride: int) -> tuple[Case,
     return tuple(found)
 
 
-def divided_like(cohort: Cohort, model: Mapping[str, Any]) -> Cohort:
-    """The recordings divided as a model's training divided them, by the names in its split."""
+def divided_like(cohort: Cohort, split: Mapping[Any, Sequence[str]]) -> Cohort:
+    """The recordings divided as the names in a split say, such as ``rec_0-2400``."""
     cases: list[Case] = []
     for case in cohort.cases:
         spans = [
             (part, (int(told[2]), int(told[3])))
             for part in SPLITS
-            for name in model["split"].get(part, ())
+            for name in split.get(part, ())
             if (told := NAME.fullmatch(name)) and told[1] == case.name
         ]
         cases += [_part(case, part, *span) for part, span in spans] or [case]

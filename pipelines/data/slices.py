@@ -21,6 +21,7 @@ from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod, body_mask
 from transforms.place import body_place
 from transforms.readers import read_case, read_mask
+from transforms.signals import is_signal
 from transforms.slices import Slicer, on_grid, select_slices, slice_labels, to_canvas, to_native
 
 KEPT_HEADER = (
@@ -162,6 +163,11 @@ class CaseLoader:
         Raises:
             InputError: when a file cannot be used.
         """
+        if is_signal(case.images[0]):
+            raise InputError(
+                f"{case.images[0]}: expected an image, found a signal. Train on signals with "
+                "'aeflow train', or with signals.json laid over train.json."
+            )
         raw = read_case(
             case.images, case.channels, resample=self.resample, series_uid=case.series_uid
         )

@@ -254,7 +254,7 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
         by_patient[case.patient].append(case)
     parts: dict[SplitName, list[Case]] = {}
     unknown = []
-    for side, names in _load(path).items():
+    for side, names in load_split(path).items():
         members = {}
         for name in names:
             found = by_name.get(name) or by_patient.get(name)
@@ -275,7 +275,12 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
     return parts
 
 
-def _load(path: Path) -> dict[SplitName, list[str]]:
+def load_split(path: Path) -> dict[SplitName, list[str]]:
+    """The names in a split file, see `split_cohort`.
+
+    Raises:
+        InputError: if it is none.
+    """
     expected = '{"train": [...], "calibration": [...], "test": [...]} with names'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

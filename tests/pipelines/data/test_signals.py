@@ -1,5 +1,6 @@
 """Signals as windows: scale, gaps, labels, parts in time, and the way back."""
 
+import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -80,6 +81,9 @@ def test_one_recording_is_divided_in_time(tmp_path):
         "modalities": list(data.cohort.modalities), "preprocessing": loader.parameters,
     }  # fmt: skip
     assert open_data_like(model, str(tmp_path)).split.test == split.test
+    told = tmp_path / "split.json"
+    told.write_text(json.dumps(split.as_dict()))
+    assert open_data(str(tmp_path), split=str(told), windows=(64, 8)).split.test == split.test
     assert seen_by(model, [case, *split.test, replace(case, span=(0, 2400))]) == [
         case, replace(case, span=(0, 2400))
     ]  # fmt: skip
