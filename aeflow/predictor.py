@@ -20,7 +20,7 @@ from PIL import Image
 
 from pipelines.batch import case_rows
 from pipelines.common import choose_device, write_csv
-from pipelines.data import Case, find_inputs
+from pipelines.data import Case, find_inputs, reads_signals
 from pipelines.outputs import Example, candidates, save_panels, write_maps
 from pipelines.scoring import CaseScore, ScoredCase
 from pipelines.scoring import Predictor as CasePredictor
@@ -105,7 +105,8 @@ class Prediction:
     def map(self) -> MetaTensor:
         """The anomaly map on the grid of the input, in standard deviations.
 
-        ``(X, Y, Z)`` with the volume's affine, or ``(H, W)`` for a picture.
+        ``(X, Y, Z)`` with the volume's affine, ``(H, W)`` for a picture, or ``(T,)`` for a signal,
+        NaN in its gaps.
         """
         return self.scored.grid_map
 
@@ -121,6 +122,12 @@ class Prediction:
 
         one = self.example
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
+        if one.image.ndim == 1:
+            left.plot(one.image)
+            left.set(title=f"{self.name}, window {one.index}", ylim=(0, 1))
+            right.plot(one.maps["anomaly_map"])
+            right.set(title=self.verdict, ylabel="standard deviations", xlabel="sample")
+            return figure
         left.imshow(one.image, cmap="gray", vmin=0, vmax=1)
         left.set_title(f"{self.name}, slice {one.index}" if one.index else self.name)
         shown = right.imshow(one.maps["anomaly_map"], cmap="magma", vmin=0, vmax=6)
@@ -206,8 +213,8 @@ class Predictor:
 
         Args:
             source: a file; a folder of one DICOM series; an array, ``(X, Y, Z)`` of a volume or
-                ``(H, W)`` of a picture, with channels as the last axis; a folder of images, or a
-                list of these.
+                ``(H, W)`` of a picture, with channels as the last axis, or ``(C, T)`` of a signal;
+                a folder of images, or a list of these.
             spacing: of an array that is a volume, in mm; its axes run right, anterior, superior.
 
         Returns:
@@ -237,6 +244,9 @@ class Predictor:
 
     def _written(self, values: NDArray[Any], spacing: Sequence[float] | None, folder: Path) -> Path:
         """An array as a file, so that it is read as files are."""
+        if reads_signals(self._predict.model):
+            np.save(folder / f"{ARRAY}.npy", values)
+            return folder / f"{ARRAY}.npy"
         if self._predict.model["volumetric"]:
             if values.ndim not in (3, 4) or spacing is None or len(spacing) != 3:
                 raise InputError(

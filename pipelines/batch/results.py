@@ -8,13 +8,14 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from pipelines.common import replacing
-from pipelines.data import CaseSample
+from pipelines.data import CaseSample, SignalSample
 from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example, thumbnail
 from pipelines.scoring import ScoredCase, case_score
@@ -56,8 +57,11 @@ def case_result(
 
 
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
-    """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
+    """Rows of ``scores.csv`` for one case: its slices or windows, then all; or the picture."""
     sample, case = scored.sample, scored.sample.case
+    times: list[Any] = [None] * len(sample.indices)
+    if isinstance(sample, SignalSample):
+        times = sample.window_times
     volumetric = sample.geometry.slice_axis is not None
     trivial, whole = baseline_scores(scored), scored.case_score
     score_std = scored.scores.get("score_std")
@@ -66,7 +70,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level="slice" if volumetric else "image",
+            level=_level(sample),
             slice=int(index),
             label=None if label < 0 else int(label),
             score=float(scored.scores["score"][position]),
@@ -76,13 +80,14 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             flagged=bool(scored.flagged[position]),
             score_std=None if score_std is None else float(score_std[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
+            time=times[position],
             **({} if volumetric else scope),
         )
     if volumetric:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level="volume",
+            level="signal" if isinstance(sample, SignalSample) else "volume",
             slice=None,
             label=volume_label(sample),
             score=whole.score,
@@ -94,6 +99,12 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             baselines={name: case_score(values) for name, values in trivial.items()},
             **scope,
         )
+
+
+def _level(sample: CaseSample) -> Literal["image", "slice", "window"]:
+    if isinstance(sample, SignalSample):
+        return "window"
+    return "image" if sample.geometry.slice_axis is None else "slice"
 
 
 def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
@@ -126,6 +137,9 @@ def volume_label(sample: CaseSample) -> int | None:
 
 def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.float32]) -> None:
     sample = scored.sample
+    if isinstance(sample, SignalSample):
+        _add_samples(histogram, sample, maps)
+        return
     judged = (sample.labels >= 0).numpy()
     masks = _known_masks(sample)
     if masks is None or not judged.any():
@@ -133,6 +147,18 @@ def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.
     body = sample.body.numpy()
     for index in np.flatnonzero(judged):
         histogram.add(sample.case.patient, maps[index], masks[index], body[index])
+
+
+def _add_samples(
+    histogram: PixelHistogram, sample: SignalSample, maps: NDArray[np.float32]
+) -> None:
+    """Adds each sample of a signal once, however many windows hold it; none of a gap."""
+    marked = sample.signal.labels
+    if marked is None and sample.case.label == 0:
+        marked = np.zeros(len(sample.signal.time), dtype=bool)
+    if marked is not None:
+        trace = np.asarray(sample.on_grid(torch.from_numpy(maps)))[None]
+        histogram.add(sample.case.patient, trace, marked[None], np.isfinite(trace))
 
 
 def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
@@ -219,7 +245,8 @@ def _facts(example: Example) -> dict[str, Any]:
 def _pictures(example: Example) -> dict[str, NDArray[Any]]:
     pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(np.float16)}
     if example.reconstruction is not None:
-        pictures["reconstruction"] = example.reconstruction.astype(np.float16)
+        # Far from what it has seen, a flow may lead the decoder out of the range of float16.
+        pictures["reconstruction"] = example.reconstruction.clip(-1.0, 2.0).astype(np.float16)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask

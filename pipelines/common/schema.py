@@ -193,6 +193,14 @@ class Options(BaseModel):
     normal_margin: FromZero = Field(
         description="slices between a normal slice and the nearest lesion"
     )
+    window: Annotated[
+        int,
+        Field(gt=0, multiple_of=STRIDE, strict=True),
+        Takes(f"a number of samples, divisible by {STRIDE}"),
+    ] = Field(description="samples of a window, into which signals are cut")
+    stride: FromOne = Field(
+        description="samples from one window to the next; by default a quarter of a window"
+    )
     region: Annotated[str, Takes("auto, body, lungs or a folder", _possible)] = Field(
         description="where synthetic anomalies may lie: `body`, `lungs` of chest radiographs, or a "
         "folder of masks called like the images; `auto`: what the layout knows"

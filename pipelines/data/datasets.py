@@ -21,6 +21,7 @@ from pipelines.common import EpochSampler, counted, processes, rank, share, spar
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.regions import Regions
+from pipelines.data.signals import SignalLoader
 from pipelines.data.slices import CaseLoader, CaseSample, require_slices
 from transforms.errors import InputError
 
@@ -50,7 +51,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         data: Iterable[Case],
-        transform: CaseLoader,
+        transform: CaseLoader | SignalLoader,
         num_threads: int | None = None,
         regions: Regions | None = None,
     ) -> None:
@@ -65,10 +66,8 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         counts = [len(one[Keys.IMAGE]) for one in found]
         if not any(counts):
             raise InputError(
-                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. A slice is "
-                f"normal when it shows no lesion, lies in slice_range {transform.slice_range} and "
-                f"the body fills at least {transform.min_body_fraction:.0%} of it; loosen these "
-                "options."
+                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. "
+                f"{transform.normal_told}"
             )
         self.slice_numbers = torch.cat([one.pop("slice") for one in found])
         self.images = torch.cat([one[Keys.IMAGE] for one in found])

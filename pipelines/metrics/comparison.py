@@ -47,7 +47,7 @@ class Judged:
         return {
             (row.case, row.slice): row
             for row in self.rows
-            if row.label is not None and row.level != "volume"
+            if row.label is not None and not row.is_whole
         }
 
 

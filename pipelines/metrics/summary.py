@@ -36,14 +36,14 @@ def summarize(
         baseline_pixels: pixels of the maps of the trivial scores, by name.
         threshold: of the image score, fixed on normal images.
         pixel_threshold: of the map, fixed on normal images.
-        volumetric: whether the rows are slices of volumes, to be matched by level; pictures are
-            matched by sharpness.
+        volumetric: whether the rows are slices of volumes, to be matched by level, or windows of
+            signals, which are not matched; pictures are matched by sharpness.
 
     Returns:
         Plain values; every figure is as `Figure.as_dict` has it.
     """
     known = [row for row in rows if row.label is not None]
-    table = _Table([row for row in known if row.level != "volume"], volumetric)
+    table = _Table([row for row in known if not row.is_whole], volumetric)
     of_normal, of_anomalous = class_patients(table.labels, table.patients)
     result: dict[str, Any] = {
         "threshold": Figure(threshold).as_dict(),
@@ -73,7 +73,7 @@ def summarize(
         baselines[name] |= {figure: trivial[figure].as_dict() for figure in oracle}
     result["baselines"] = baselines
     if volumetric:
-        result["volumes"] = _volume_figures([row for row in known if row.level == "volume"])
+        result["volumes"] = _volume_figures([row for row in known if row.is_whole])
     result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))
     return result
 
@@ -120,7 +120,7 @@ class _Table:
         self.labels = np.array([row.label for row in rows], dtype=np.int64)
         self.patients = [row.patient for row in rows]
         self.key_name = "slice" if volumetric else "sharpness"
-        self.volumetric = volumetric
+        self.volumetric = volumetric and not any(row.level == "window" for row in rows)
 
     def column(self, name: str) -> NDArray[np.float64]:
         return np.array([row.cells()[name] for row in self.rows], dtype=np.float64)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data import SignalSample
 from transforms.slices import to_canvas
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Example:
         case: name of the case.
         index: number of the slice; 0 for a picture.
         score: the image score, in standard deviations above normal images.
-        image: first channel on the network's canvas, ``(H, W)`` in [0, 1].
+        image: first channel on the network's canvas, ``(H, W)`` in [0, 1]; of a signal all that
+            follows is of a window, ``(L,)``.
         reconstruction: likewise; None without one.
         maps: the fused and the part maps, ``(H, W)``, in standard deviations.
         mask: lesion mask on the canvas, ``(H, W)`` bool; None when unknown.
@@ -122,7 +124,7 @@ def example_of(kind: Kind, scored: ScoredCase, position: int) -> Example:
 
 def _canvas_mask(scored: ScoredCase, position: int) -> NDArray[np.bool_] | None:
     sample = scored.sample
-    if sample.masks is None:
-        return None
+    if sample.masks is None or isinstance(sample, SignalSample):
+        return None if sample.masks is None else sample.masks[position].numpy()
     mask = sample.masks[position][None, None]
     return to_canvas(mask, sample.geometry, "nearest")[0, 0].numpy()

@@ -53,6 +53,7 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
     Returns:
         The file, if there is one.
     """
+    examples = [one for one in examples if one.image.ndim == 2]  # not windows of signals
     if not examples:
         return []
     map_names = list(examples[0].maps)

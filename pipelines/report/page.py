@@ -127,9 +127,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
 def judged_images(rows: Sequence[ScoreRow]) -> Judged:
     """The rows of single images whose label and score are known."""
     known = [
-        row
-        for row in rows
-        if row.label is not None and row.level != "volume" and np.isfinite(row.score)
+        row for row in rows if row.label is not None and not row.is_whole and np.isfinite(row.score)
     ]
     told = known[0].baselines if known else ()
     names = [name for name in told if all(name in row.baselines for row in known)]
@@ -167,7 +165,7 @@ def picture_of(path: Path, alt: str, title: str = "", wide: bool = False) -> Pic
 def _histogram(path: Path, content: ReportContent) -> Picture | None:
     groups: dict[int | None, list[float]] = {0: [], 1: [], None: []}
     for row in content.rows:
-        if row.level != "volume" and np.isfinite(row.score):
+        if not row.is_whole and np.isfinite(row.score):
             groups[row.label].append(row.score)
     told = dict(zip(("normal", "anomalous", "unlabelled"), groups.values(), strict=True))
     told["held-out normal"] = list(content.held_out)
@@ -259,7 +257,7 @@ def _regions(path: Path, content: ReportContent) -> Picture | None:
 def _panels(path: Path, content: ReportContent) -> list[Picture]:
     """Panels by kind; all of them together go to `path`."""
     save_panels(path, content.examples, " ".join(n for n in content.notes if "phantom" in n))
-    kinds = list(dict.fromkeys(str(example.kind) for example in content.examples))
+    kinds = list(dict.fromkeys(str(one.kind) for one in content.examples if one.image.ndim == 2))
     found: list[Picture] = []
     with tempfile.TemporaryDirectory() as temporary:
         for kind in sorted(kinds, key=_place):
@@ -310,11 +308,11 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
 
 def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
     """The few numbers on top: name, number, remark."""
-    single = [row for row in content.rows if row.level != "volume"]
+    single = [row for row in content.rows if not row.is_whole]
     what = "slices" if content.volumetric else "images"
     flagged = sum(bool(row.flagged) for row in single)
     cards = [(f"{what} scored", str(len(single)), f"{flagged} flagged")]
-    volumes = [row for row in content.rows if row.level == "volume"]
+    volumes = [row for row in content.rows if row.is_whole]
     if volumes:
         above = sum(bool(row.flagged) for row in volumes)
         cards.append(("volumes scored", str(len(volumes)), f"{above} flagged"))

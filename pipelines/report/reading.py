@@ -128,9 +128,9 @@ def reading_list(content: ReportContent) -> ReadingList | None:
     Returns:
         None without any case.
     """
-    slices = sorted((row for row in content.rows if row.level == "slice"), key=_rank)
+    slices = sorted((row for row in content.rows if row.is_part), key=_rank)
     highest = {row.case: row.slice for row in slices}
-    cases = sorted((row for row in content.rows if row.level != "slice"), key=_rank, reverse=True)
+    cases = sorted((row for row in content.rows if not row.is_part), key=_rank, reverse=True)
     if not cases:
         return None
     cells = [{**row.cells(), HIGHEST_SLICE: highest.get(row.case, "")} for row in cases]

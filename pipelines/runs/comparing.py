@@ -135,7 +135,8 @@ class Comparison:
         self.seeds = tuple(dict.fromkeys(seeds))
         self.minutes = float(minutes)
         self.parallel = int(parallel)
-        self.further = tuple(self._config(str(name)) for name in _listed(configs))
+        kind = ["signals"] if data.cohort.signals else []
+        self.further = tuple(self._config(str(name)) for name in [*kind, *_listed(configs)])
         given = {name: value for name, value in (options or {}).items() if value is not None}
         self.options = self._shared() | given
         self.split_path = self.output_dir / "split.json"
@@ -219,6 +220,8 @@ class Comparison:
 
     def _shown(self) -> list[str]:
         """Cases to be shown, evenly spaced in the order of their names, whatever was found."""
+        if self.data.cohort.signals:  # whose traces lie in the reports
+            return []
         test = self.data.split.test
         anomalous = [case for case in test if case.label != 0]
         normal = [case for case in test if case.label == 0]

@@ -130,7 +130,7 @@ class Evaluation(Session):
         return {"results": self.output_dir, "tracking": self.tracker.where} | self.tracker.pages
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        return told_figures(metrics)
+        return told_figures(metrics, "window" if self.data.cohort.signals else "image")
 
     def _track(self, metrics: Mapping[str, Any]) -> None:
         self.tracker.log_metrics(tracked_figures(metrics))
@@ -191,13 +191,18 @@ def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def told_figures(metrics: Mapping[str, Any]) -> list[str]:
-    """Figures and baselines that are defined, line by line."""
+def told_figures(metrics: Mapping[str, Any], one: str = "image") -> list[str]:
+    """Figures and baselines that are defined, line by line.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        one: what is judged.
+    """
     counts = ", ".join(
         counted(int(metrics[name]["value"]), what)
         for name, what in (
-            ("n_normal", "normal image"),
-            ("n_anomalous", "anomalous image"),
+            ("n_normal", f"normal {one}"),
+            ("n_anomalous", f"anomalous {one}"),
             ("n_patients", "patient"),
         )
     )

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
+from networks.spatial import axes_of, mean_in_cells, size_of
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
@@ -251,9 +251,9 @@ def _only(
 
 
 def _inside(maps: Tensor, body: Tensor) -> Tensor:
-    """Values of maps ``(B, 1, h, w)`` at positions that show the body, not a mere corner of it."""
-    cover = F.adaptive_avg_pool2d(body.float(), (maps.shape[-2], maps.shape[-1]))
-    shown = cover >= 0.5 * cover.amax(dim=(1, 2, 3), keepdim=True)
+    """Values of maps ``(B, 1, *s)`` at positions that show the body, not a mere corner of it."""
+    cover = mean_in_cells(body.float(), size_of(maps))
+    shown = cover >= 0.5 * cover.amax(dim=(1, *axes_of(cover)), keepdim=True)
     return torch.cat([_spread(m[b]) for m, b in zip(maps, shown, strict=True)])
 
 

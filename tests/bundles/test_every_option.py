@@ -129,6 +129,8 @@ ELSEWHERE = {
     "all_series": "bundles/test_options.py",
     "resample": "transforms/test_resample.py",
     "save_dicom": "bundles/test_inferring.py",
+    "window": "pipelines/data/test_signals.py",
+    "stride": "pipelines/data/test_signals.py",
     "very_suspicious": "pipelines/scoring/test_bands.py",
     "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
     "cache_gigabytes": "pipelines/training/test_cache.py",  # it changes no result
