@@ -143,7 +143,7 @@ class CaseDataset(MonaiDataset):
     Args:
         data: the cases.
         transform: cuts a case into slices.
-        baselines: whether to compute the trivial scores too, of a `CaseLoader`'s slices.
+        baselines: whether to compute the trivial scores too, if it can.
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class CaseDataset(MonaiDataset):
         baselines: bool = False,
     ) -> None:
         super().__init__(tuple(data))
-        if baselines and isinstance(transform, CaseLoader):
-            transform = CaseLoader(**transform.parameters, with_baselines=True)
+        if baselines and isinstance(transform, (CaseLoader, SignalLoader)):
+            transform = type(transform)(**transform.parameters, with_baselines=True)
         self.read = transform  # MONAI's own attribute would hide what is wrong with a case
 
     def _transform(self, index: int) -> CaseSample | FailedCase:

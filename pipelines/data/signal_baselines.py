@@ -21,14 +21,11 @@ from transforms.intensity import robust_z
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-SIGNAL_BASELINES = ("moving_median", "seasonal_difference")
-"""The names of the trivial traces."""
-
 WINDOW = 25
 """Samples of the moving median, half of them on either side."""
 
 HIGHEST_SAMPLES = 10
-"""Number of samples whose mean is the score of a signal."""
+"""Number of samples whose mean is the score of a window."""
 
 LEAST_CORRELATION = 0.3
 """Autocorrelation below which a peak is no season."""
@@ -108,8 +105,8 @@ def find_season(signals: Iterable[ArrayLike]) -> int | None:
     return start + int(peaks[heights >= NEARLY * heights.max()][0])
 
 
-def signal_score(trace: ArrayLike) -> float:
-    """The score of a whole signal: the mean of the ten highest samples of its trace (T,)."""
+def window_score(trace: ArrayLike) -> float:
+    """The score of a window: the mean of the ten highest samples of its trace (L,)."""
     return float(np.sort(np.asarray(trace))[-HIGHEST_SAMPLES:].mean(dtype=np.float64))
 
 

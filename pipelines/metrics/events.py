@@ -34,6 +34,14 @@ BIASES = ("flat", "front", "middle", "back")
 FALSE_ALARMS_PER = 1000
 """Seen samples to which the false alarms refer."""
 
+LEVELS = tuple(np.geomspace(0.5, 100.0, 40).tolist())
+"""Thresholds at which a trivial trace, which has none of its own, is counted."""
+
+EVENT_FIGURES = (
+    "event_recall", "event_precision", "false_alarms", "range_recall", "range_precision"
+)  # fmt: skip
+"""What `event_metrics` gives."""
+
 
 @dataclass(frozen=True)
 class EventCounts:
@@ -197,9 +205,8 @@ def event_metrics(
         `range_precision`, the mean rewards of events and of alarms. None where there is no event,
         or no alarm.
     """
-    names = ("event_recall", "event_precision", "false_alarms", "range_recall", "range_precision")
     if not cases:
-        return {name: Figure(None) for name in names}
+        return {name: Figure(None) for name in EVENT_FIGURES}
     of = {
         name: np.array([getattr(case, name) for case in cases], dtype=np.float64)
         for name in EventCounts.__dataclass_fields__
@@ -219,4 +226,24 @@ def event_metrics(
 
     over = [len(np.unique(patients[below > 0])) for _, below in fractions]
     bootstrap = draw_patients(patients, of["events"] > 0, resamples, seed)
-    return bootstrap.figures(names, statistics, over)
+    return bootstrap.figures(EVENT_FIGURES, statistics, over)
+
+
+def matched_events(
+    cases: Sequence[EventCounts], by_level: Sequence[Sequence[EventCounts]]
+) -> Sequence[EventCounts]:
+    """A trivial trace's counts at the lowest level with no more false alarms than ours.
+
+    The level is chosen on the test signals, in favour of the trivial trace: an oracle.
+
+    Args:
+        cases: our counts of each signal.
+        by_level: the trivial trace's of each signal, at each of `LEVELS`.
+
+    Returns:
+        Its counts of each signal at that level, or at the highest.
+    """
+    allowed = sum(case.false_alarms for case in cases)
+    levels = list(zip(*by_level, strict=True))
+    fitting = (one for one in levels if sum(case.false_alarms for case in one) <= allowed)
+    return next(fitting, levels[-1])

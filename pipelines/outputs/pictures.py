@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.common import replacing
 from pipelines.outputs.examples import Example
+from pipelines.outputs.traces import save_traces
 
 MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
@@ -40,8 +41,10 @@ LARGE, SMALL = 17, 14
 """Heights of letters in pixels."""
 
 
-def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list[Path]:
-    """Draws one row per example: input, reconstruction, residual, maps and mask.
+def save_panels(
+    path: Path, examples: Sequence[Example], note: str = "", pixel_threshold: float | None = None
+) -> list[Path]:
+    """Draws one row per example: input, reconstruction, residual, maps and mask; or traces.
 
     By Pillow: matplotlib would take ten times as long, and draws in one thread alone.
 
@@ -49,13 +52,15 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
         path: PNG file to write.
         examples: what to show; nothing is written without any.
         note: a line below the panels.
+        pixel_threshold: of the map, which a signal's trace is shown with.
 
     Returns:
         The file, if there is one.
     """
-    examples = [one for one in examples if one.image.ndim == 2]  # not windows of signals
     if not examples:
         return []
+    if examples[0].of_signal:
+        return save_traces(path, examples, pixel_threshold, note)
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
     restored = any(one.reconstruction is not None for one in examples)

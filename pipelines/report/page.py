@@ -256,14 +256,15 @@ def _regions(path: Path, content: ReportContent) -> Picture | None:
 
 def _panels(path: Path, content: ReportContent) -> list[Picture]:
     """Panels by kind; all of them together go to `path`."""
-    save_panels(path, content.examples, " ".join(n for n in content.notes if "phantom" in n))
-    kinds = list(dict.fromkeys(str(one.kind) for one in content.examples if one.image.ndim == 2))
+    note, threshold = " ".join(n for n in content.notes if "phantom" in n), content.pixel_threshold
+    save_panels(path, content.examples, note, threshold)
+    kinds = list(dict.fromkeys(str(example.kind) for example in content.examples))
     found: list[Picture] = []
     with tempfile.TemporaryDirectory() as temporary:
         for kind in sorted(kinds, key=_place):
             own = [example for example in content.examples if example.kind == kind]
             drawn = Path(temporary) / f"{len(found)}.png"
-            save_panels(drawn, own)
+            save_panels(drawn, own, "", threshold)
             title = GROUPS.get(kind, kind.capitalize())
             found.append(picture_of(drawn, _told(own), title, wide=True))
     return found

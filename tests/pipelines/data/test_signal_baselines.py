@@ -7,7 +7,7 @@ from pipelines.data.signal_baselines import (
     find_season,
     moving_median,
     seasonal_difference,
-    signal_score,
+    window_score,
 )
 from transforms.errors import InputError
 
@@ -83,9 +83,9 @@ def test_season_is_the_shortest_that_explains_the_signals() -> None:
     assert find_season([np.ones((1, 100))]) is find_season([]) is None
 
 
-def test_score_of_a_signal_is_the_mean_of_its_highest_samples() -> None:
-    assert signal_score(np.r_[np.zeros(90), np.arange(1, 11)]) == 5.5
-    assert signal_score([1.0, 2.0]) == 1.5
+def test_score_of_a_window_is_the_mean_of_its_highest_samples() -> None:
+    assert window_score(np.r_[np.zeros(90), np.arange(1, 11)]) == 5.5
+    assert window_score([1.0, 2.0]) == 1.5
 
 
 def test_mistakes_are_told() -> None:
