@@ -142,9 +142,7 @@ class Prediction:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_maps(folder, self.scored, self.pixel_threshold)
-        written += save_panels(
-            folder / f"{self.name}.png", [self.example], "", self.pixel_threshold
-        )
+        written += save_panels(folder / f"{self.name}.png", [self.example], self.pixel_threshold)
         rows = [row.cells() for row in case_rows(self.scored)]
         scores = folder / f"{self.name}_scores.csv"
         write_csv(scores, rows, tuple(rows[0]))

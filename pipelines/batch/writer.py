@@ -89,7 +89,7 @@ class CaseWriter:
         if self.panels:
             panels = self.output_dir / "panels"
             written += save_panels(
-                panels / f"{scored.sample.case.name}.png", panel, "", self.pixel_threshold
+                panels / f"{scored.sample.case.name}.png", panel, self.pixel_threshold
             )
         save_result(path, result, stamp, written)
 

@@ -42,7 +42,7 @@ LARGE, SMALL = 17, 14
 
 
 def save_panels(
-    path: Path, examples: Sequence[Example], note: str = "", pixel_threshold: float | None = None
+    path: Path, examples: Sequence[Example], pixel_threshold: float | None = None, note: str = ""
 ) -> list[Path]:
     """Draws one row per example: input, reconstruction, residual, maps and mask; or traces.
 
@@ -51,8 +51,8 @@ def save_panels(
     Args:
         path: PNG file to write.
         examples: what to show; nothing is written without any.
-        note: a line below the panels.
         pixel_threshold: of the map, which a signal's trace is shown with.
+        note: a line below the panels.
 
     Returns:
         The file, if there is one.

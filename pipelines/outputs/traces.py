@@ -127,7 +127,7 @@ def save_traces_beside(path: Path, shown: Mapping[str, Shown]) -> None:
         axis.plot(time, each.map, color=RESTORED, linewidth=0.9)
         axis.set_ylabel(name)
     for axis in axes:
-        _shade(axis, time, one.mask, np.isnan(values).any(axis=0))
+        _shade(axis, time, one.mask, np.asarray(np.isnan(values).any(axis=0)))
     highest = max(float(np.nanmax(each.map)) for each in shown.values())
     for axis in axes[1:]:
         axis.set_ylim(-2, max(6.0, highest))
@@ -153,7 +153,7 @@ def _draw(axes: Sequence[Axes], example: Example, threshold: float | None) -> No
         below.fill_between(time, threshold, above, color=ALARM, alpha=0.6, linewidth=0)
         below.plot(time, above, color=ALARM, linewidth=1.2, marker=".", markersize=2)
     for axis in axes:
-        _shade(axis, time, example.mask, np.isnan(values).any(axis=0))
+        _shade(axis, time, example.mask, np.asarray(np.isnan(values).any(axis=0)))
         axis.set_xlim(time[0], time[-1])
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
