@@ -27,6 +27,9 @@ LONGEST_PATH, LONGEST_PART = 4095, 255
 STRIDE = 16
 """Sides of the network's input are multiples of this."""
 
+LEAST_WINDOW = 3 * STRIDE
+"""Samples of a signal's window: with fewer, a convolution's padding is longer than its features."""
+
 FILLINGS = (
     "opacity", "haze", "flattened", "reticular", "darkening", "blurred", "foreign", "tissue",
     "deformed",
@@ -195,8 +198,8 @@ class Options(BaseModel):
     )
     window: Annotated[
         int,
-        Field(gt=0, multiple_of=STRIDE, strict=True),
-        Takes(f"a number of samples, divisible by {STRIDE}"),
+        Field(ge=LEAST_WINDOW, multiple_of=STRIDE, strict=True),
+        Takes(f"a number of samples from {LEAST_WINDOW}, divisible by {STRIDE}"),
     ] = Field(description="samples of a window, into which signals are cut")
     stride: FromOne = Field(
         description="samples from one window to the next; by default a quarter of a window"

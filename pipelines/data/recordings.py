@@ -56,8 +56,8 @@ def divided_in_time(
     stretches = sum(one.split == "calibration" for one in found)
     note = (
         f"{counted(len(free), 'source')} only ({shortened(one.name for one in free)}), divided in "
-        f"time: the earlier part trains, the later tests, a window apart. {stretches} stretches "
-        "calibrate and count as so many sources, which holds where the signal does not drift. "
+        f"time: the earlier part trains, the later tests, a window apart. What calibrates counts "
+        f"as {counted(stretches, 'source')}, which holds where the signal does not drift. "
         "Figures say nothing of other sources."
     )
     return replace(cohort, cases=tuple(sorted(cases, key=lambda one: one.name))), [note]

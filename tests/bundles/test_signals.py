@@ -16,7 +16,7 @@ from transforms.errors import InputError
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
 TINY = {
-    "window": 64, "stride": 32, "flow_steps": 2, "decoder_width": 4, "pretrain_epochs": 6,
+    "window": 64, "stride": 32, "flow_steps": 2, "decoder_width": 4, "pretrain_epochs": 4,
     "pretrain_epoch_size": 64, "pretrain_batch_size": 32, "max_epochs": 2, "batch_size": 32,
     "target_fpr": 0.3, "tracking_uri": "none", "device": "cpu",
 }  # fmt: skip

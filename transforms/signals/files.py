@@ -283,8 +283,8 @@ def _chosen(path: Path, raw: _Raw, channels: Sequence[str] | None) -> _Raw:
     if missing:
         raise InputError(
             f"{path}: expected the channels {', '.join(channels)}, found "
-            f"{', '.join(raw.channels)}. Name those that are there with --modalities, or leave "
-            "this file out."
+            f"{', '.join(raw.channels)}. Rename them, or leave this file out; a training reads "
+            "those that --modalities names."
         )
     rows = [raw.channels.index(name) for name in channels]
     return raw._replace(values=raw.values[rows], channels=tuple(channels))
