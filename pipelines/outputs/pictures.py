@@ -238,6 +238,7 @@ def save_histogram(
     unlabelled: Sequence[float] = (),
     held_out: Sequence[float] = (),
     reference: Sequence[float] | NDArray[np.float64] = (),
+    of: str = "images",
 ) -> None:
     """Draws the scores of normal and anomalous images with the threshold.
 
@@ -250,6 +251,7 @@ def save_histogram(
         held_out: scores of normal images of the calibration, drawn as images of their own.
         reference: scores of the held-out normal images of the calibration, drawn as a line of the
             same area as the images.
+        of: what has the scores.
     """
     groups = (
         (normal, "normal", "#0072B2"),
@@ -279,8 +281,8 @@ def save_histogram(
             label="held-out normal, scaled",
         )
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
-    axis.set_xlabel("score (standard deviations above held-out normal images)")
-    axis.set_ylabel("images")
+    axis.set_xlabel(f"score (standard deviations above held-out normal {of})")
+    axis.set_ylabel(of)
     if known.max() > edges[-1]:
         told = f"scores above {edges[-1]:.1f}, up to {known.max():.1f}, lie in the last bar"
         axis.set_title(told, fontsize=9, loc="right")

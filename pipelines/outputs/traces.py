@@ -189,7 +189,11 @@ def _legend(examples: Sequence[Example], threshold: float | None) -> list[Any]:
         )
     handles.append(Line2D([], [], color=TRACE, label="anomaly trace, sd above normal samples"))
     if any(one.window is not None for one in examples):
-        handles.append(Line2D([], [], color="black", linewidth=0.8, label="the window"))
+        handles.append(
+            Line2D(
+                [], [], color="black", linestyle="", marker="|", markersize=9, label="the window"
+            )
+        )
     if threshold is not None and np.isfinite(threshold):
         told = f"above the threshold, {threshold:.2f}"
         handles.append(Line2D([], [], color=ALARM, label=told))

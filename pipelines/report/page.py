@@ -104,7 +104,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         headline=_headline(content, words),
         tables=figure_tables(metrics, words),
         patients=patient_table(metrics, words),
-        reading=reading_list(content),
+        reading=reading_list(content, words.part),
         shown_from=SHOWN_FROM,
         histogram=_histogram(folder / "scores.png", content, words),
         roc=_roc(folder / "roc.png", content, judged, words),
@@ -182,6 +182,7 @@ def _histogram(path: Path, content: ReportContent, words: Words) -> Picture | No
         unlabelled=groups[None],
         held_out=content.held_out,
         reference=() if content.held_out else content.quantiles,
+        of=f"{words.image}s",
     )
     listed = "; ".join(
         f"{counted(len(scores), f'{name} {words.image}')}, median score {np.median(scores):.2f}"
@@ -331,10 +332,12 @@ def _headline(content: ReportContent, words: Words) -> list[tuple[str, str, str]
     baselines = metrics.get("baselines") or {}
     preferred = words.preferred(baselines)
     trivial = baselines.get(preferred)
-    if trivial and trivial["difference"]["value"] is not None:
+    if preferred and trivial and trivial["difference"]["value"] is not None:
         told = difference(trivial["difference"])
         number, _, interval = told.text.partition(" ")
-        cards.append((f"AUROC minus {preferred}'s", number, f"{interval} {told.remark}"))
+        cards.append(
+            (f"AUROC minus {preferred.replace('_', ' ')}'s", number, f"{interval} {told.remark}")
+        )
     if content.failures:
         cards.append(("failed", str(len(content.failures)), "see below"))
     return cards

@@ -137,7 +137,7 @@ def _ranking_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
     named = {"AE-Flow (score)": metrics}
     named |= {f"{_part(name)} alone": one for name, one in (metrics.get("parts") or {}).items()}
-    named |= {f"baseline {name}": one for name, one in baselines.items()}
+    named |= {f"baseline {_plainly(name)}": one for name, one in baselines.items()}
     rows = [
         (
             name,
@@ -180,8 +180,14 @@ def _beside(
     rows = [(f"AE-Flow ({of})", [tell(metrics.get(name)) for name in names])]
     for baseline, trivial in (metrics.get("baselines") or {}).items():
         if _known(trivial, names):
-            rows.append((f"baseline {baseline}", [tell(trivial.get(name)) for name in names]))
+            rows.append(
+                (f"baseline {_plainly(baseline)}", [tell(trivial.get(name)) for name in names])
+            )
     return Table(caption, [of, *heads], rows)
+
+
+def _plainly(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _single(figures: Mapping[str, Any], names: Sequence[str], caption: str) -> Table | None:
@@ -241,15 +247,16 @@ def synthetic_table(found: Mapping[str, Any] | None, words: Words) -> Table | No
             told = Cell(f"{100 * row['flagged']:.0f} %", f"AUROC {row['auroc']:.2f}, n {row['n']}")
         cells.setdefault(row["kind"], []).append(told)
     practised = {kind: Cell("yes" if kind in found["practised"] else "no") for kind in cells}
-    unit = {"pixel": "px"}.get(words.pixel, f"{words.pixel}s")
-    sizes = [f"{name}, {low} to {high} {unit}" for name, (low, high) in found["diameters"].items()]
+    sizes = [
+        f"{name}, {low} to {high} {words.px}" for name, (low, high) in found["diameters"].items()
+    ]
     of = f"{counted(found['images'], f'held-out normal {words.image}')} of the calibration"
     few = too_few(found["patients"])
     without = f"{100 * found['flagged_without']:.0f} % of them are{f' ({few})' if few else ''}"
     return Table(
-        f"Share flagged of {of} with one synthetic anomaly each, by its kind and diameter; without "
-        f"it {without}. AUROC: against the same {words.image}s without it; n: {words.image}s in "
-        "which it shows",
+        f"Share flagged of {of} with one synthetic anomaly each, by its kind and {words.size}; "
+        f"without it {without}. AUROC: against the same {words.image}s without it; n: "
+        f"{words.image}s in which it shows",
         ["kind", *sizes, "practised in pre-training"],
         [(kind, [*own, practised[kind]]) for kind, own in cells.items()],
     )

@@ -18,6 +18,8 @@ class Words:
         part: what a row of the scores is of.
         whole: what consists of such parts.
         pixel: a point of it.
+        px: the unit of sizes in it.
+        size: of a synthetic anomaly.
         map: where each point is scored.
         lesion: what is to be found.
         masks: what tells where it is.
@@ -30,11 +32,18 @@ class Words:
     part: str
     whole: str
     pixel: str
+    px: str
+    size: str
     map: str
     lesion: str
     masks: str
     trivial: tuple[str, ...]
     matched: str
+
+    @property
+    def of_signals(self) -> bool:
+        """Whether they are those of signals."""
+        return self.whole == "signal"
 
     def preferred(self, baselines: Collection[str]) -> str | None:
         """The trivial score to be shown beside ours, among those that there are."""
@@ -42,16 +51,16 @@ class Words:
 
 
 PICTURES = Words(
-    "image", "an image", "image", "image", "pixel", "map", "lesion", "lesion masks",
-    ("sharpness",), "sharpness",
+    "image", "an image", "image", "image", "pixel", "px", "diameter",
+    "map", "lesion", "lesion masks", ("sharpness",), "sharpness",
 )  # fmt: skip
 VOLUMES = Words(
-    "image", "an image", "slice", "volume", "pixel", "map", "lesion", "lesion masks",
-    ("intensity",), "level of the slice",
+    "image", "an image", "slice", "volume", "pixel", "px", "diameter",
+    "map", "lesion", "lesion masks", ("intensity",), "level of the slice",
 )  # fmt: skip
 SIGNALS = Words(
-    "window", "a window", "window", "signal", "sample", "trace", "event", "marked samples",
-    ("seasonal_difference", "moving_median"), "",
+    "window", "a window", "window", "signal", "sample", "samples", "length",
+    "trace", "event", "marked samples", ("seasonal_difference", "moving_median"), "",
 )  # fmt: skip
 
 
