@@ -1,14 +1,19 @@
 """Trivial traces of signals."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pipelines.data.cases import Case
+from pipelines.data.datasets import CaseDataset
 from pipelines.data.signal_baselines import (
     find_season,
     moving_median,
     seasonal_difference,
     window_score,
 )
+from pipelines.data.signals import SignalLoader
 from transforms.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -86,6 +91,30 @@ def test_season_is_the_shortest_that_explains_the_signals() -> None:
 def test_score_of_a_window_is_the_mean_of_its_highest_samples() -> None:
     assert window_score(np.r_[np.zeros(90), np.arange(1, 11)]) == 5.5
     assert window_score([1.0, 2.0]) == 1.5
+
+
+def test_windows_have_scores_and_maps_that_join_to_the_trace(tmp_path: Path) -> None:
+    signal = seasonal()
+    signal[0, 300] += 9
+    signal[0, 50:60] = np.nan
+    np.save(tmp_path / "a.npy", signal[0])
+    case = Case("a", "a", (tmp_path / "a.npy",), label=0)
+    plain = SignalLoader(64, 16, min_body_fraction=0.8, training=(case,))
+    loader = CaseDataset([case], plain, baselines=True).read
+    sample = loader(case)
+    assert plain.season == 20 and plain(case).baselines is None
+    assert sample.baselines is not None and set(sample.baselines.maps) == {
+        "moving_median", "seasonal_difference"
+    }  # fmt: skip
+    windows = sample.baselines.maps["moving_median"]
+    known = np.isfinite(trace := sample.trace(windows))
+    expected = moving_median(sample.signal.filled, sample.signal.seen)
+    np.testing.assert_allclose(trace[known], expected[known], rtol=1e-4, atol=1e-5)
+    highest = int(np.argmax(sample.baselines.scores["moving_median"]))
+    assert sample.geometry.starts[highest] <= 300 < sample.geometry.starts[highest] + 64
+    assert SignalLoader(**plain.parameters).season == 20
+    plain.season = None
+    assert "seasonal_difference" not in CaseDataset([case], plain, True).read(case).baselines.maps
 
 
 def test_mistakes_are_told() -> None:

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from pipelines.metrics.events import Bias, count_events, event_metrics, range_rewards, runs
+from pipelines.metrics.events import (
+    Bias,
+    count_events,
+    event_metrics,
+    matched_events,
+    range_rewards,
+    runs,
+)
 from pipelines.metrics.figure import Figure
 from pipelines.metrics.pixel import PixelHistogram, default_edges, pixel_metrics
 from transforms.errors import InputError
@@ -116,6 +123,17 @@ def test_intervals_are_over_patients_and_undefined_figures_none() -> None:
 def test_false_alarms_by_the_hour() -> None:
     counts = [count_events("p", mask("1010"), np.zeros(4), 0.5)]
     assert event_metrics(counts, per=360)["false_alarms"].value == 180
+
+
+def test_a_trivial_trace_is_told_at_the_lowest_level_with_as_few_false_alarms() -> None:
+    labels, trace = mask("001100000000"), np.array([0, 3, 0, 9, 0, 5, 0, 7, 0, 2, 0, 0])
+    ours = count_events("p", labels, labels, 0.5)
+    loud = count_events("p", ~labels, labels, 0.5)
+    levels = [count_events("p", trace, labels, level) for level in (1, 2, 6, 8)]
+    assert [one.false_alarms for one in levels] == [4, 3, 1, 0]
+    assert matched_events([loud], [levels]) == (levels[2],)
+    assert matched_events([ours], [levels]) == (levels[3],)
+    assert matched_events([ours], [levels[:2]]) == (levels[1],)
 
 
 def test_mistakes_are_told() -> None:
