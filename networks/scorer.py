@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .calibration import Calibration
 from .compiled import Compiled
 from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
 from .pooling import bounded, top_mean
-from .precision import computes_in_bfloat16
+from .precision import scoring_type
+from .spatial import resized, size_of
 
 
 class ImageScores(NamedTuple):
@@ -27,12 +27,12 @@ class ImageScores(NamedTuple):
         percentile: rank of ``score`` among held-out normals, in [0, 100], ``(B,)``.
         flagged: whether ``score`` exceeds the threshold, ``(B,)`` bool.
         anomaly_map: fused map on the image's pixels, in standard deviations above the pixels of
-            held-out normal images, ``(B, 1, H, W)``.
-        maps: the map of each part that has one, ``(B, 1, H, W)``.
-        reconstruction: ``(B, C, H, W)`` in the units of the input image; None without one.
+            held-out normal images, ``(B, 1, *s)``.
+        maps: the map of each part that has one, ``(B, 1, *s)``.
+        reconstruction: ``(B, C, *s)`` in the units of the input image; None without one.
         members: the score of each member of an ensemble, each in standard deviations above its own
             scores of held-out normal images, ``(B, M)``; None without any.
-        std_map: standard deviation of the members' fused maps, ``(B, 1, H, W)``.
+        std_map: standard deviation of the members' fused maps, ``(B, 1, *s)``.
     """
 
     score: Tensor
@@ -57,7 +57,7 @@ class AnomalyScorer(nn.Module):
     Args:
         detector: the method.
         fusion: how its parts become one score and one map.
-        amp: whether the detector runs in bfloat16 on a GPU.
+        amp: whether the detector runs in the `scoring_type` of the device.
 
     Attributes:
         parts: the detector's parts by name.
@@ -97,11 +97,11 @@ class AnomalyScorer(nn.Module):
         """Computes the anomaly map.
 
         Args:
-            image: ``(B, C, H, W)`` in [0, 1].
+            image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
 
         Returns:
-            The fused anomaly map ``(B, 1, H, W)``, in standard deviations above the pixels of
+            The fused anomaly map ``(B, 1, *s)``, in standard deviations above the pixels of
             held-out normal images.
         """
         return self.fuse_maps(self.standardized_maps(self.evidence(image, context), image))
@@ -117,46 +117,41 @@ class AnomalyScorer(nn.Module):
         return isinstance(self._judge, Compiled)
 
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
-        """The raw evidence about a batch ``(B, C, H, W)`` in [0, 1]."""
-        return self._evidence(*self._encoded(image, context))
+        """The raw evidence about a batch ``(B, C, *s)`` in [0, 1]."""
+        return self._evidence(*self._encoded(image, context, self.amp))
 
     def _encoded(
-        self, image: Tensor, context: Mapping[str, Tensor] | None
-    ) -> tuple[Inputs, Any, bool]:
+        self, image: Tensor, context: Mapping[str, Tensor] | None, amp: bool
+    ) -> tuple[Inputs, Any, torch.dtype]:
         inputs = Inputs(image, context or {})
-        reduced = self.amp and computes_in_bfloat16(image.device)
-        with _precision(image.device, reduced):
-            return inputs, self.detector.encode(inputs), reduced
+        dtype = scoring_type(image.device) if amp else torch.float32
+        with _precision(image.device, dtype):
+            return inputs, self.detector.encode(inputs), dtype
 
-    def _evidence(self, inputs: Inputs, features: Any, reduced: bool) -> Evidence:
-        with _precision(inputs.image.device, reduced):
+    def _evidence(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> Evidence:
+        with _precision(inputs.image.device, dtype):
             output = self.detector(inputs, features)
         return self.detector.evidence(output, inputs)
 
     def standardized_maps(self, evidence: Evidence, image: Tensor) -> dict[str, Tensor]:
-        """Standardises each map and brings it to the size of the image ``(B, C, H, W)``."""
-        size = (image.shape[-2], image.shape[-1])
+        """Standardises each map and brings it to the size of the image ``(B, C, *s)``."""
+        size = size_of(image)
         return {
-            name: F.interpolate(
-                self.calibration.maps(name, evidence.maps[name]),
-                size=size,
-                mode="bilinear",
-                align_corners=False,
-            )
+            name: resized(self.calibration.maps(name, evidence.maps[name]), size)
             for name in self.map_names
         }
 
     def part_map(self, name: str, maps: Mapping[str, Tensor]) -> Tensor:
-        """The map of a part ``(B, 1, H, W)``: the mean of those of its standardised maps given."""
+        """The map of a part ``(B, 1, *s)``: the mean of those of its standardised maps given."""
         return torch.stack([maps[n] for n in self.parts[name].maps if n in maps]).mean(dim=0)
 
     def bounded_maps(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The maps of the parts ``(B, 1, H, W)`` as they are fused, see `bounded`."""
+        """The maps of the parts ``(B, 1, *s)`` as they are fused, see `bounded`."""
         mapped = [name for name, part in self.parts.items() if part.maps]
         return {name: bounded(self.part_map(name, maps)) for name in mapped}
 
     def fuse_maps(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Combines standardised maps into one ``(B, 1, H, W)``."""
+        """Combines standardised maps into one ``(B, 1, *s)``."""
         return self.fusion.map(self.bounded_maps(maps))
 
     def raw_parts(self, evidence: Evidence, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -180,21 +175,23 @@ class AnomalyScorer(nn.Module):
         return {name: self.calibration.parts(name, value) for name, value in raw.items()}
 
     def score_image(
-        self, image: Tensor, context: Mapping[str, Tensor] | None = None
+        self, image: Tensor, context: Mapping[str, Tensor] | None = None, exact: bool = False
     ) -> ImageScores:
         """Scores a batch of images.
 
         Args:
-            image: ``(B, C, H, W)`` in [0, 1].
+            image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
+            exact: whether in 32 bits, whatever `amp` and `accelerate` say.
 
         Returns:
             The scores with their parts and maps.
         """
-        return self._judge(*self._encoded(image, context))
+        judge = self._judged if exact else self._judge
+        return judge(*self._encoded(image, context, self.amp and not exact))
 
-    def _judged(self, inputs: Inputs, features: Any, reduced: bool) -> ImageScores:
-        evidence = self._evidence(inputs, features, reduced)
+    def _judged(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> ImageScores:
+        evidence = self._evidence(inputs, features, dtype)
         maps = self.standardized_maps(evidence, inputs.image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
@@ -246,6 +243,6 @@ class AnomalyScorer(nn.Module):
         return self.calibration.percentile(score)
 
 
-def _precision(device: torch.device, reduced: bool) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16, or nothing at all, which an export needs."""
-    return torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext()
+def _precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast, or nothing at all, which an export needs."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

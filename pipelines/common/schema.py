@@ -320,7 +320,7 @@ class Options(BaseModel):
     seed: FromZero = Field(description="of everything random")
     device: Device = Field(description="where to compute; `auto` takes a GPU if there is one")
     amp: Flag = Field(
-        description="compute in bfloat16 where that is faster; a model scores so on a GPU"
+        description="train in bfloat16 where that is faster, and score in float16 on a GPU"
     )
     compile: Annotated[str, _one_of("auto", "always", "never")] = Field(
         description="when PyTorch compiles the network; `auto` on a GPU, for runs that repay it"

@@ -173,7 +173,7 @@ def score_cases(
         for name in scorer.detector.needs
     }
     scored = inferer(images, scorer, context, device)
-    if not (all_finite(scored["score"]) and all_finite(scored["anomaly_map"])):
+    if not _finite(scored):
         raise InputError(
             f"the model: expected finite scores, found others for {samples[0].case.name} or what "
             "was scored with it. Its weights are damaged, or its training diverged: copy it "
@@ -243,10 +243,13 @@ class ScoreSlices(Inferer):
             where = slice(start, start + self.batch_size)
             own = {"": images, **(context or {})}
             around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
-            found = _columns(network.score_image(around.pop(""), around), network.calibration)
-            count = len(images[where])
+            batch, count = around.pop(""), len(images[where])
+            found = _columns(network.score_image(batch, around), network.calibration, count)
+            if not _finite(found):  # 16 bits were too few
+                exact = network.score_image(batch, around, exact=True)
+                found = _columns(exact, network.calibration, count)
             for name, value in found.items():
-                gathered.setdefault(name, []).append(value[:count].cpu())
+                gathered.setdefault(name, []).append(value)
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
         if inputs.ndim != SERVED_NDIM:
             return scored
@@ -261,7 +264,12 @@ class ScoreSlices(Inferer):
         return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
 
 
-def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
+def _finite(scored: Mapping[str, Tensor]) -> bool:
+    return all_finite(scored["score"]) and all_finite(scored["anomaly_map"])
+
+
+def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[str, Tensor]:
+    """What is told of the first `count` images of a batch, on the CPU."""
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
     values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
@@ -271,7 +279,11 @@ def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    return values
+    # Not to be waited for, copies go to pinned memory, several times as fast.
+    copied = {n: value[:count].to("cpu", non_blocking=True) for n, value in values.items()}
+    if found.score.is_cuda:
+        torch.cuda.current_stream(found.score.device).synchronize()
+    return copied
 
 
 def scored_case(
