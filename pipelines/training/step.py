@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from ignite.metrics import Average, Metric
-from networks.spatial import MEMORY_FORMATS, size_of
+from networks.spatial import MEMORY_FORMATS
 from torch import Tensor
 
 from networks import Detector, Inputs, Stage
@@ -157,9 +157,8 @@ class Stepper:
             body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
             changed, mask = self.synthetic(inputs.image, body, region, source)
             inputs = inputs._replace(image=changed)
-        image = inputs.image
-        channels_last = image.contiguous(memory_format=MEMORY_FORMATS[len(size_of(image))])
-        return inputs._replace(image=channels_last), mask
+        layout = MEMORY_FORMATS[self.detector.spatial_dims]
+        return inputs._replace(image=inputs.image.contiguous(memory_format=layout)), mask
 
 
 def _term(output: Mapping[str, Any], name: str) -> Tensor:
