@@ -157,7 +157,7 @@ def _ranking_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
 
 def _pixel_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
     told = f"Where the {words.lesion} is: {words.map}s against {words.masks}"
-    heads = [COLUMN_NAMES[name].replace("pixel", words.pixel) for name in PIXELS]
+    heads = [words.of_points(COLUMN_NAMES[name]) for name in PIXELS]
     return _beside(metrics, PIXELS, words.map, told, heads)
 
 

@@ -45,6 +45,10 @@ class Words:
         """Whether they are those of signals."""
         return self.whole == "signal"
 
+    def of_points(self, name: str) -> str:
+        """The name of a figure over the points of a map."""
+        return name.replace("pixel", self.pixel)
+
     def preferred(self, baselines: Collection[str]) -> str | None:
         """The trivial score to be shown beside ours, among those that there are."""
         return next((name for name in self.trivial if name in baselines), None)
@@ -64,7 +68,7 @@ SIGNALS = Words(
 )  # fmt: skip
 
 
-def words_for(rows: Sequence[ScoreRow], volumetric: bool) -> Words:
+def words_for(rows: Sequence[ScoreRow], volumetric: bool = True) -> Words:
     """The words that suit scores, see `ReportContent`."""
     if any(row.level == "window" for row in rows):
         return SIGNALS

@@ -99,7 +99,9 @@ def test_windows_have_scores_and_maps_that_join_to_the_trace(tmp_path: Path) -> 
     signal[0, 50:60] = np.nan
     np.save(tmp_path / "a.npy", signal[0])
     case = Case("a", "a", (tmp_path / "a.npy",), label=0)
-    plain = SignalLoader(64, 16, min_body_fraction=0.8, training=(case,))
+    np.save(tmp_path / "b.npy", seasonal()[0])
+    clean = Case("b", "b", (tmp_path / "b.npy",), label=0)
+    plain = SignalLoader(64, 16, min_body_fraction=0.8, training=(clean,))
     loader = CaseDataset([case], plain, baselines=True).read
     sample = loader(case)
     assert plain.season == 20 and plain(case).baselines is None
