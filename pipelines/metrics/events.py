@@ -168,20 +168,27 @@ def range_rewards(
             f"Arguments 'existence' and 'bias' must be in [0, 1] and one of {', '.join(BIASES)}, "
             f"got {existence!r} and {bias!r}."
         )
-    found = []
-    for start, stop in runs(ranges):
-        covered, rank = others[start:stop], np.arange(1, stop - start + 1)
-        weights = {
-            "flat": np.ones(rank.size),
-            "front": rank[::-1],
-            "middle": np.minimum(rank, rank[::-1]),
-            "back": rank,
-        }[bias]
-        overlap = weights[covered].sum() / weights.sum()
-        if reciprocal:
-            overlap /= max(1, len(runs(covered)))
-        found.append(existence * covered.any() + (1 - existence) * overlap)
-    return np.array(found)
+    place = np.flatnonzero(ranges)
+    if not place.size:
+        return np.zeros(0)
+    starts, stops = runs(ranges).T
+    lengths = stops - starts
+    groups = np.cumsum(lengths) - lengths
+    front, back = np.repeat(stops, lengths) - place, place + 1 - np.repeat(starts, lengths)
+    weights = {
+        "flat": np.ones(place.size),
+        "front": front,
+        "middle": np.minimum(front, back),
+        "back": back,
+    }[bias]
+    covered = others[place]
+    begins = covered & ((back == 1) | ~others[place - 1])
+    overlap = np.add.reduceat(weights * covered, groups) / np.add.reduceat(weights, groups)
+    pieces = np.add.reduceat(begins.astype(np.float64), groups)
+    if reciprocal:
+        overlap /= np.maximum(pieces, 1)
+    rewards: Floats = existence * (pieces > 0) + (1 - existence) * overlap
+    return rewards
 
 
 def event_metrics(
