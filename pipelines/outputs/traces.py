@@ -131,7 +131,7 @@ def save_traces_beside(path: Path, shown: Mapping[str, Shown]) -> None:
     highest = max(float(np.nanmax(each.map)) for each in shown.values())
     for axis in axes[1:]:
         axis.set_ylim(-2, max(6.0, highest))
-    axes[-1].set_xlabel("sample of the stretch")
+    axes[-1].set(xlabel="sample of the stretch", xlim=(0, len(time) - 1))
     _finish(figure, path)
 
 

@@ -132,6 +132,7 @@ def test_a_trivial_trace_is_told_at_the_lowest_level_with_as_few_false_alarms() 
     levels = [count_events("p", trace, labels, level) for level in (1, 2, 6, 8)]
     assert [one.false_alarms for one in levels] == [4, 3, 1, 0]
     assert matched_events([loud], [levels]) == (levels[2],)
+    assert matched_events([levels[1]], [levels]) == (levels[1],)
     assert matched_events([ours], [levels]) == (levels[3],)
     assert matched_events([ours], [levels[:2]]) == (levels[1],)
 

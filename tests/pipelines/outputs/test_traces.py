@@ -62,7 +62,7 @@ def test_a_picture_marks_events_gaps_and_what_lies_above_the_threshold(example: 
     spans = [patch.get_extents().width for patch in trace.patches]
     assert len(spans) == 2 and spans[0] / spans[1] == pytest.approx(20 / 8, rel=0.02)
     above = trace.lines[2].get_ydata()
-    assert np.nanmin(above) > 19.5 and 0 < np.isfinite(above).sum() < len(above)
+    assert np.nanmin(above) == 20 and 0 < np.isfinite(above).sum() < len(above)
     quiet = draw_traces([replace(example, mask=None, reconstruction=None)])
     told = [text.get_text() for text in quiet.legends[0].get_texts()]
     assert told == ["signal", "anomaly trace, sd above normal samples", "the window", "gap"]
