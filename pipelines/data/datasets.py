@@ -27,6 +27,9 @@ from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+RESIDENT_SHARE = 0.25
+"""Share of a GPU's free memory that the normal slices may fill."""
+
 
 class NormalSlices(Dataset[dict[str, Tensor]]):
     """The normal slices of cases, read once and kept in memory.
@@ -76,6 +79,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         }
         self.context["region"] = regions.masks(self.images, self.context)
         self.case_numbers = np.repeat(np.arange(len(counts)), counts)
+        self._resident: dict[str, Tensor] = {}
 
     def _normals(self, case: Case) -> dict[str, Tensor]:
         sample = self.transform(case)
@@ -96,10 +100,21 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """A batch at once: ``image`` ``(B, C, H, W)``, its numbers ``(B,)`` and the context."""
         index = torch.as_tensor(indices)
-        context = {name: value[index] for name, value in self.context.items()}
         case = torch.from_numpy(self.case_numbers)[index]
         numbers = {"index": index, "case": case, "slice": self.slice_numbers[index]}
-        return {Keys.IMAGE: self.images[index], **numbers, **context}
+        kept = self._resident or {Keys.IMAGE: self.images, **self.context}
+        there = index.to(kept[Keys.IMAGE].device, non_blocking=True)
+        return numbers | {name: value[there] for name, value in kept.items()}
+
+    def reside(self, device: torch.device) -> bool:
+        """Gives batches from a copy on a GPU from now on, if its memory has room; tells if so."""
+        if device.type != "cuda" or self._resident:
+            return bool(self._resident)
+        kept = {Keys.IMAGE: self.images, **self.context}
+        room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        if sum(value.nbytes for value in kept.values()) <= room:
+            self._resident = {name: value.to(device) for name, value in kept.items()}
+        return bool(self._resident)
 
 
 def slice_loader(

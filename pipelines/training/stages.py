@@ -179,7 +179,11 @@ class StageTrainer(SupervisedTrainer):
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
         engine.network.to(memory_format=torch.channels_last)
-        images = engine.state.max_epochs * len(engine.data_loader.dataset)
+        loader = engine.data_loader
+        reside = getattr(loader.dataset, "reside", None)
+        if reside and not loader.num_workers and reside(engine.state.device):
+            loader.pin_memory = False
+        images = engine.state.max_epochs * len(loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(
             engine.compiling, engine.state.device, images, REPAID_BY_TRAINING
