@@ -18,6 +18,7 @@ from .encoder import Encoder, check_strides
 from .errors import ArgumentError
 from .flow import NormalizingFlow
 from .head import DetectionHead
+from .spatial import SHAPES, SIDES, axes_of, size_of
 
 HEAD_STRIDES = (8, 16, 32)
 """Strides of the features that the detection head reads."""
@@ -27,10 +28,10 @@ class AEFlowOutput(NamedTuple):
     """What the network says of a batch, the same in training and evaluation mode.
 
     Attributes:
-        reconstruction: x', of shape `(B, C, H, W)`, on the scale of the input.
-        latents: z' per stride of a flow, `(B, channels, h, w)`, finest first.
-        log_dets: log |det dz'/dz| per stride and position, `(B, h, w)`, in nats.
-        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`, or None without a head.
+        reconstruction: x', of shape `(B, C, *s)`, on the scale of the input.
+        latents: z' per stride of a flow, `(B, channels, *s / stride)`, finest first.
+        log_dets: log |det dz'/dz| per stride and position, `(B, *s / stride)`, in nats.
+        head: logits of an anomaly, `(B, 1, *s / 8)`, or None without a head.
         pooled: mean of each feature of the encoder over the image, `(B, sum of its channels)`.
     """
 
@@ -96,10 +97,10 @@ class AEFlow(nn.Module):
         """Return the encoder's features, one tensor per stride of `encoder.strides`.
 
         Args:
-            image: of shape `(B, C, H, W)`, H and W divisible by the deepest flow's stride.
+            image: of shape `(B, C, *s)`, each side divisible by the deepest flow's stride.
 
         Returns:
-            Features `(B, encoder.channels[i], H / stride, W / stride)`, finest first.
+            Features `(B, encoder.channels[i], *s / stride)`, finest first.
 
         Raises:
             ArgumentError: if the image has another shape.
@@ -134,7 +135,7 @@ class AEFlow(nn.Module):
             features: those of `encode`.
 
         Returns:
-            Logits `(B, 1, H / 8, W / 8)`.
+            Logits `(B, 1, *s / 8)`.
 
         Raises:
             ArgumentError: if the network has no head.
@@ -145,14 +146,14 @@ class AEFlow(nn.Module):
         return logits
 
     def forward(self, image: Tensor) -> AEFlowOutput:
-        """Run the whole network on an image `(B, C, H, W)`; see `encode` for its shape."""
+        """Run the whole network on an image `(B, C, *s)`; see `encode` for its shape."""
         return self.from_features(self.encode(image))
 
     def initialize_flows(self, batch: Tensor | Sequence[Tensor]) -> None:
         """Fit the flows' ActNorms to data, once, before training.
 
         Args:
-            batch: normal images `(B, C, H, W)`, or their features as `encode` returns them.
+            batch: normal images `(B, C, *s)`, or their features as `encode` returns them.
         """
         features = self.encode(batch) if isinstance(batch, Tensor) else batch
         self._check_features(features)
@@ -166,16 +167,18 @@ class AEFlow(nn.Module):
 
     def _check_image(self, image: Tensor) -> None:
         channels, stride = self.encoder.in_channels, self.flow_strides[-1]
-        if image.dim() != 4 or image.shape[1] != channels:
+        dims = self.encoder.spatial_dims
+        if image.dim() != 2 + dims or image.shape[1] != channels:
             raise ArgumentError(
-                f"image: expected shape (B, {channels}, H, W), got {tuple(image.shape)}; "
-                f"give {channels} channel(s) or build the network with another in_channels."
+                f"image: expected shape (B, {channels}, {SHAPES[dims]}), got "
+                f"{tuple(image.shape)}; give {channels} channel(s) or build the network with "
+                "another in_channels or spatial_dims."
             )
-        height, width = image.shape[2:]
-        if height % stride or width % stride or not height or not width:
+        size = size_of(image)
+        if any(side % stride or not side for side in size):
             raise ArgumentError(
-                f"image: expected height and width divisible by {stride}, got {height} x {width}; "
-                "pad or resize the image."
+                f"image: expected {SIDES[dims]} divisible by {stride}, got "
+                f"{' x '.join(map(str, size))}; pad or resize the image."
             )
 
     def _check_features(self, features: Sequence[Tensor]) -> None:
@@ -207,6 +210,7 @@ class AEFlowConfig:
         with_head: whether to add a detection head.
         freeze_encoder: whether the encoder is frozen.
         seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
+        spatial_dims: axes of the image: 1 for signals, 2 for pictures, 3 for volumes.
     """
 
     in_channels: int = 1
@@ -221,6 +225,7 @@ class AEFlowConfig:
     with_head: bool = False
     freeze_encoder: bool = True
     seed: int = 0
+    spatial_dims: int = 2
 
 
 def build_aeflow(**options: Any) -> AEFlow:
@@ -240,7 +245,8 @@ def build_aeflow(**options: Any) -> AEFlow:
     config = AEFlowConfig(**options)
     strides = check_strides("flow_strides", config.flow_strides)
     read = tuple(sorted({*strides, *HEAD_STRIDES})) if config.with_head else strides
-    encoder = Encoder(config.encoder, config.in_channels, read, config.freeze_encoder)
+    dims = config.spatial_dims
+    encoder = Encoder(config.encoder, config.in_channels, read, config.freeze_encoder, dims)
     channels = dict(zip(encoder.strides, encoder.channels, strict=True))
     flows = [
         NormalizingFlow(
@@ -249,19 +255,23 @@ def build_aeflow(**options: Any) -> AEFlow:
             config.subnet,
             config.hidden,
             config.scale,
+            dims,
             clamp=config.clamp,
             seed=config.seed,
         )
         for stride in strides
     ]
-    decoder = Decoder(channels[strides[-1]], config.in_channels, strides[-1], config.decoder_width)
-    head = DetectionHead([channels[s] for s in HEAD_STRIDES]) if config.with_head else None
+    last = strides[-1]
+    decoder = Decoder(channels[last], config.in_channels, last, config.decoder_width, dims)
+    head = None
+    if config.with_head:
+        head = DetectionHead([channels[s] for s in HEAD_STRIDES], spatial_dims=dims)
     return AEFlow(encoder, flows, decoder, strides, head, config)
 
 
 def pool_features(features: Sequence[Tensor]) -> Tensor:
-    """Average features `(B, channels[i], h, w)` over the image: `(B, sum of channels)`."""
-    return torch.cat([one.float().mean(dim=(2, 3)) for one in features], dim=1)
+    """Average features `(B, channels[i], *s_i)` over the image: `(B, sum of channels)`."""
+    return torch.cat([one.float().mean(dim=axes_of(one)) for one in features], dim=1)
 
 
 def _positions(argument: str, wanted: Sequence[int], encoder: Encoder) -> tuple[int, ...]:

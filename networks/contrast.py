@@ -7,11 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .spatial import multiplied, size_of
+
 CONTRASTS = ("none", "local")
 """How the contrast of an image may be normalised."""
 
 SURROUNDINGS = 20 / 224
-"""Standard deviation of the Gaussian that weighs the surroundings, as a share of the width."""
+"""Standard deviation of the Gaussian that weighs the surroundings, as a share of the last axis."""
 
 LEAST_DEVIATION = 0.03
 """Added to the local deviation, so that the noise of a flat background is no structure."""
@@ -24,7 +26,7 @@ class Surroundings(NamedTuple):
     """What each pixel is compared with.
 
     Attributes:
-        mean: Gaussian-weighted mean around it, ``(B, C, H, W)``.
+        mean: Gaussian-weighted mean around it, ``(B, C, *s)``.
         scale: likewise the standard deviation, plus `LEAST_DEVIATION`.
     """
 
@@ -33,7 +35,7 @@ class Surroundings(NamedTuple):
 
 
 def surroundings(image: Tensor) -> Surroundings:
-    """The local moments of an image ``(B, C, H, W)`` in [0, 1], channel by channel."""
+    """The local moments of an image ``(B, C, *s)`` in [0, 1], channel by channel."""
     sigma = SURROUNDINGS * image.shape[-1]
     # In bfloat16 the difference from the mean would be lost.
     with torch.autocast(image.device.type, enabled=False):
@@ -43,21 +45,20 @@ def surroundings(image: Tensor) -> Surroundings:
 
 
 def local_contrast(image: Tensor) -> Tensor:
-    """Each pixel of ``(B, C, H, W)`` in local standard deviations, within ±`LIMIT`."""
+    """Each pixel of ``(B, C, *s)`` in local standard deviations, within ±`LIMIT`."""
     around = surroundings(image)
     return ((image - around.mean) / around.scale).clamp(-LIMIT, LIMIT)
 
 
 def gaussian_blur(image: Tensor, sigma: float | Tensor) -> Tensor:
-    """Gaussian blur of ``(B, C, H, W)``; at the borders over what lies inside.
+    """Gaussian blur of ``(B, C, *s)``; at the borders over what lies inside.
 
     Args:
         image: what is blurred.
         sigma: the standard deviation in pixels, one for all or one per image ``(B,)``.
     """
-    width = sigma.view(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
-    rows, columns = (_blur_matrix(size, width, image) for size in image.shape[-2:])
-    return rows @ image @ columns.mT
+    width = sigma.view(-1, *[1] * (image.ndim - 1)) if isinstance(sigma, Tensor) else sigma
+    return multiplied(image, [_blur_matrix(size, width, image) for size in size_of(image)])
 
 
 def _blur_matrix(size: int, width: float | Tensor, like: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def sides(size: Size) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def make_autoencoder(in_channels: int, out_channels: int, width: int, code: int) -> AutoEncoder:
+def make_autoencoder(
+    in_channels: int, out_channels: int, width: int, code: int, spatial_dims: int = 2
+) -> AutoEncoder:
     """A fully convolutional autoencoder.
 
     Args:
@@ -48,10 +50,11 @@ def make_autoencoder(in_channels: int, out_channels: int, width: int, code: int)
         out_channels: channels of the reconstruction.
         width: channels at full resolution, a multiple of 8; then 2, 4 and 8 times as many.
         code: channels of the bottleneck, likewise.
+        spatial_dims: 1, 2 or 3.
     """
     channels = (*_widths(width), code)
     return AutoEncoder(
-        2, in_channels, out_channels, channels, STRIDES_FROM_FULL, norm=NORM, act=LEAKY
+        spatial_dims, in_channels, out_channels, channels, STRIDES_FROM_FULL, norm=NORM, act=LEAKY
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from monai.networks.blocks.convolutions import Convolution
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from .errors import ArgumentError
@@ -22,6 +23,7 @@ class Decoder(nn.Module):
         out_channels: channels of the image.
         stride: stride of the latent, a power of 2 of at least 2.
         width: channels at full resolution; 2, 4, 8, ... times as many before each upsampling.
+        spatial_dims: 1, 2 or 3.
 
     Raises:
         ArgumentError: if the stride is not a power of 2 or the width is below 1.
@@ -33,7 +35,12 @@ class Decoder(nn.Module):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, stride: int = 16, width: int = 16
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int = 16,
+        width: int = 16,
+        spatial_dims: int = 2,
     ) -> None:
         """Build the decoder; see the class for the arguments."""
         super().__init__()
@@ -44,20 +51,21 @@ class Decoder(nn.Module):
         doublings = stride.bit_length() - 1
         widths = [in_channels, *(width * 2**k for k in reversed(range(doublings)))]
         self.upsample = nn.Sequential(
-            *(_double(widths[k], widths[k + 1]) for k in range(doublings))
+            *(_double(widths[k], widths[k + 1], spatial_dims) for k in range(doublings))
         )
-        self.project = nn.Conv2d(width, out_channels, kernel_size=3, padding=1)
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.project = convolution(width, out_channels, kernel_size=3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """Map the latent `(B, C, h, w)` to an image `(B, out, h * stride, w * stride)`."""
+        """Map the latent `(B, C, *s)` to an image `(B, out, *S)`, each side S = s * stride."""
         image: Tensor = self.project(self.upsample(latent))
         return image
 
 
-def _double(in_channels: int, out_channels: int) -> Convolution:
+def _double(in_channels: int, out_channels: int, spatial_dims: int) -> Convolution:
     """Build a transposed convolution of stride 2 with ReLU that keeps the signal's variance."""
     block = Convolution(
-        spatial_dims=2,
+        spatial_dims=spatial_dims,
         in_channels=in_channels,
         out_channels=out_channels,
         strides=2,
@@ -68,8 +76,9 @@ def _double(in_channels: int, out_channels: int) -> Convolution:
         act="relu",
         norm=None,
     )
-    # Every output sees 2 x 2 of the 4 x 4 taps; PyTorch's own initialisation counts all of them
-    # and the wrong channels, and shrinks the signal layer by layer.
-    nn.init.normal_(block.get_parameter("conv.weight"), std=math.sqrt(2.0 / (4 * in_channels)))
+    # Along each axis an output sees 2 of the 4 taps; PyTorch's own initialisation counts all of
+    # them and the wrong channels, and shrinks the signal layer by layer.
+    seen = 2**spatial_dims * in_channels
+    nn.init.normal_(block.get_parameter("conv.weight"), std=math.sqrt(2.0 / seen))
     nn.init.zeros_(block.get_parameter("conv.bias"))
     return block

@@ -13,12 +13,14 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
+from monai.networks.layers.factories import Conv, Norm
 from monai.networks.nets.resnet import ResNet, ResNetBlock, ResNetBottleneck
 from torch import Tensor, nn
 
 from .choices import choose
 from .errors import ArgumentError
 from .folded import FoldedStages
+from .spatial import check_spatial_dims
 
 ENCODER_STRIDES = (4, 8, 16, 32)
 """Strides at which the four stages of a residual network leave their features."""
@@ -45,17 +47,13 @@ class WideBottleneck(ResNetBottleneck):
         norm: str | tuple[str, Any] = "batch",
     ) -> None:
         """Build the block; the arguments are those of MONAI's `ResNetBottleneck`."""
-        if spatial_dims != 2:
-            raise ArgumentError(
-                f"spatial_dims: expected 2, got {spatial_dims}; images are 2-D here."
-            )
         super().__init__(in_planes, planes, spatial_dims, stride, downsample, act, norm)
-        width = 2 * planes
-        self.conv1 = nn.Conv2d(in_planes, width, kernel_size=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, kernel_size=3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, planes * self.expansion, kernel_size=1, bias=False)
+        width, conv = 2 * planes, Conv[Conv.CONV, spatial_dims]
+        self.conv1 = conv(in_planes, width, kernel_size=1, bias=False)
+        self.bn1 = Norm[Norm.BATCH, spatial_dims](width)
+        self.conv2 = conv(width, width, kernel_size=3, stride=stride, padding=1, bias=False)
+        self.bn2 = Norm[Norm.BATCH, spatial_dims](width)
+        self.conv3 = conv(width, planes * self.expansion, kernel_size=1, bias=False)
 
 
 class EncoderSpec(NamedTuple):
@@ -77,9 +75,11 @@ ENCODERS: Mapping[str, EncoderSpec] = MappingProxyType(
 
 
 class ResNetStages(ResNet):
-    """MONAI's 2-D residual network, built only as deep as it is read, returning its stages."""
+    """MONAI's residual network, built only as deep as it is read, returning its stages."""
 
-    def __init__(self, spec: EncoderSpec, in_channels: int, depth: int) -> None:
+    def __init__(
+        self, spec: EncoderSpec, in_channels: int, depth: int, spatial_dims: int = 2
+    ) -> None:
         """Build the stem and the first `depth` (1 to 4) stages."""
         # The base class calls `_make_layer` while it is being constructed.
         self.depth = depth
@@ -87,7 +87,7 @@ class ResNetStages(ResNet):
             block=spec.block,
             layers=list(spec.layers),
             block_inplanes=list(STAGE_PLANES),
-            spatial_dims=2,
+            spatial_dims=spatial_dims,
             n_input_channels=in_channels,
             conv1_t_size=7,
             conv1_t_stride=2,
@@ -113,10 +113,10 @@ class ResNetStages(ResNet):
         """Return the features of every built stage, finest first.
 
         Args:
-            image: of shape `(B, C, H, W)`.
+            image: of shape `(B, C, *s)`.
 
         Returns:
-            Tensors of shape `(B, channels, H / stride, W / stride)` for strides 4, 8, ...
+            Tensors of shape `(B, channels, *s / stride)` for strides 4, 8, ...
         """
         x = self.maxpool(self.act(self.bn1(self.conv1(image))))
         features = []
@@ -126,7 +126,7 @@ class ResNetStages(ResNet):
         return features
 
     def frozen_stages(self, image: Tensor) -> list[Tensor]:
-        """The same of a frozen network, faster and in the precision of autocast."""
+        """The same of a frozen 2-D network, faster and in the precision of autocast."""
         kind, dtype = image.device.type, self.conv1.weight.dtype
         if torch.is_autocast_enabled(kind):
             dtype = torch.get_autocast_dtype(kind)
@@ -146,7 +146,7 @@ class Encoder(nn.Module):
 
     Frozen means that no parameter takes a gradient, that no gradient graph is recorded, and that
     BatchNorm keeps its statistics even after `train()`. Its weights then change by
-    `load_state_dict` alone, for it runs as a `FoldedStages`.
+    `load_state_dict` alone, for on images it runs as a `FoldedStages`.
 
     Args:
         name: one of `ENCODERS`.
@@ -154,6 +154,7 @@ class Encoder(nn.Module):
         strides: which of the strides 4, 8, 16, 32 to return, ascending. Stages beyond the largest
             are not built.
         frozen: whether to freeze the encoder.
+        spatial_dims: 1 for signals, 2 for images, 3 for volumes.
 
     Attributes:
         strides: the strides returned.
@@ -175,6 +176,7 @@ class Encoder(nn.Module):
         in_channels: int = 1,
         strides: Sequence[int] = (8, 16),
         frozen: bool = True,
+        spatial_dims: int = 2,
     ) -> None:
         """Build the encoder with random weights; see the class for the arguments."""
         super().__init__()
@@ -185,11 +187,12 @@ class Encoder(nn.Module):
             )
         self.name = name
         self.in_channels = in_channels
+        self.spatial_dims = check_spatial_dims(spatial_dims)
         self.strides = check_strides("strides", strides)
         stage_of = {stride: stage for stage, stride in enumerate(ENCODER_STRIDES)}
         self._stages = tuple(stage_of[stride] for stride in self.strides)
         self.channels = tuple(STAGE_PLANES[s] * spec.block.expansion for s in self._stages)
-        self.backbone = ResNetStages(spec, in_channels, depth=self._stages[-1] + 1)
+        self.backbone = ResNetStages(spec, in_channels, self._stages[-1] + 1, self.spatial_dims)
         self.frozen = False
         if frozen:
             self.freeze()
@@ -214,16 +217,16 @@ class Encoder(nn.Module):
         """Return the features at `strides`.
 
         Args:
-            image: of shape `(B, C, H, W)`, H and W divisible by the largest stride.
+            image: of shape `(B, C, *s)`, each side divisible by the largest stride.
 
         Returns:
-            One tensor `(B, channels[i], H / strides[i], W / strides[i])` per stride, of values in
-            [0, inf).
+            One tensor `(B, channels[i], *s / strides[i])` per stride, of values in [0, inf).
         """
         traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # exports fold themselves
         if self.frozen:
+            plain = traced or self.spatial_dims != 2
             with torch.no_grad():
-                features = (self.backbone.stages if traced else self.backbone.frozen_stages)(image)
+                features = (self.backbone.stages if plain else self.backbone.frozen_stages)(image)
         else:
             features = self.backbone.stages(image)
         return [features[stage] for stage in self._stages]
@@ -239,8 +242,14 @@ class Encoder(nn.Module):
             state_dict: torchvision's names (`conv1.weight`, `layer1.0.bn1.running_mean`, ...).
 
         Raises:
-            ArgumentError: if tensors are missing, unknown or of another shape; it names them.
+            ArgumentError: if tensors are missing, unknown or of another shape, which it names, or
+                the encoder is not of images.
         """
+        if self.spatial_dims != 2:
+            raise ArgumentError(
+                f"state_dict: expected none for spatial_dims {self.spatial_dims}, got "
+                "torchvision's weights, which are of images; leave them out."
+            )
         ignored = ("fc.", *(f"layer{n}." for n in range(self.backbone.depth + 1, 5)))
         given = {key: value for key, value in state_dict.items() if not key.startswith(ignored)}
         if "conv1.weight" in given:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .errors import ArgumentError
 from .scorer import AnomalyScorer
+from .spatial import SIDES
 
 OUTPUTS = ("anomaly_map", "score", "percentile", "flagged")
 """What `ExportedScorer` returns, in this order."""
@@ -20,15 +21,15 @@ class ExportedScorer(AnomalyScorer):
 
     Everything that a decision needs travels with it: input normalisation, network, map, score,
     percentile and threshold. Its state dict has the keys of the scorer's. The batch size is free;
-    height and width are fixed, since the number of positions that a score pools is fixed with them.
+    the size is fixed, since the number of positions that a score pools is fixed with it.
 
     Args:
         scorer: the calibrated scorer; it is copied and stays as it is.
-        image_size: (H, W) of the images, in pixels.
+        image_size: of the images, in pixels: (H, W), (L,) of signals, (D, H, W) of volumes.
 
     Raises:
-        ArgumentError: when the scorer has not been calibrated or cannot be exported, or the size is
-            not two numbers.
+        ArgumentError: when the scorer has not been calibrated or cannot be exported, or for a size
+            of another number of sides than the images have.
     """
 
     def __init__(self, scorer: AnomalyScorer, image_size: Sequence[int]) -> None:
@@ -42,12 +43,13 @@ class ExportedScorer(AnomalyScorer):
                 f"scorer: detector {scorer.detector.name!r} searches at test time, which no export "
                 "can hold; serve the model file itself."
             )
-        if len(image_size) != 2:
+        dims = scorer.detector.spatial_dims
+        if len(image_size) != dims:
             raise ArgumentError(
-                f"image_size: expected height and width, got {tuple(image_size)}; "
+                f"image_size: expected {SIDES[dims]}, got {tuple(image_size)}; "
                 "give the size that the model was trained at."
             )
-        self.image_size = (int(image_size[0]), int(image_size[1]))
+        self.image_size = [int(side) for side in image_size]
         self.load_state_dict(scorer.state_dict())
         _keep_out_of_state(self)
         self.requires_grad_(False).eval().to(scorer.calibration.threshold.device)
@@ -61,18 +63,18 @@ class ExportedScorer(AnomalyScorer):
         """Scores a batch.
 
         Args:
-            image: float32 ``(B, C, H, W)`` in [0, 1], with ``(H, W) = image_size``.
+            image: float32 ``(B, C, *s)`` in [0, 1], s the ``image_size``.
             *context: what the detector needs, in the order of `inputs`.
 
         Returns:
-            The `OUTPUTS`: the map ``(B, 1, H, W)`` and the score ``(B,)``, both in standard
+            The `OUTPUTS`: the map ``(B, 1, *s)`` and the score ``(B,)``, both in standard
             deviations above held-out normal images, the percentile ``(B,)`` in [0, 100] and
             whether the score exceeds the threshold, ``(B,)`` bool.
 
         Raises:
             ArgumentError: when the image has another size.
         """
-        image = _of_size(image, self.image_size[0], self.image_size[1])
+        image = _of_size(image, self.image_size)
         needed = dict(zip(self.detector.needs, context, strict=True))
         scores = self.score_image(image, needed)
         return scores.anomaly_map, scores.score, scores.percentile, scores.flagged
@@ -98,14 +100,12 @@ def _keep_out_of_state(module: nn.Module) -> None:
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
-def _of_size(image: Tensor, height: int, width: int) -> Tensor:
+def _of_size(image: Tensor, size: list[int]) -> Tensor:
     # Scripted, because a trace keeps no check: with another size it would pool a wrong share.
-    if image.dim() != 4 or image.size(2) != height or image.size(3) != width:
+    if list(image.shape[2:]) != size:
         raise ArgumentError(
             "image: expected shape (B, C, "
-            + str(height)
-            + ", "
-            + str(width)
+            + str(size)[1:-1]
             + "), got "
             + str(image.shape)
             + "; resize the images, or export the model again at their size."

@@ -44,7 +44,7 @@ class Fusion(Protocol):
         ...
 
     def map(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """One map ``(B, 1, H, W)`` of the parts' standardised maps."""
+        """One map ``(B, 1, *s)`` of the parts' standardised maps."""
         ...
 
 

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ArgumentError
 from .pooling import top_mean
+from .spatial import mean_in_cells, size_of
 
 INITIAL_LOGIT = -2.0
 """Logit of an untrained head: anomalies cover about a tenth of the positions."""
@@ -24,7 +26,7 @@ class HeadOutput(NamedTuple):
     """What pre-training needs of a network.
 
     Attributes:
-        head: logits of an anomaly, `(B, 1, H / 8, W / 8)`.
+        head: logits of an anomaly, `(B, 1, *s / 8)`.
     """
 
     head: Tensor
@@ -39,12 +41,13 @@ class DetectionHead(nn.Module):
     Args:
         channels: channels of the features, finest stride first.
         width: channels within the head, a multiple of 8.
+        spatial_dims: 1, 2 or 3.
 
     Raises:
         ArgumentError: if there are no features or the width is not a multiple of 8.
     """
 
-    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+    def __init__(self, channels: Sequence[int], width: int = 64, spatial_dims: int = 2) -> None:
         """Build the head; see the class for the arguments."""
         super().__init__()
         if not channels:
@@ -53,19 +56,21 @@ class DetectionHead(nn.Module):
             )
         if width < 8 or width % 8:
             raise ArgumentError(f"width: expected a multiple of 8, got {width}; 64 is usual.")
-        self.lateral = nn.ModuleList(nn.Conv2d(c, width, kernel_size=1) for c in channels)
-        self.merge = nn.Sequential(*_convolve(width), *_convolve(width))
-        self.classify = nn.Conv2d(width, 1, kernel_size=1)
-        nn.init.constant_(self.classify.bias, INITIAL_LOGIT)  # type: ignore[arg-type]
+        convolution = Conv[Conv.CONV, spatial_dims]
+        self.lateral = nn.ModuleList(convolution(c, width, kernel_size=1) for c in channels)
+        blocks = (*_convolve(width, spatial_dims), *_convolve(width, spatial_dims))
+        self.merge = nn.Sequential(*blocks)
+        self.classify = convolution(width, 1, kernel_size=1)
+        nn.init.constant_(self.classify.bias, INITIAL_LOGIT)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return logits of an anomaly.
 
         Args:
-            features: tensors `(B, channels[i], h_i, w_i)`, finest first.
+            features: tensors `(B, channels[i], *s_i)`, finest first.
 
         Returns:
-            Logits `(B, 1, h_0, w_0)`.
+            Logits `(B, 1, *s_0)`.
 
         Raises:
             ArgumentError: if the number of features is not that of `channels`.
@@ -84,10 +89,10 @@ class DetectionHead(nn.Module):
         return logits
 
 
-def _convolve(width: int) -> tuple[nn.Module, ...]:
+def _convolve(width: int, spatial_dims: int) -> tuple[nn.Module, ...]:
     """Build a 3x3 convolution, GroupNorm (which does not mix images) and ReLU."""
     return (
-        nn.Conv2d(width, width, kernel_size=3, padding=1, bias=False),
+        Conv[Conv.CONV, spatial_dims](width, width, kernel_size=3, padding=1, bias=False),
         nn.GroupNorm(8, width),
         nn.ReLU(inplace=True),
     )
@@ -100,7 +105,7 @@ def head_loss(output: HeadOutput, mask: Tensor | None, share: float) -> Tensor:
 
     Args:
         output: of the head.
-        mask: `(B, 1, H, W)` in [0, 1]; NaN where it is only known that the image holds an anomaly.
+        mask: `(B, 1, *s)` in [0, 1]; NaN where it is only known that the image holds an anomaly.
         share: of the highest logits, which are pooled.
 
     Raises:
@@ -109,7 +114,7 @@ def head_loss(output: HeadOutput, mask: Tensor | None, share: float) -> Tensor:
     if mask is None:
         raise ArgumentError("mask: pre-training needs the masks of the synthetic anomalies.")
     logits = output.head.float()
-    cover = F.adaptive_avg_pool2d(mask, (logits.shape[-2], logits.shape[-1]))
+    cover = mean_in_cells(mask, size_of(logits))
     located = F.binary_cross_entropy_with_logits(logits, cover.nan_to_num(), reduction="none")
     pooled = top_mean(logits, share)
     whole = F.binary_cross_entropy_with_logits(pooled, torch.ones_like(pooled), reduction="none")

@@ -58,7 +58,7 @@ class AEFlowLoss(nn.Module):
 
         Args:
             output: the network's output.
-            target: the image to reconstruct, `(B, C, H, W)`.
+            target: the image to reconstruct, `(B, C, *s)`.
 
         Raises:
             ArgumentError: if the target's shape is not the reconstruction's.
@@ -99,8 +99,9 @@ def likelihoods(output: AEFlowOutput) -> tuple[list[Tensor], list[Tensor]]:
         output: the network's output.
 
     Returns:
-        Maps `(B, h, w)` per stride, in at least 32 bits: the likelihood of the latent under the
-        prior, as in the paper's score, and that of the features, which adds the log-determinant.
+        Maps `(B, *s / stride)` per stride, in at least 32 bits: the likelihood of the latent under
+        the prior, as in the paper's score, and that of the features, which adds the
+        log-determinant.
     """
     prior, density = [], []
     for latent, log_det in zip(output.latents, output.log_dets, strict=True):

@@ -18,17 +18,19 @@ class LabelledMixture(nn.Module):
     Args:
         channels: of the latent.
         seed: of the mean.
+        spatial_dims: 1, 2 or 3.
     """
 
     mean: Tensor
 
-    def __init__(self, channels: int, seed: int = 0) -> None:
+    def __init__(self, channels: int, seed: int = 0, spatial_dims: int = 2) -> None:
         super().__init__()
         source = torch.Generator().manual_seed(seed)
-        self.register_buffer("mean", torch.randn(1, channels, 1, 1, generator=source))
+        shape = (1, channels, *([1] * spatial_dims))
+        self.register_buffer("mean", torch.randn(shape, generator=source))
 
     def log_odds(self, latent: Tensor) -> Tensor:
-        """How much likelier latents ``(B, C, h, w)`` are anomalous, in nats, ``(B, h, w)``."""
+        """How much likelier latents ``(B, C, *s)`` are anomalous, in nats, ``(B, *s)``."""
         anomalous = standard_normal_log_prob(latent - self.mean)
         return anomalous - standard_normal_log_prob(latent)
 
@@ -36,8 +38,8 @@ class LabelledMixture(nn.Module):
         """Latents less the means of their components: their densities are a standard normal's.
 
         Args:
-            latent: ``(B, C, h, w)``.
-            cover: share of each position that is anomalous, ``(B, 1, h, w)``; above a half it
+            latent: ``(B, C, *s)``.
+            cover: share of each position that is anomalous, ``(B, 1, *s)``; above a half it
                 belongs to the anomalous component. So does all of an image that is known to hold
                 an anomaly, where NaN stands for not knowing where.
         """

@@ -44,7 +44,7 @@ def top_mean(value: Tensor, share: float) -> Tensor:
     """Mean of the highest share of positions.
 
     Args:
-        value: a map ``(B, 1, H, W)``.
+        value: a map ``(B, 1, *s)``.
         share: in (0, 1].
 
     Returns:

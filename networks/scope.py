@@ -13,13 +13,17 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
+from monai.networks.layers.factories import Pool
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .density import GaussianDensity
+from .spatial import mean_in_cells, resized, size_of
 
 SIDE = 12
 """Fields along each side of the image in which its lightness is measured."""
+
+SIDES: Mapping[int, int] = {1: SIDE, 2: SIDE, 3: 5}
+"""The same by the number of sides: a volume has about as many fields as an image."""
 
 OCTAVES = 5
 """Finenesses, each half of the one before, in which contrast is measured."""
@@ -62,18 +66,20 @@ class InScope(NamedTuple):
 
     Attributes:
         beyond: distance over limit per group of measures, ``(B, 3)``, in the order of `REASONS`.
-        better: times that each of `TURNED` brings an image nearer, ``(B, 6)``.
+        better: times that each of `ways` brings an image nearer, ``(B, len(ways))``.
+        ways: names among `TURNED`.
     """
 
     beyond: Tensor
     better: Tensor
+    ways: tuple[str, ...]
 
     def reason(self) -> str:
         """Why most of these images are out of scope; "" if they are not."""
         better, beyond = self.better.median(dim=0).values, self.beyond.median(dim=0).values
         undone = beyond[0] / better.max()
         if better.max() > BETTER and undone <= 1.0:
-            return f"it seems {list(TURNED)[int(better.argmax())]}"
+            return f"it seems {self.ways[int(better.argmax())]}"
         too_far = beyond / beyond.new_tensor([BEYOND[name] for name in REASONS])
         if too_far.max() > 1.0:
             return list(REASONS.values())[int(too_far.argmax())]
@@ -85,24 +91,26 @@ class Scope(nn.Module):
 
     Args:
         channels: of the images.
+        spatial_dims: 1, 2 or 3; only images, of 2, are turned.
     """
 
     limits: Tensor
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
-        sizes = (SIDE * SIDE * channels, OCTAVES, len(SHARES) + 3)
+        self.ways = tuple(TURNED) if spatial_dims == 2 else ("inverted",)
+        sizes = (SIDES[spatial_dims] ** spatial_dims * channels, OCTAVES, len(SHARES) + 3)
         self.gaussians = nn.ModuleDict(
             {n: GaussianDensity(size) for n, size in zip(REASONS, sizes, strict=True)}
         )
         self.register_buffer("limits", torch.zeros(len(REASONS)))
 
     def fit(self, normal: Tensor, plain: Tensor, changed: Tensor, held_out: Tensor) -> None:
-        """Learns from images ``(N, C, H, W)`` in [0, 1] that are in scope.
+        """Learns from images ``(N, C, *s)`` in [0, 1] that are in scope.
 
         Args:
             normal: what the Gaussians are of.
-            plain: images, ``(M, C, H, W)``.
+            plain: images, ``(M, C, *s)``.
             changed: the same, changed so that they stay in scope.
             held_out: of other patients, as they are and changed; they set the limits.
         """
@@ -114,16 +122,16 @@ class Scope(nn.Module):
         self.widen(held_out)
 
     def widen(self, images: Tensor) -> None:
-        """Takes images ``(N, C, H, W)`` for in scope, where they are not yet."""
+        """Takes images ``(N, C, *s)`` for in scope, where they are not yet."""
         limits = torch.quantile(self.distances(images), QUANTILE, dim=0)
         self.limits.copy_(torch.maximum(limits, self.limits))
 
     def forward(self, images: Tensor) -> InScope:
-        """Where images ``(N, C, H, W)`` lie."""
+        """Where images ``(N, C, *s)`` lie."""
         own, turned = self.distances(images), self.gaussians["arrangement"]
-        others = [turned(_in_parts(_arrangement, undo(images))) for undo in TURNED.values()]
+        others = [turned(_in_parts(_arrangement, TURNED[way](images))) for way in self.ways]
         better = own[:, :1] / torch.stack(others, dim=1).clamp_min(1e-6)
-        return InScope(own / self.limits, better)
+        return InScope(own / self.limits, better, self.ways)
 
     def distances(self, images: Tensor) -> Tensor:
         """Mahalanobis distances per group of measures, ``(N, 3)``."""
@@ -142,7 +150,8 @@ def _in_parts(measure: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 
 def _arrangement(images: Tensor) -> Tensor:
     """Mean lightness of each field, whatever brightness and contrast are."""
-    fields = F.adaptive_avg_pool2d(images, (SIDE, SIDE)).flatten(1)
+    dims = images.ndim - 2
+    fields = mean_in_cells(images, [SIDES[dims]] * dims).flatten(1)
     spread = fields.std(dim=1, keepdim=True)
     return (fields - fields.mean(dim=1, keepdim=True)) / (spread + 0.02)
 
@@ -150,11 +159,11 @@ def _arrangement(images: Tensor) -> Tensor:
 def _detail(images: Tensor) -> Tensor:
     """Logarithm of the contrast in each octave of fineness, over all of it."""
     total, finer = images.flatten(1).std(dim=1) + 1e-3, images
-    found = []
+    found, pool = [], Pool[Pool.AVG, images.ndim - 2]
     for _ in range(OCTAVES):
-        coarser = F.avg_pool2d(finer, 2, ceil_mode=True)
-        size = (finer.shape[-2], finer.shape[-1])
-        lost = finer - F.interpolate(coarser, size, mode="bilinear", align_corners=False)
+        size = size_of(finer)
+        coarser = pool([min(2, side) for side in size], ceil_mode=True)(finer)
+        lost = finer - resized(coarser, size)
         found.append((lost.flatten(1).std(dim=1) / total + 1e-4).log())
         finer = coarser
     return torch.stack(found, dim=1)

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .calibration import Calibration
 from .compiled import Compiled
@@ -16,6 +15,7 @@ from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
 from .pooling import bounded, top_mean
 from .precision import computes_in_bfloat16
+from .spatial import resized, size_of
 
 
 class ImageScores(NamedTuple):
@@ -27,12 +27,12 @@ class ImageScores(NamedTuple):
         percentile: rank of ``score`` among held-out normals, in [0, 100], ``(B,)``.
         flagged: whether ``score`` exceeds the threshold, ``(B,)`` bool.
         anomaly_map: fused map on the image's pixels, in standard deviations above the pixels of
-            held-out normal images, ``(B, 1, H, W)``.
-        maps: the map of each part that has one, ``(B, 1, H, W)``.
-        reconstruction: ``(B, C, H, W)`` in the units of the input image; None without one.
+            held-out normal images, ``(B, 1, *s)``.
+        maps: the map of each part that has one, ``(B, 1, *s)``.
+        reconstruction: ``(B, C, *s)`` in the units of the input image; None without one.
         members: the score of each member of an ensemble, each in standard deviations above its own
             scores of held-out normal images, ``(B, M)``; None without any.
-        std_map: standard deviation of the members' fused maps, ``(B, 1, H, W)``.
+        std_map: standard deviation of the members' fused maps, ``(B, 1, *s)``.
     """
 
     score: Tensor
@@ -97,11 +97,11 @@ class AnomalyScorer(nn.Module):
         """Computes the anomaly map.
 
         Args:
-            image: ``(B, C, H, W)`` in [0, 1].
+            image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
 
         Returns:
-            The fused anomaly map ``(B, 1, H, W)``, in standard deviations above the pixels of
+            The fused anomaly map ``(B, 1, *s)``, in standard deviations above the pixels of
             held-out normal images.
         """
         return self.fuse_maps(self.standardized_maps(self.evidence(image, context), image))
@@ -117,7 +117,7 @@ class AnomalyScorer(nn.Module):
         return isinstance(self._judge, Compiled)
 
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
-        """The raw evidence about a batch ``(B, C, H, W)`` in [0, 1]."""
+        """The raw evidence about a batch ``(B, C, *s)`` in [0, 1]."""
         return self._evidence(*self._encoded(image, context))
 
     def _encoded(
@@ -134,29 +134,24 @@ class AnomalyScorer(nn.Module):
         return self.detector.evidence(output, inputs)
 
     def standardized_maps(self, evidence: Evidence, image: Tensor) -> dict[str, Tensor]:
-        """Standardises each map and brings it to the size of the image ``(B, C, H, W)``."""
-        size = (image.shape[-2], image.shape[-1])
+        """Standardises each map and brings it to the size of the image ``(B, C, *s)``."""
+        size = size_of(image)
         return {
-            name: F.interpolate(
-                self.calibration.maps(name, evidence.maps[name]),
-                size=size,
-                mode="bilinear",
-                align_corners=False,
-            )
+            name: resized(self.calibration.maps(name, evidence.maps[name]), size)
             for name in self.map_names
         }
 
     def part_map(self, name: str, maps: Mapping[str, Tensor]) -> Tensor:
-        """The map of a part ``(B, 1, H, W)``: the mean of those of its standardised maps given."""
+        """The map of a part ``(B, 1, *s)``: the mean of those of its standardised maps given."""
         return torch.stack([maps[n] for n in self.parts[name].maps if n in maps]).mean(dim=0)
 
     def bounded_maps(self, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The maps of the parts ``(B, 1, H, W)`` as they are fused, see `bounded`."""
+        """The maps of the parts ``(B, 1, *s)`` as they are fused, see `bounded`."""
         mapped = [name for name, part in self.parts.items() if part.maps]
         return {name: bounded(self.part_map(name, maps)) for name in mapped}
 
     def fuse_maps(self, maps: Mapping[str, Tensor]) -> Tensor:
-        """Combines standardised maps into one ``(B, 1, H, W)``."""
+        """Combines standardised maps into one ``(B, 1, *s)``."""
         return self.fusion.map(self.bounded_maps(maps))
 
     def raw_parts(self, evidence: Evidence, maps: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -185,7 +180,7 @@ class AnomalyScorer(nn.Module):
         """Scores a batch of images.
 
         Args:
-            image: ``(B, C, H, W)`` in [0, 1].
+            image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
 
         Returns:

@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..convolutional import make_autoencoder
+from ..spatial import axes_of
 from .contract import Detector, Evidence, Inputs, Part, Stage, register
 
 
 class AEOutput(NamedTuple):
-    """The reconstruction of the normalised image, ``(B, C, H, W)``."""
+    """The reconstruction of the normalised image, ``(B, C, *s)``."""
 
     reconstruction: Tensor
 
@@ -32,13 +33,19 @@ class AEDetector(Detector):
         code: channels of the bottleneck at stride 16, a multiple of 8; the fewer, the less of an
             anomaly comes through.
         contrast: see `Detector`.
+        spatial_dims: see `Detector`.
     """
 
     def __init__(
-        self, in_channels: int = 1, width: int = 16, code: int = 32, contrast: str = "none"
+        self,
+        in_channels: int = 1,
+        width: int = 16,
+        code: int = 32,
+        contrast: str = "none",
+        spatial_dims: int = 2,
     ) -> None:
-        super().__init__(in_channels, contrast, width=int(width), code=int(code))
-        self.network = make_autoencoder(in_channels, in_channels, width, code)
+        super().__init__(in_channels, contrast, spatial_dims, width=int(width), code=int(code))
+        self.network = make_autoencoder(in_channels, in_channels, width, code, spatial_dims)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -64,5 +71,5 @@ class AEDetector(Detector):
         """The squared error, per pixel and as a mean."""
         made = output.reconstruction.float()
         error = (made - self.normalize(inputs.image)).square().mean(dim=1, keepdim=True)
-        values = {"residual": error.mean(dim=(1, 2, 3))}
+        values = {"residual": error.mean(dim=(1, *axes_of(error)))}
         return Evidence({"residual": error}, values, self.restore(made, inputs.image))

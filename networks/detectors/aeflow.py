@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..aeflow import AEFlow, AEFlowOutput, build_aeflow, pool_features
 from ..choices import choose
@@ -23,7 +22,8 @@ from ..loss import AEFlowLoss, likelihoods
 from ..mixture import LabelledMixture
 from ..normative import NormativeMap, by_case, smoothed
 from ..pooling import top_mean
-from ..similarity import StructuralSimilarity
+from ..similarity import StructuralSimilarity, check_window
+from ..spatial import breadth, mean_in_cells, size_of
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,8 @@ class AEFlowDetector(Detector):
             network that was trained briefly.
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
         contrast: see `Detector`.
-        normative: whether it has the parts ``bright`` and ``dark``; None lets `prepare` decide.
+        normative: whether it has the parts ``bright`` and ``dark``, as slices of volumes may; None
+            lets `prepare` decide.
         labels: what labelled anomalies it learns from too: ``images`` that hold one, or ``masks``
             that say where; None for none. The head learns to find them; the flow maps them to a
             component of their own, see `LabelledMixture`, whose log odds are the part ``labelled``.
@@ -104,9 +105,16 @@ class AEFlowDetector(Detector):
             if not 0.0 < share <= 1.0:
                 raise ArgumentError(f"{name}: expected a share in (0, 1], got {share}.")
         network = network or build_aeflow(**architecture)
+        encoder = network.encoder
+        known = {"in_channels": encoder.in_channels, "spatial_dims": encoder.spatial_dims}
         built = {} if network.config is None else dataclasses.asdict(network.config)
+        if normative and encoder.spatial_dims != 2:
+            raise ArgumentError(
+                f"normative: expected false for spatial_dims {encoder.spatial_dims}, got true; "
+                "only slices have a normative map."
+            )
         super().__init__(
-            **{"in_channels": network.encoder.in_channels} | built,
+            **known | built,
             alpha=float(alpha),
             flow_pool=float(flow_pool),
             head_pool=float(head_pool),
@@ -120,10 +128,12 @@ class AEFlowDetector(Detector):
             self.config["labels"] = labels
         self.normative = NormativeMap(self.in_channels) if normative else None
         self.network = network
-        self.density = GaussianDensity(sum(network.encoder.channels))
+        self.density = GaussianDensity(sum(encoder.channels))
         self.criterion = AEFlowLoss(alpha)
         self.mixtures = nn.ModuleList(
-            LabelledMixture(channels) for channels in network.latent_channels if labels
+            LabelledMixture(channels, spatial_dims=encoder.spatial_dims)
+            for channels in network.latent_channels
+            if labels
         )
         # Computed once: MONAI's GaussianFilter reads its sigma back at every call, which makes the
         # host wait for the device and cannot be exported.
@@ -206,6 +216,7 @@ class AEFlowDetector(Detector):
 
     def encode(self, inputs: Inputs) -> list[Tensor]:
         """The encoder's features, one tensor per stride."""
+        check_window(inputs.image)
         return self.network.encode(self.normalize(inputs.image))
 
     def forward(
@@ -242,9 +253,7 @@ class AEFlowDetector(Detector):
         """The flow learns all images, each position by its component; the decoder the normal."""
         normal = (mask == 0).flatten(1).all(dim=1)
         latents = [
-            mixture.centred(
-                latent, F.adaptive_avg_pool2d(mask, (latent.shape[-2], latent.shape[-1]))
-            )
+            mixture.centred(latent, mean_in_cells(mask, size_of(latent)))
             for mixture, latent in zip(self._mixtures, output.latents, strict=True)
         ]
         restored = output.reconstruction[normal]
@@ -269,7 +278,8 @@ class AEFlowDetector(Detector):
         if self.config["normative"] is False:
             return
         fitted = NormativeMap(self.in_channels).to(self.input_mean.device)
-        agreement = fitted.fit(by_case(batches)) if "place" in batches.spread(1).context else 0.0
+        placed = self.spatial_dims == 2 and "place" in batches.spread(1).context
+        agreement = fitted.fit(by_case(batches)) if placed else 0.0
         if self.config["normative"] is None:
             self.config["normative"] = agreement >= LEAST_AGREEMENT
         self.normative = fitted if self.config["normative"] else None
@@ -301,7 +311,7 @@ class AEFlowDetector(Detector):
         normalized = self.normalize(inputs.image).float()
         reconstruction = output.reconstruction.float()
         residual = (normalized - reconstruction).abs().mean(dim=1, keepdim=True)
-        maps["recon"] = separable_filtering(residual, [self.blur_kernel, self.blur_kernel])
+        maps["recon"] = separable_filtering(residual, [self.blur_kernel] * self.spatial_dims)
         if output.head is not None:
             maps["head"] = output.head.float()
         maps |= {side: smoothed(value) for side, value in self._deviation(inputs).items()}
@@ -310,7 +320,10 @@ class AEFlowDetector(Detector):
         ):
             maps[f"odds{stride}"] = mixture.log_odds(latent).unsqueeze(1)
         sizes = [z[0].numel() for z in output.latents]
-        means = [m.mean(dim=(1, 2)) * n / sum(sizes) for m, n in zip(prior, sizes, strict=True)]
+        means = [
+            m.mean(dim=tuple(range(1, m.ndim))) * n / sum(sizes)
+            for m, n in zip(prior, sizes, strict=True)
+        ]
         restored = self.restore(reconstruction, inputs.image)
         values = {
             "latent": -torch.stack(means).sum(dim=0),
@@ -336,6 +349,6 @@ class AEFlowDetector(Detector):
 
 def _spread_sigmas(indices: range, image: Tensor) -> Tensor:
     """One blur for each image of the data set: spread over `BLURS` evenly in their logarithm."""
-    low, high = (math.log(sigma * min(image.shape[-2:]) / 224) for sigma in BLURS)
+    low, high = (math.log(sigma * breadth(image) / 224) for sigma in BLURS)
     shares = torch.tensor([index * GOLDEN % 1.0 for index in indices])
     return torch.exp(low + (high - low) * shares).to(image)

@@ -22,7 +22,7 @@ class AdversarialOutput(NamedTuple):
 
     Attributes:
         network: of AE-FLOW.
-        fake: the critic's opinion of the reconstruction's patches, ``(B, 1, h, w)``, near 1 for
+        fake: the critic's opinion of the reconstruction's patches, ``(B, 1, *s)``, near 1 for
             those that look real, near 0 for others.
         real: likewise of the image.
     """
@@ -53,7 +53,7 @@ class AdversarialAEFlow(AEFlowDetector):
             raise ArgumentError(f"adversarial: expected a number from 0 on, got {adversarial}.")
         super().__init__(**options)
         self.config["adversarial"] = float(adversarial)
-        self.critic = PatchDiscriminator(2, in_channels=self.in_channels, **CRITIC)
+        self.critic = PatchDiscriminator(self.spatial_dims, in_channels=self.in_channels, **CRITIC)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

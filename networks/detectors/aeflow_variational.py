@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
@@ -20,17 +21,18 @@ class VariationalDecoder(nn.Module):
     Args:
         decoder: maps the latent to the image.
         channels: of the latent.
+        spatial_dims: 1, 2 or 3.
     """
 
-    def __init__(self, decoder: nn.Module, channels: int) -> None:
+    def __init__(self, decoder: nn.Module, channels: int, spatial_dims: int = 2) -> None:
         super().__init__()
         self.decoder = decoder
-        self.log_variance = nn.Conv2d(channels, channels, kernel_size=1)
+        self.log_variance = Conv[Conv.CONV, spatial_dims](channels, channels, kernel_size=1)
         nn.init.zeros_(self.log_variance.weight)
-        nn.init.constant_(self.log_variance.bias, INITIAL_LOG_VARIANCE)  # type: ignore[arg-type]
+        nn.init.constant_(self.log_variance.bias, INITIAL_LOG_VARIANCE)
 
     def forward(self, latent: Tensor) -> Tensor:
-        """The image ``(B, C, H, W)`` of a latent ``(B, channels, h, w)``."""
+        """The image ``(B, C, *s)`` of a latent ``(B, channels, *s / stride)``."""
         if self.training:
             deviation = torch.exp(0.5 * self.log_variance(latent))
             latent = latent + deviation * torch.randn_like(latent)
@@ -66,7 +68,7 @@ class VariationalAEFlow(AEFlowDetector):
         super().__init__(**options)
         self.config["divergence"] = float(divergence)
         channels = self.network.latent_channels[-1]
-        self.network.decoder = VariationalDecoder(self.network.decoder, channels)
+        self.network.decoder = VariationalDecoder(self.network.decoder, channels, self.spatial_dims)
 
     @property
     def stages(self) -> tuple[Stage, ...]:

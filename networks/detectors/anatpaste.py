@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from monai.networks.layers.factories import Conv
+from torch import Tensor
 from torch.nn import functional as F
 
 from ..density import GaussianDensity
 from ..encoder import Encoder
 from ..errors import ArgumentError
+from ..spatial import axes_of
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
 
@@ -19,8 +21,8 @@ class AnatPasteOutput(NamedTuple):
     """What the network says of a batch.
 
     Attributes:
-        features: of the last stride, ``(B, D, H / 32, W / 32)``.
-        activation: the classifier's logit at each position, ``(B, 1, H / 32, W / 32)``.
+        features: of the last stride, ``(B, D, *s / 32)``.
+        activation: the classifier's logit at each position, ``(B, 1, *s / 32)``.
     """
 
     features: Tensor
@@ -29,12 +31,12 @@ class AnatPasteOutput(NamedTuple):
     @property
     def pooled(self) -> Tensor:
         """The mean of the features over the image, ``(B, D)``."""
-        return self.features.float().mean(dim=(2, 3))
+        return self.features.float().mean(dim=axes_of(self.features))
 
     @property
     def logit(self) -> Tensor:
         """Of an anomaly, ``(B,)``: the classifier is linear in the pooled features."""
-        return self.activation.float().mean(dim=(1, 2, 3))
+        return self.activation.float().mean(dim=(1, *axes_of(self.activation)))
 
 
 @register("anatpaste")
@@ -51,15 +53,20 @@ class AnatPaste(Detector):
         in_channels: channels of the image.
         encoder: one of `networks.ENCODERS`.
         contrast: see `Detector`.
+        spatial_dims: see `Detector`.
     """
 
     def __init__(
-        self, in_channels: int = 1, encoder: str = "resnet18", contrast: str = "none"
+        self,
+        in_channels: int = 1,
+        encoder: str = "resnet18",
+        contrast: str = "none",
+        spatial_dims: int = 2,
     ) -> None:
-        super().__init__(in_channels, contrast, encoder=encoder)
-        self.encoder = Encoder(encoder, in_channels, strides=(32,))
+        super().__init__(in_channels, contrast, spatial_dims, encoder=encoder)
+        self.encoder = Encoder(encoder, in_channels, strides=(32,), spatial_dims=spatial_dims)
         (size,) = self.encoder.channels
-        self.classifier = nn.Conv2d(size, 1, kernel_size=1)
+        self.classifier = Conv[Conv.CONV, spatial_dims](size, 1, kernel_size=1)
         self.density = GaussianDensity(size)
 
     @property

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..choices import choose
 from ..contrast import CONTRASTS, local_contrast, surroundings
 from ..errors import ArgumentError
+from ..spatial import check_spatial_dims
 
 LEAST_STD = 1e-6
 
@@ -119,6 +120,7 @@ class Detector(nn.Module):
         in_channels: channels of the image.
         contrast: ``none``, or ``local`` to see each pixel against its surroundings, see
             `networks.contrast`.
+        spatial_dims: axes of the image: 1 for signals, 2 for pictures, 3 for volumes.
         **config: the further arguments that rebuild the method, plain values; buffers whose size
             the data decide are recorded here too.
 
@@ -136,20 +138,30 @@ class Detector(nn.Module):
     input_mean: Tensor
     input_std: Tensor
 
-    def __init__(self, in_channels: int, contrast: str = "none", **config: Any) -> None:
+    def __init__(
+        self, in_channels: int, contrast: str = "none", spatial_dims: int = 2, **config: Any
+    ) -> None:
         super().__init__()
         choose("contrast", contrast, dict.fromkeys(CONTRASTS))
         self.contrast = contrast
         self.config: MutableMapping[str, Any] = {"in_channels": int(in_channels), **config}
         if contrast != "none":  # a method without the argument can still be rebuilt
             self.config["contrast"] = contrast
-        self.register_buffer("input_mean", torch.zeros(1, in_channels, 1, 1))
-        self.register_buffer("input_std", torch.ones(1, in_channels, 1, 1))
+        if check_spatial_dims(spatial_dims) != 2:  # likewise
+            self.config["spatial_dims"] = int(spatial_dims)
+        shape = (1, in_channels, *([1] * spatial_dims))
+        self.register_buffer("input_mean", torch.zeros(shape))
+        self.register_buffer("input_std", torch.ones(shape))
 
     @property
     def in_channels(self) -> int:
         """Channels of the image."""
         return int(self.input_mean.shape[1])
+
+    @property
+    def spatial_dims(self) -> int:
+        """Axes of the image: 1, 2 or 3."""
+        return self.input_mean.ndim - 2
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -167,14 +179,14 @@ class Detector(nn.Module):
         return ()
 
     def normalize(self, image: Tensor) -> Tensor:
-        """Brings an image ``(B, C, H, W)`` in [0, 1] to zero mean and unit variance."""
+        """Brings an image ``(B, C, *s)`` in [0, 1] to zero mean and unit variance."""
         return (self._contrasted(image) - self.input_mean) / self.input_std
 
     def restore(self, normalized: Tensor, image: Tensor) -> Tensor:
         """Brings what is on the scale of `normalize` back to the units of the input.
 
         Args:
-            normalized: ``(B, C, H, W)``, such as a reconstruction.
+            normalized: ``(B, C, *s)``, such as a reconstruction.
             image: the input that it belongs to; its local contrast is given back.
         """
         values = normalized * self.input_std + self.input_mean
@@ -224,7 +236,7 @@ class Detector(nn.Module):
             output: of `forward`.
             inputs: the batch.
             stage: name of the stage.
-            mask: of synthetic and labelled anomalies, ``(B, 1, H, W)`` in [0, 1]; NaN where it is
+            mask: of synthetic and labelled anomalies, ``(B, 1, *s)`` in [0, 1]; NaN where it is
                 only known that the image holds one. None where all images are normal.
         """
         raise NotImplementedError

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.networks.blocks.convolutions import Convolution
+from monai.networks.layers.factories import Conv
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from ..choices import choose
 from ..errors import ArgumentError
+from ..spatial import axes_of
 from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
 
 BOUNDARIES = ("hard", "soft")
@@ -28,7 +30,7 @@ class DeepSVDDOutput(NamedTuple):
 
     Attributes:
         distance: of the image, ``(B,)``.
-        local: of each position, ``(B, 1, H / 16, W / 16)``.
+        local: of each position, ``(B, 1, *s / 16)``.
     """
 
     distance: Tensor
@@ -60,6 +62,7 @@ class DeepSVDD(Detector):
         nu: share of the normal images outside a soft boundary, in (0, 1).
         size: dimensions of phi.
         contrast: see `Detector`.
+        spatial_dims: see `Detector`.
 
     Raises:
         ArgumentError: for an unknown boundary or a nu out of range.
@@ -75,21 +78,24 @@ class DeepSVDD(Detector):
         nu: float = 0.1,
         size: int = 128,
         contrast: str = "none",
+        spatial_dims: int = 2,
     ) -> None:
         choose("boundary", boundary, dict.fromkeys(BOUNDARIES))
         if not 0.0 < nu < 1.0:
             raise ArgumentError(f"nu: expected a share in (0, 1), got {nu}.")
-        super().__init__(in_channels, contrast, boundary=boundary, nu=float(nu), size=int(size))
+        super().__init__(
+            in_channels, contrast, spatial_dims, boundary=boundary, nu=float(nu), size=int(size)
+        )
         blocks = [
             Convolution(
-                2, before, after, strides=2, kernel_size=5, act="LEAKYRELU", bias=False,
+                spatial_dims, before, after, strides=2, kernel_size=5, act="LEAKYRELU", bias=False,
                 norm=("batch", {"affine": False}),
             )
             for before, after in zip((in_channels, *CHANNELS), CHANNELS, strict=False)
         ]  # fmt: skip
-        last = nn.Conv2d(CHANNELS[-1], size, kernel_size=1, bias=False)
+        last = Conv[Conv.CONV, spatial_dims](CHANNELS[-1], size, kernel_size=1, bias=False)
         self.network = nn.Sequential(*blocks, last)
-        self.register_buffer("centre", torch.zeros(size, 1, 1))
+        self.register_buffer("centre", torch.zeros(size, *[1] * spatial_dims))
         self.register_buffer("squared_radius", torch.zeros(()))
 
     @property
@@ -112,16 +118,17 @@ class DeepSVDD(Detector):
                     self.squared_radius.copy_(distance.quantile(1.0 - self.config["nu"]))
                 return
             found = [self.network(self.normalize(inputs.image)) for inputs in batches]
-            mean = torch.cat([one.mean(dim=(2, 3)) for one in found]).mean(dim=0)
+            mean = torch.cat([one.mean(dim=axes_of(one)) for one in found]).mean(dim=0)
             side = torch.where(mean < 0, -1.0, 1.0)
-            self.centre.copy_((side * mean.abs().clamp_min(LEAST_CENTRE))[:, None, None])
+            centre = side * mean.abs().clamp_min(LEAST_CENTRE)
+            self.centre.copy_(centre.reshape(self.centre.shape))
 
     def forward(
         self, inputs: Inputs, features: Any = None, stage: str | None = None
     ) -> DeepSVDDOutput:
         """The distances."""
         apart = self.network(self.normalize(inputs.image)).float() - self.centre
-        whole = apart.mean(dim=(2, 3)).square().sum(dim=1)
+        whole = apart.mean(dim=axes_of(apart)).square().sum(dim=1)
         return DeepSVDDOutput(whole, apart.square().sum(dim=1, keepdim=True))
 
     def loss(

@@ -50,7 +50,7 @@ class Ensemble(Detector):
         if ensemble < LEAST_MEMBERS:
             raise ArgumentError(f"ensemble: expected at least {LEAST_MEMBERS}, got {ensemble}.")
         first: Detector = choose("member", member, DETECTORS)(**options)
-        super().__init__(first.in_channels)
+        super().__init__(first.in_channels, spatial_dims=first.spatial_dims)
         others = [type(first)(**first.companion()) for _ in range(ensemble - 1)]
         self.members = tuple(f"@{number}" for number in range(1, ensemble + 1))
         self.exportable = first.exportable

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
+from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 
 from ..errors import ArgumentError
@@ -23,7 +24,7 @@ class FastFlowOutput(NamedTuple):
     """What the flows say of a batch.
 
     Attributes:
-        log_likelihood: of the features, per stride and position, ``(B, H / s, W / s)``, in nats.
+        log_likelihood: of the features, per stride and position, ``(B, *s / stride)``, in nats.
     """
 
     log_likelihood: list[Tensor]
@@ -69,7 +70,13 @@ class FastFlow(PretrainedDetector):
             )
         self.config.update(steps=int(steps), ratio=float(ratio), pool=float(pool))
         self.flows = nn.ModuleList(
-            NormalizingFlow(channels, steps, alternating(ratio), scale="clamped_exp")
+            NormalizingFlow(
+                channels,
+                steps,
+                alternating(ratio, self.spatial_dims),
+                scale="clamped_exp",
+                spatial_dims=self.spatial_dims,
+            )
             for channels in self.channels
         )
 
@@ -124,20 +131,21 @@ class FastFlow(PretrainedDetector):
         return cast("Sequence[NormalizingFlow]", self.flows)
 
 
-def alternating(ratio: float) -> SubnetFactory:
+def alternating(ratio: float, spatial_dims: int = 2) -> SubnetFactory:
     """Sub-networks of two convolutions of 3 x 3, then of 1 x 1, and so on.
 
     Args:
         ratio: their width per channel that they read.
+        spatial_dims: 1, 2 or 3.
     """
-    sizes = itertools.cycle((3, 1))
+    sizes, convolution = itertools.cycle((3, 1)), Conv[Conv.CONV, spatial_dims]
 
     def build(in_channels: int, out_channels: int) -> nn.Module:
         size, hidden = next(sizes), max(1, round(ratio * in_channels))
-        last = nn.Conv2d(hidden, out_channels, size, padding="same")
+        last = convolution(hidden, out_channels, size, padding="same")
         nn.init.zeros_(last.weight)  # so that an untrained flow is a permutation
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-        first = nn.Conv2d(in_channels, hidden, size, padding="same")
+        nn.init.zeros_(last.bias)
+        first = convolution(in_channels, hidden, size, padding="same")
         return nn.Sequential(first, nn.ReLU(inplace=True), last)
 
     return build

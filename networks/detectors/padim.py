@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..contrast import gaussian_blur
 from ..errors import ArgumentError
+from ..spatial import breadth, size_of
 from .contract import Batches, Evidence, Inputs, Part, register
 from .pretrained import PretrainedDetector, stacked
 
@@ -17,14 +20,14 @@ EPSILON = 0.01
 """Added to the variances, in the squared units of the features."""
 
 SMOOTHING = 4 / 224
-"""Standard deviation of the Gaussian over the map, as a share of the image's shorter side."""
+"""Standard deviation of the Gaussian over the map, as a share of the image's `breadth`."""
 
 
 class PaDiMOutput(NamedTuple):
     """The Mahalanobis distance of each position.
 
     Attributes:
-        distance: ``(B, 1, H / s, W / s)``, s the finest stride.
+        distance: ``(B, 1, *s / stride)``, at the finest stride.
     """
 
     distance: Tensor
@@ -45,7 +48,7 @@ class PaDiM(PretrainedDetector):
 
     Args:
         features: channels kept.
-        grid: height and width of the finest features, as `prepare` found them.
+        grid: size of the finest features, as `prepare` found them.
         strides: of the features.
         **options: see `PretrainedDetector`.
 
@@ -71,7 +74,7 @@ class PaDiM(PretrainedDetector):
         self.config.update(features=int(features), grid=tuple(grid))
         drawn = torch.randperm(sum(self.channels), generator=torch.Generator().manual_seed(0))
         self.register_buffer("kept", drawn[:features].sort().values)
-        size, positions = len(self.kept), grid[0] * grid[1]
+        size, positions = len(self.kept), math.prod(grid)
         self.register_buffer("mean", torch.zeros(positions, size))
         self.register_buffer("whitening", torch.zeros(positions, size, size))
 
@@ -89,7 +92,7 @@ class PaDiM(PretrainedDetector):
         with torch.no_grad():
             for inputs in batches:
                 found = self._embed(self.encode(inputs))
-                self.config["grid"] = tuple(found.shape[-2:])
+                self.config["grid"] = size_of(found)
                 vectors = found.flatten(2).permute(2, 0, 1).double()
                 total = total.to(vectors) + vectors.sum(dim=1)
                 squares = squares.to(vectors) + vectors.mT @ vectors
@@ -104,7 +107,7 @@ class PaDiM(PretrainedDetector):
     def from_features(self, features: Sequence[Tensor]) -> PaDiMOutput:
         """The distance of each position from its Gaussian."""
         found = self._embed(features)
-        grid = (found.shape[-2], found.shape[-1])
+        grid = size_of(found)
         if grid != tuple(self.config["grid"]):
             sides, wanted = (
                 " x ".join(str(self.strides[0] * side) for side in one)
@@ -118,8 +121,8 @@ class PaDiM(PretrainedDetector):
 
     def evidence(self, output: PaDiMOutput, inputs: Inputs) -> Evidence:
         """The smoothed map and its maximum."""
-        distance = gaussian_blur(output.distance, SMOOTHING * min(output.distance.shape[-2:]))
+        distance = gaussian_blur(output.distance, SMOOTHING * breadth(output.distance))
         return Evidence({"distance": distance}, {"distance": distance.flatten(1).amax(dim=1)})
 
     def _embed(self, features: Sequence[Tensor]) -> Tensor:
-        return stacked(features, "nearest").index_select(1, self.kept)
+        return stacked(features, F.interpolate).index_select(1, self.kept)  # to the nearest

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from monai.networks.layers.factories import Pool
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..contrast import gaussian_blur
 from ..errors import ArgumentError
+from ..spatial import breadth, resized, size_of
 from .contract import Batches, Evidence, Inputs, Part, register
 from .pretrained import PretrainedDetector, stacked
 
@@ -27,14 +29,14 @@ FAST = "use_mm_for_euclid_dist"
 """How distances are found that only rank: by matrix products, whatever the shapes."""
 
 SMOOTHING = 4 / 224
-"""Standard deviation of the Gaussian over the map, as a share of the image's shorter side."""
+"""Standard deviation of the Gaussian over the map, as a share of the image's `breadth`."""
 
 
 class PatchCoreOutput(NamedTuple):
     """How far the patches lie from the memory.
 
     Attributes:
-        distance: to the nearest one, ``(B, 1, H / s, W / s)``, s the finest stride.
+        distance: to the nearest one, ``(B, 1, *s / stride)``, at the finest stride.
         score: the weighted distance of the farthest patch, ``(B,)``.
     """
 
@@ -119,16 +121,18 @@ class PatchCore(PretrainedDetector):
         apart = torch.linalg.vector_norm(patch - self.bank[around], dim=2)
         others = (apart - farthest[:, None]).exp().sum(dim=1)
         score = (1.0 - 1.0 / others) * farthest
-        return PatchCoreOutput(distance.unflatten(1, found.shape[-2:]).unsqueeze(1), score)
+        return PatchCoreOutput(distance.unflatten(1, size_of(found)).unsqueeze(1), score)
 
     def evidence(self, output: PatchCoreOutput, inputs: Inputs) -> Evidence:
         """The smoothed map, and the score."""
-        distance = gaussian_blur(output.distance, SMOOTHING * min(output.distance.shape[-2:]))
+        distance = gaussian_blur(output.distance, SMOOTHING * breadth(output.distance))
         return Evidence({"distance": distance}, {"distance": output.score})
 
     def _embed(self, features: Sequence[Tensor]) -> Tensor:
-        aware = [F.avg_pool2d(one, kernel_size=3, stride=1, padding=1) for one in features]
-        return stacked(aware, "bilinear")
+        dims = self.spatial_dims
+        around = Pool[Pool.AVG, dims](kernel_size=3, stride=1)  # whose own padding must be thinner
+        aware = [around(F.pad(one, [1, 1] * dims)) for one in features]
+        return stacked(aware, resized)
 
 
 def coreset(vectors: Tensor, size: int, source: torch.Generator) -> Tensor:

@@ -7,17 +7,17 @@ features alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ..aeflow import HEAD_STRIDES
 from ..encoder import Encoder, check_strides
 from ..head import DetectionHead, HeadOutput, head_loss
 from ..pooling import top_mean
+from ..spatial import size_of
 from .contract import Batches, Detector, Inputs, Stage
 
 
@@ -31,6 +31,7 @@ class PretrainedDetector(Detector):
         with_head: whether a head pre-trains the encoder; without one its weights are to be loaded.
         head_pool: share of the highest logits whose mean tells an image with an anomaly.
         contrast: see `Detector`.
+        spatial_dims: see `Detector`.
 
     Attributes:
         channels: of the features, per stride.
@@ -44,21 +45,26 @@ class PretrainedDetector(Detector):
         with_head: bool = True,
         head_pool: float = 0.1,
         contrast: str = "none",
+        spatial_dims: int = 2,
     ) -> None:
         self.strides = check_strides("strides", strides)
         super().__init__(
             in_channels,
             contrast,
+            spatial_dims,
             strides=self.strides,
             encoder=encoder,
             with_head=bool(with_head),
             head_pool=float(head_pool),
         )
         read = sorted({*self.strides, *HEAD_STRIDES}) if with_head else self.strides
-        self.encoder = Encoder(encoder, in_channels, read)
+        self.encoder = Encoder(encoder, in_channels, read, spatial_dims=spatial_dims)
         channels = dict(zip(self.encoder.strides, self.encoder.channels, strict=True))
         self.channels = tuple(channels[stride] for stride in self.strides)
-        self.head = DetectionHead([channels[s] for s in HEAD_STRIDES]) if with_head else None
+        self.head = None
+        if with_head:
+            read_by_head = [channels[stride] for stride in HEAD_STRIDES]
+            self.head = DetectionHead(read_by_head, spatial_dims=spatial_dims)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -73,7 +79,7 @@ class PretrainedDetector(Detector):
         self.encoder.load_torchvision_state_dict(state_dict)
 
     def encode(self, inputs: Inputs) -> list[Tensor]:
-        """The features ``(B, channels[i], H / strides[i], W / strides[i])``."""
+        """The features ``(B, channels[i], *s / strides[i])``."""
         return self._read(inputs, self.strides)
 
     def from_features(self, features: Sequence[Tensor]) -> Any:
@@ -114,13 +120,15 @@ class PretrainedDetector(Detector):
         return [found[stride] for stride in strides]
 
 
-def stacked(features: Sequence[Tensor], mode: str) -> Tensor:
+def stacked(
+    features: Sequence[Tensor], resize: Callable[[Tensor, tuple[int, ...]], Tensor]
+) -> Tensor:
     """Features of several strides in one tensor, on the grid of the finest.
 
     Args:
-        features: ``(B, channels[i], h_i, w_i)``, finest first.
-        mode: of the interpolation of the others.
+        features: ``(B, channels[i], *s_i)``, finest first.
+        resize: brings one of the others to a size.
     """
-    size = (features[0].shape[-2], features[0].shape[-1])
-    others = [F.interpolate(one, size=size, mode=mode) for one in features[1:]]
+    size = size_of(features[0])
+    others = [resize(one, size) for one in features[1:]]
     return torch.cat([features[0], *others], dim=1)

@@ -4,10 +4,13 @@ import torch
 from networks.decoder import Decoder
 
 
-@pytest.mark.parametrize("stride", [2, 4, 16, 32])
-def test_decoder_undoes_the_stride(stride):
-    decoder = Decoder(5, 2, stride=stride, width=2)
-    assert decoder(torch.randn(1, 5, 2, 3)).shape == (1, 2, 2 * stride, 3 * stride)
+@pytest.mark.parametrize(
+    ("stride", "size"), [(2, (2, 3)), (4, (3,)), (4, (1, 2, 3)), (16, (2, 3)), (32, (2, 3))]
+)
+def test_decoder_undoes_the_stride(stride, size):
+    decoder = Decoder(5, 2, stride=stride, width=2, spatial_dims=len(size))
+    expected = (1, 2, *(side * stride for side in size))
+    assert decoder(torch.randn(1, 5, *size)).shape == expected
 
 
 def test_widths_halve_at_every_upsampling():
@@ -24,11 +27,13 @@ def test_batch_equals_one_by_one_in_train_mode():
         torch.testing.assert_close(decoder(latent[b : b + 1])[0], together[b])
 
 
-def test_output_is_unbounded_and_of_moderate_size_at_the_start():
-    image = Decoder(64, 1, stride=16, width=8)(torch.randn(4, 64, 4, 4))
+@pytest.mark.parametrize("size", [(16,), (4, 4), (3, 2, 2)])
+def test_output_is_unbounded_and_of_moderate_size_at_the_start(size):
+    decoder = Decoder(64, 1, stride=16, width=8, spatial_dims=len(size))
+    image = decoder(torch.randn(4, 64, *size))
     assert image.min() < 0.0
     assert 0.05 < image.std() < 5.0
-    assert Decoder(64, 1, stride=16, width=8)(1e3 * torch.randn(4, 64, 4, 4)).abs().max() > 10.0
+    assert decoder(1e3 * torch.randn(4, 64, *size)).abs().max() > 10.0
 
 
 def test_a_local_change_stays_local():

@@ -62,6 +62,6 @@ def test_without_a_head_the_weights_are_given() -> None:
 
 def test_features_are_stacked_on_the_finest_grid() -> None:
     fine, coarse = torch.rand(2, 3, 4, 6), torch.rand(2, 5, 2, 3)
-    found = stacked([fine, coarse], "nearest")
+    found = stacked([fine, coarse], torch.nn.functional.interpolate)
     assert torch.equal(found[:, :3], fine)
     assert torch.equal(found[:, 3:, 3, 5], coarse[:, :, 1, 2])
