@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from ignite.metrics import Average, Metric
-from networks.spatial import MEMORY_FORMATS
 from torch import Tensor
 
 from networks import Detector, Inputs, Stage
 from networks.compiled import Compiled
+from networks.spatial import MEMORY_FORMATS
 from pipelines.common import generator
 from pipelines.training.batches import Labelled, as_inputs
 from pipelines.training.cache import FeatureCache
