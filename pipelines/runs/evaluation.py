@@ -213,8 +213,8 @@ def told_figures(metrics: Mapping[str, Any], one: str = "image") -> list[str]:
         if name in metrics and metrics[name]["value"] is not None
     ]
     return lines + [
-        f"  {'baseline ' + name:<21} {told_figure(content['image_auroc'])} image_auroc, ours minus "
-        f"it {told_figure(content['difference'])}"
+        f"  {'baseline ' + name:<21} {told_figure(content['image_auroc'])} image_auroc, "
+        f"ours minus it {told_figure(content['difference'])}"
         for name, content in metrics["baselines"].items()
         if content["image_auroc"]["value"] is not None
     ]
