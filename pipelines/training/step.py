@@ -12,7 +12,7 @@ from torch import Tensor
 
 from networks import Detector, Inputs, Stage
 from networks.compiled import Compiled
-from networks.spatial import MEMORY_FORMATS
+from networks.spatial import MEMORY_FORMATS, size_of
 from pipelines.common import generator
 from pipelines.training.batches import Labelled, as_inputs
 from pipelines.training.cache import FeatureCache
@@ -157,8 +157,9 @@ class Stepper:
             body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
             changed, mask = self.synthetic(inputs.image, body, region, source)
             inputs = inputs._replace(image=changed)
-        layout = MEMORY_FORMATS[self.detector.spatial_dims]
-        return inputs._replace(image=inputs.image.contiguous(memory_format=layout)), mask
+        image = inputs.image
+        channels_last = image.contiguous(memory_format=MEMORY_FORMATS[len(size_of(image))])
+        return inputs._replace(image=channels_last), mask
 
 
 def _term(output: Mapping[str, Any], name: str) -> Tensor:
