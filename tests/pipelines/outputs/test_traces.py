@@ -1,9 +1,10 @@
 """Pictures of signals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from PIL import Image
@@ -18,6 +19,12 @@ from pipelines.scoring.cases import ScoredCase
 
 LENGTH, WINDOW = 640, 16
 EVENT, GAP = slice(300, 320), slice(340, 348)
+
+
+@pytest.fixture(autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    plt.close("all")
 
 
 @pytest.fixture
