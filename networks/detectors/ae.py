@@ -36,6 +36,8 @@ class AEDetector(Detector):
         spatial_dims: see `Detector`.
     """
 
+    dims = (1, 2, 3)
+
     def __init__(
         self,
         in_channels: int = 1,

@@ -82,6 +82,7 @@ class AEFlowDetector(Detector):
         ArgumentError: for an unknown name or a number out of range.
     """
 
+    dims = (1, 2, 3)
     blur_kernel: Tensor
 
     def __init__(

@@ -56,6 +56,8 @@ class AnatPaste(Detector):
         spatial_dims: see `Detector`.
     """
 
+    dims = (1, 2, 3)
+
     def __init__(
         self,
         in_channels: int = 1,

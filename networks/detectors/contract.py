@@ -126,6 +126,7 @@ class Detector(nn.Module):
 
     Attributes:
         name: under which the method is registered.
+        dims: the numbers of axes that its images may have.
         exportable: whether its evidence can be traced, which a search at test time cannot.
         members: per member of an ensemble, how the names of the maps and values end that it alone
             gives; none for a single method.
@@ -133,6 +134,7 @@ class Detector(nn.Module):
     """
 
     name: ClassVar[str] = ""
+    dims: ClassVar[tuple[int, ...]] = (2,)
     exportable: bool = True
     members: tuple[str, ...] = ()
     input_mean: Tensor

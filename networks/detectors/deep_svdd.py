@@ -68,6 +68,7 @@ class DeepSVDD(Detector):
         ArgumentError: for an unknown boundary or a nu out of range.
     """
 
+    dims = (1, 2, 3)
     centre: Tensor
     squared_radius: Tensor
 

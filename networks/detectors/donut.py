@@ -72,6 +72,7 @@ class DonutDetector(Detector):
         ArgumentError: for other dimensions, or for windows of another length.
     """
 
+    dims = (1,)
     noise: Tensor
     latent_noise: Tensor
     window_noise: Tensor

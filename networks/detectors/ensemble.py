@@ -46,6 +46,8 @@ class Ensemble(Detector):
         ArgumentError: for an unknown name or too few members.
     """
 
+    dims = (1, 2, 3)
+
     def __init__(self, member: str, ensemble: int = 3, **options: Any) -> None:
         if ensemble < LEAST_MEMBERS:
             raise ArgumentError(f"ensemble: expected at least {LEAST_MEMBERS}, got {ensemble}.")

@@ -37,6 +37,8 @@ class PretrainedDetector(Detector):
         channels: of the features, per stride.
     """
 
+    dims = (1, 2, 3)
+
     def __init__(
         self,
         in_channels: int = 1,

@@ -131,7 +131,7 @@ class Comparison:
         self.tracker = tracker
         self.bundle = Path(bundle_root)
         self.output_dir = Path(output_dir)
-        self.methods = chosen_methods(methods, self.bundle)
+        self.methods = chosen_methods(methods, self.bundle, 1 if data.cohort.signals else 2)
         self.seeds = tuple(dict.fromkeys(seeds))
         self.minutes = float(minutes)
         self.parallel = int(parallel)
@@ -310,17 +310,19 @@ class Comparison:
         return ""
 
 
-def chosen_methods(methods: str | Sequence[str], bundle: Path) -> tuple[str, ...]:
+def chosen_methods(methods: str | Sequence[str], bundle: Path, dims: int = 2) -> tuple[str, ...]:
     """The methods to compare, each once.
 
     Args:
-        methods: names; ``all`` for every one.
+        methods: names; ``all`` for every one that takes such images.
         bundle: the folder of the configs.
+        dims: axes of the images.
 
     Raises:
-        InputError: for one that is not there.
+        InputError: for one that is not there, or takes other images.
     """
-    known = [REFERENCE, *_configured(bundle)]
+    found = {REFERENCE: REFERENCE, **_configured(bundle)}
+    known = [name for name, method in found.items() if dims in DETECTORS[method].dims]
     names = _listed(methods)
     for name in names:
         if name not in (ALL, *known):
@@ -331,14 +333,15 @@ def chosen_methods(methods: str | Sequence[str], bundle: Path) -> tuple[str, ...
     return tuple(dict.fromkeys(known if ALL in names or not names else names))
 
 
-def _configured(bundle: Path) -> list[str]:
-    """Names of the configs that put another detector, or a kind of it, in AE-Flow's place."""
-    found = []
+def _configured(bundle: Path) -> dict[str, str]:
+    """The configs that put a detector, or a kind of it, in AE-Flow's place, and its name."""
+    found = {}
     for path in sorted(bundle.glob("*.json")):
         content = json.loads(path.read_text())
         whole = content.get("network_def#detector", {})
-        if content.get("network_def#detector#detector", whole.get("detector")) in DETECTORS:
-            found.append(path.stem)
+        method = content.get("network_def#detector#detector", whole.get("detector"))
+        if method in DETECTORS:
+            found[path.stem] = method
     return found
 
 

@@ -34,8 +34,8 @@ def make_detector(
         config: the arguments of the method.
 
     Raises:
-        InputError: for an unknown method, when the weights are missing, altered or of another
-            network, or for a checksum without weights.
+        InputError: for an unknown method or one for other images, when the weights are missing,
+            altered or of another network, or for a checksum without weights.
         ValueError: for an unknown part or a number out of range.
     """
     if detector not in DETECTORS:
@@ -44,6 +44,11 @@ def make_detector(
             f"detector: expected one of {', '.join(known)}, found {detector!r}. "
             f"{nearest(detector, known)}"
         )
+    dims = config.get("spatial_dims")
+    if dims is not None and dims not in DETECTORS[detector].dims:
+        fit = ", ".join(name for name, one in DETECTORS.items() if dims in one.dims)
+        kind = "signals" if dims == 1 else "images" if dims == 2 else "patches of volumes"
+        raise InputError(f"detector: expected one for {kind} ({fit}), found {detector!r}.")
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))

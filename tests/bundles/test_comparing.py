@@ -105,5 +105,9 @@ def test_a_config_is_a_method_if_its_detector_is_known(tmp_path: Path) -> None:
 def test_an_unknown_method_is_told_with_the_nearest() -> None:
     assert chosen_methods("all", BUNDLE)[0] == "aeflow"
     assert chosen_methods(["aeflow", "aeflow"], BUNDLE) == ("aeflow",)
+    assert "donut" not in chosen_methods("all", BUNDLE)
+    assert {"aeflow", "donut"} <= {*chosen_methods("all", BUNDLE, 1)} and "vae" not in (
+        chosen_methods("all", BUNDLE, 1)
+    )
     with pytest.raises(InputError, match="aeflow"):
         chosen_methods("aeflo", BUNDLE)

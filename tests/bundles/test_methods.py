@@ -107,7 +107,7 @@ def test_donut_has_its_config() -> None:
     assert {option for option in own if "#" not in option} <= set(usual)
     parser = ConfigParser()
     parser.read_config([BUNDLE / "train.json", BUNDLE / "donut.json"])
-    parser.update({"modalities": "load,rate", "image_size": 64})
+    parser.update({"modalities": "load,rate", "window": 64})
     check_values(parser.get())
     detector = parser.get_parsed_content("network_def").detector
     window = Inputs(torch.rand(1, 2, 64))
