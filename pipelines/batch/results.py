@@ -246,7 +246,8 @@ def _pictures(example: Example) -> dict[str, NDArray[Any]]:
     pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(np.float16)}
     if example.reconstruction is not None:
         # Far from what it has seen, a flow may lead the decoder out of the range of float16.
-        pictures["reconstruction"] = example.reconstruction.clip(-1.0, 2.0).astype(np.float16)
+        most = np.finfo(np.float16).max
+        pictures["reconstruction"] = example.reconstruction.clip(-most, most).astype(np.float16)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask
