@@ -21,7 +21,7 @@ from PIL import Image
 from pipelines.batch import case_rows
 from pipelines.common import choose_device, write_csv
 from pipelines.data import Case, find_inputs, reads_signals
-from pipelines.outputs import Example, candidates, save_panels, write_maps
+from pipelines.outputs import Example, candidates, draw_traces, save_panels, write_maps
 from pipelines.scoring import CaseScore, ScoredCase
 from pipelines.scoring import Predictor as CasePredictor
 from transforms.errors import InputError
@@ -117,17 +117,13 @@ class Prediction:
         return found
 
     def show(self) -> Figure:
-        """A figure of the most suspicious slice with its map."""
+        """A figure of the most suspicious slice with its map, or of a signal with its trace."""
         import matplotlib.pyplot as plt
 
         one = self.example
+        if one.of_signal:
+            return draw_traces([one], self.pixel_threshold, self.verdict)
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
-        if one.image.ndim == 1:
-            left.plot(one.image)
-            left.set(title=f"{self.name}, window {one.index}", ylim=(0, 1))
-            right.plot(one.maps["anomaly_map"])
-            right.set(title=self.verdict, ylabel="standard deviations", xlabel="sample")
-            return figure
         left.imshow(one.image, cmap="gray", vmin=0, vmax=1)
         left.set_title(f"{self.name}, slice {one.index}" if one.index else self.name)
         shown = right.imshow(one.maps["anomaly_map"], cmap="magma", vmin=0, vmax=6)
@@ -146,7 +142,7 @@ class Prediction:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_maps(folder, self.scored, self.pixel_threshold)
-        written += save_panels(folder / f"{self.name}.png", [self.example])
+        written += save_panels(folder / f"{self.name}.png", [self.example], self.pixel_threshold)
         rows = [row.cells() for row in case_rows(self.scored)]
         scores = folder / f"{self.name}_scores.csv"
         write_csv(scores, rows, tuple(rows[0]))

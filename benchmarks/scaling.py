@@ -31,7 +31,16 @@ from PIL import Image
 
 from networks import AnomalyScorer, Detector, make_fusion
 from pipelines.batch import CaseRun
-from pipelines.common import barrier, choose_device, from_main, join, leave, of_all, write_json
+from pipelines.common import (
+    barrier,
+    choose_device,
+    from_main,
+    join,
+    leave,
+    of_all,
+    track,
+    write_json,
+)
 from pipelines.data import Case, CaseDataset, CaseLoader, NormalSlices, case_loader, slice_loader
 from pipelines.scoring import MODEL_NAME, Calibrator, CaseEvaluator, ScoreSlices
 from pipelines.training import NormalBatches, StageTrainer, make_detector
@@ -125,7 +134,7 @@ def work(rank: int, options: argparse.Namespace, port: int, gate: Any, folder: P
     bench = Bench(options, folder)
     found: Rates = {phase: {str(count): [] for count in options.counts} for phase in PHASES}
     turns = [(turn, count) for turn in range(options.rounds + 1) for count in options.counts]
-    for number, (turn, count) in enumerate(turns):
+    for number, (turn, count) in enumerate(track(turns, "Rounds", len(turns), "turns")):
         gate.wait()
         if rank >= count:
             continue

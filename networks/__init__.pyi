@@ -18,7 +18,7 @@ from .encoder import ENCODERS as ENCODERS
 from .encoder import Encoder as Encoder
 from .flow import ActNorm as ActNorm
 from .flow import AffineCoupling as AffineCoupling
-from .flow import ChannelPermutation as ChannelPermutation
+from .flow import ChannelShuffle as ChannelShuffle
 from .flow import FlowStep as FlowStep
 from .flow import NormalizingFlow as NormalizingFlow
 from .flow import standard_normal_log_prob as standard_normal_log_prob

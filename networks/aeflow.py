@@ -209,7 +209,6 @@ class AEFlowConfig:
         decoder_width: channels of the decoder at full resolution.
         with_head: whether to add a detection head.
         freeze_encoder: whether the encoder is frozen.
-        seed: of the flows' permutations. Weights are drawn from PyTorch's global generator.
         spatial_dims: axes of the image: 1 for signals, 2 for pictures, 3 for volumes.
     """
 
@@ -224,7 +223,6 @@ class AEFlowConfig:
     decoder_width: int = 16
     with_head: bool = False
     freeze_encoder: bool = True
-    seed: int = 0
     spatial_dims: int = 2
 
 
@@ -257,7 +255,6 @@ def build_aeflow(**options: Any) -> AEFlow:
             config.scale,
             dims,
             clamp=config.clamp,
-            seed=config.seed,
         )
         for stride in strides
     ]

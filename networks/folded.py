@@ -34,7 +34,7 @@ class FoldedConv(nn.Module):
     def forward(self, x: Tensor, added: Tensor | None = None) -> Tensor:
         """ReLU of the convolution of `x`, plus `added` of the shape of the result."""
         conv = self.conv
-        if not (x.is_cuda and x.dtype == torch.bfloat16 and torch.backends.cudnn.is_available()):
+        if not (x.is_cuda and x.dtype.itemsize == 2 and torch.backends.cudnn.is_available()):
             y: Tensor = conv(x)
             return (y if added is None else y.add_(added)).relu_()
         how = (conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)

@@ -14,7 +14,7 @@ from .compiled import Compiled
 from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
 from .pooling import bounded, top_mean
-from .precision import computes_in_bfloat16
+from .precision import scoring_type
 from .spatial import resized, size_of
 
 
@@ -57,7 +57,7 @@ class AnomalyScorer(nn.Module):
     Args:
         detector: the method.
         fusion: how its parts become one score and one map.
-        amp: whether the detector runs in bfloat16 on a GPU.
+        amp: whether the detector runs in the `scoring_type` of the device.
 
     Attributes:
         parts: the detector's parts by name.
@@ -118,18 +118,18 @@ class AnomalyScorer(nn.Module):
 
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
         """The raw evidence about a batch ``(B, C, *s)`` in [0, 1]."""
-        return self._evidence(*self._encoded(image, context))
+        return self._evidence(*self._encoded(image, context, self.amp))
 
     def _encoded(
-        self, image: Tensor, context: Mapping[str, Tensor] | None
-    ) -> tuple[Inputs, Any, bool]:
+        self, image: Tensor, context: Mapping[str, Tensor] | None, amp: bool
+    ) -> tuple[Inputs, Any, torch.dtype]:
         inputs = Inputs(image, context or {})
-        reduced = self.amp and computes_in_bfloat16(image.device)
-        with _precision(image.device, reduced):
-            return inputs, self.detector.encode(inputs), reduced
+        dtype = scoring_type(image.device) if amp else torch.float32
+        with _precision(image.device, dtype):
+            return inputs, self.detector.encode(inputs), dtype
 
-    def _evidence(self, inputs: Inputs, features: Any, reduced: bool) -> Evidence:
-        with _precision(inputs.image.device, reduced):
+    def _evidence(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> Evidence:
+        with _precision(inputs.image.device, dtype):
             output = self.detector(inputs, features)
         return self.detector.evidence(output, inputs)
 
@@ -175,22 +175,27 @@ class AnomalyScorer(nn.Module):
         return {name: self.calibration.parts(name, value) for name, value in raw.items()}
 
     def score_image(
-        self, image: Tensor, context: Mapping[str, Tensor] | None = None
+        self, image: Tensor, context: Mapping[str, Tensor] | None = None, exact: bool = False
     ) -> ImageScores:
         """Scores a batch of images.
 
         Args:
             image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
+            exact: whether in 32 bits, whatever `amp` and `accelerate` say.
 
         Returns:
             The scores with their parts and maps.
         """
-        return self._judge(*self._encoded(image, context))
+        judge = self._judged if exact else self._judge
+        return judge(*self._encoded(image, context, self.amp and not exact))
 
-    def _judged(self, inputs: Inputs, features: Any, reduced: bool) -> ImageScores:
-        evidence = self._evidence(inputs, features, reduced)
-        maps = self.standardized_maps(evidence, inputs.image)
+    def _judged(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> ImageScores:
+        return self.judged(self._evidence(inputs, features, dtype), inputs.image)
+
+    def judged(self, evidence: Evidence, image: Tensor) -> ImageScores:
+        """What the raw evidence about a batch says of it, see `score_image`."""
+        maps = self.standardized_maps(evidence, image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
         alone = self.of_members(evidence, maps)
@@ -241,6 +246,6 @@ class AnomalyScorer(nn.Module):
         return self.calibration.percentile(score)
 
 
-def _precision(device: torch.device, reduced: bool) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16, or nothing at all, which an export needs."""
-    return torch.autocast(device.type, torch.bfloat16) if reduced else nullcontext()
+def _precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Autocast, or nothing at all, which an export needs."""
+    return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)

@@ -11,17 +11,27 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipelines.common import replacing
 from pipelines.data import CaseSample, SignalSample
-from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
+from pipelines.metrics import (
+    LEVELS,
+    OURS,
+    EventCounts,
+    PixelHistogram,
+    ScoreRow,
+    count_events,
+    default_edges,
+)
 from pipelines.outputs import Example, thumbnail
 from pipelines.scoring import ScoredCase, case_score
 
 BASELINE = "baseline "
 """Before the name of a trivial score, in a stored result."""
+
+EVENT_TOLERANCE = 8
+"""An alarm that lies within such a part of a window beside an event belongs to it."""
 
 
 @dataclass
@@ -34,6 +44,7 @@ class CaseResult:
         baseline_pixels: likewise of the maps of the trivial scores, by name.
         thumbnail: a JPEG of the case.
         examples: slices that may be shown.
+        events: of a signal with marks, the counts of its events, see `summarize`.
     """
 
     rows: list[ScoreRow]
@@ -41,6 +52,7 @@ class CaseResult:
     baseline_pixels: dict[str, PixelHistogram]
     thumbnail: bytes
     examples: list[Example] = field(default_factory=list)
+    events: dict[str, list[EventCounts]] = field(default_factory=dict)
 
 
 def case_result(
@@ -53,7 +65,14 @@ def case_result(
     for name, maps in baseline_maps(scored).items():
         trivial[name] = PixelHistogram()
         _add_pixels(trivial[name], scored, maps)
-    return CaseResult(list(case_rows(scored)), pixels, trivial, thumbnail(scored), list(examples))
+    return CaseResult(
+        list(case_rows(scored)),
+        pixels,
+        trivial,
+        thumbnail(scored),
+        list(examples),
+        _events(scored, pixel_threshold),
+    )
 
 
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
@@ -118,10 +137,10 @@ def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
 def baseline_maps(scored: ScoredCase) -> dict[str, NDArray[np.float32]]:
     """The maps of those trivial scores that have one, ``(K, h, w)`` each."""
     trivial = scored.sample.baselines
-    if trivial is None or trivial.intensity_map is None:
+    if trivial is None or not trivial.maps:
         return {}
     own = {name: scored.part_map(part) for name, part in scored.baselines.items() if part.maps}
-    return {"intensity": trivial.intensity_map, **own}
+    return {**trivial.maps, **own}
 
 
 def volume_label(sample: CaseSample) -> int | None:
@@ -153,12 +172,33 @@ def _add_samples(
     histogram: PixelHistogram, sample: SignalSample, maps: NDArray[np.float32]
 ) -> None:
     """Adds each sample of a signal once, however many windows hold it; none of a gap."""
-    marked = sample.signal.labels
-    if marked is None and sample.case.label == 0:
-        marked = np.zeros(len(sample.signal.time), dtype=bool)
+    marked = sample.marked
     if marked is not None:
-        trace = np.asarray(sample.on_grid(torch.from_numpy(maps)))[None]
+        trace = sample.trace(maps)[None]
         histogram.add(sample.case.patient, trace, marked[None], np.isfinite(trace))
+
+
+def _events(scored: ScoredCase, pixel_threshold: float) -> dict[str, list[EventCounts]]:
+    """Counts of a signal's events: ours at our threshold, trivial traces' at many levels."""
+    sample = scored.sample
+    if not isinstance(sample, SignalSample) or sample.marked is None:
+        return {}
+    maps = {OURS: scored.anomaly_map, **baseline_maps(scored)}
+    found: dict[str, list[EventCounts]] = {}
+    for name, windows in maps.items():
+        trace = sample.trace(windows)
+        found[name] = [
+            count_events(
+                sample.case.patient,
+                trace,
+                sample.marked,
+                level,
+                seen=np.isfinite(trace),
+                tolerance=sample.geometry.window // EVENT_TOLERANCE,
+            )
+            for level in ((pixel_threshold,) if name == OURS else LEVELS)
+        ]
+    return found
 
 
 def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
@@ -185,6 +225,7 @@ def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Pa
         "files": np.array(json.dumps(files)),
         "rows": np.array(json.dumps([vars(row) for row in result.rows])),
         "thumbnail": np.frombuffer(result.thumbnail, np.uint8),
+        "events": np.array(json.dumps({n: [*map(vars, one)] for n, one in result.events.items()})),
     }
     trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
     for name, histogram in {"pixels": result.pixels, **trivial}.items():
@@ -203,7 +244,7 @@ def is_whole(path: Path, stamp: str) -> bool:
             files = json.loads(str(stored["files"]))
             return (
                 str(stored["stamp"]) == stamp
-                and "thumbnail" in stored  # those of earlier versions have none
+                and "events" in stored  # those of earlier versions have none
                 and archive.testzip() is None
                 and all(_digest(path.parent.parent / file) == d for file, d in files.items())
             )
@@ -231,6 +272,10 @@ def load_result(path: Path) -> CaseResult:
             },
             thumbnail=stored["thumbnail"].tobytes(),
             examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
+            events={
+                name: [EventCounts(**one) for one in counts]
+                for name, counts in json.loads(str(stored["events"])).items()
+            },
         )
 
 
@@ -239,18 +284,21 @@ def _group(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[A
 
 
 def _facts(example: Example) -> dict[str, Any]:
-    return {name: getattr(example, name) for name in ("kind", "case", "index", "score")}
+    return {name: getattr(example, name) for name in ("kind", "case", "index", "score", "window")}
 
 
 def _pictures(example: Example) -> dict[str, NDArray[Any]]:
-    pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(np.float16)}
+    exact = np.float32 if example.of_signal else np.float16  # signals have units of their own
+    pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(exact)}
     if example.reconstruction is not None:
         # Far from what it has seen, a flow may lead the decoder out of the range of float16.
-        most = np.finfo(np.float16).max
-        pictures["reconstruction"] = example.reconstruction.clip(-most, most).astype(np.float16)
+        most = np.finfo(exact).max
+        pictures["reconstruction"] = example.reconstruction.clip(-most, most).astype(exact)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask
+    if example.time is not None:
+        pictures["time"] = example.time
     return pictures
 
 
@@ -267,4 +315,5 @@ def _example(facts: Mapping[str, Any], pictures: Mapping[str, NDArray[Any]]) -> 
         reconstruction=None if restored is None else restored.astype(np.float32),
         maps=maps,
         mask=pictures.get("mask"),
+        time=pictures.get("time"),
     )

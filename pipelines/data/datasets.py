@@ -20,12 +20,16 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.common import EpochSampler, counted, processes, rank, share, spare_threads, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
+from pipelines.data.patches import NormalPatches, consecutive
 from pipelines.data.regions import Regions
 from pipelines.data.signals import SignalLoader
 from pipelines.data.slices import CaseLoader, CaseSample, require_slices
 from transforms.errors import InputError
 
 logger = logging.getLogger(__name__)
+
+RESIDENT_SHARE = 0.25
+"""Share of a GPU's free memory that the normal slices may fill."""
 
 
 class NormalSlices(Dataset[dict[str, Tensor]]):
@@ -76,6 +80,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         }
         self.context["region"] = regions.masks(self.images, self.context)
         self.case_numbers = np.repeat(np.arange(len(counts)), counts)
+        self._resident: dict[str, Tensor] = {}
 
     def _normals(self, case: Case) -> dict[str, Tensor]:
         sample = self.transform(case)
@@ -83,6 +88,11 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
             Keys.IMAGE.value: sample.images, "slice": sample.indices, **sample.context
         }  # fmt: skip
         return {name: value[sample.labels == 0] for name, value in everything.items()}
+
+    @property
+    def stretches(self) -> list[list[int]]:
+        """The positions of slices that follow each other in one volume."""
+        return consecutive(self.slice_numbers, self.case_numbers)
 
     def __len__(self) -> int:
         """Number of slices."""
@@ -96,14 +106,25 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     def __getitems__(self, indices: Sequence[int]) -> dict[str, Tensor]:
         """A batch at once: ``image`` ``(B, C, H, W)``, its numbers ``(B,)`` and the context."""
         index = torch.as_tensor(indices)
-        context = {name: value[index] for name, value in self.context.items()}
         case = torch.from_numpy(self.case_numbers)[index]
         numbers = {"index": index, "case": case, "slice": self.slice_numbers[index]}
-        return {Keys.IMAGE: self.images[index], **numbers, **context}
+        kept = self._resident or {Keys.IMAGE: self.images, **self.context}
+        there = index.to(kept[Keys.IMAGE].device, non_blocking=True)
+        return numbers | {name: value[there] for name, value in kept.items()}
+
+    def reside(self, device: torch.device) -> bool:
+        """Gives batches from a copy on a GPU from now on, if its memory has room; tells if so."""
+        if device.type != "cuda" or self._resident:
+            return bool(self._resident)
+        kept = {Keys.IMAGE: self.images, **self.context}
+        room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+        if sum(value.nbytes for value in kept.values()) <= room:
+            self._resident = {name: value.to(device) for name, value in kept.items()}
+        return bool(self._resident)
 
 
 def slice_loader(
-    dataset: NormalSlices,
+    dataset: NormalSlices | NormalPatches,
     batch_size: int,
     seed: int = 0,
     phase: str | None = None,
@@ -114,15 +135,21 @@ def slice_loader(
 
     A shuffled epoch has no last batch of one slice, by which nothing can be normalised. Several
     processes have their shares: their shuffled batches together are the batch of one process.
+    Slices that a network sees in patches of their volume come in their order, by
+    `NormalSlices.stretches`, and all to each process.
 
     Args:
-        dataset: the slices.
+        dataset: the slices, or patches.
         batch_size: slices per batch of a process.
         seed: the run's seed.
         phase: name of the phase that shuffles them anew for each epoch; None keeps the order.
         min_samples: least length of an epoch; a smaller data set is gone through several times.
         num_workers: worker processes; the result does not depend on it.
     """
+    if isinstance(dataset, NormalSlices) and getattr(dataset.transform, "patch_size", None):
+        return DataLoader(
+            dataset, batch_sampler=dataset.stretches, num_workers=num_workers, collate_fn=_as_is
+        )
     sampler: Any = share(len(dataset), int(batch_size))
     if phase:
         sampler = EpochSampler(dataset, seed, phase, int(min_samples), processes(), rank())
@@ -143,7 +170,7 @@ class CaseDataset(MonaiDataset):
     Args:
         data: the cases.
         transform: cuts a case into slices.
-        baselines: whether to compute the trivial scores too, of a `CaseLoader`'s slices.
+        baselines: whether to compute the trivial scores too, if it can.
     """
 
     def __init__(
@@ -153,8 +180,8 @@ class CaseDataset(MonaiDataset):
         baselines: bool = False,
     ) -> None:
         super().__init__(tuple(data))
-        if baselines and isinstance(transform, CaseLoader):
-            transform = CaseLoader(**transform.parameters, with_baselines=True)
+        if baselines and isinstance(transform, (CaseLoader, SignalLoader)):
+            transform = type(transform)(**transform.parameters, with_baselines=True)
         self.read = transform  # MONAI's own attribute would hide what is wrong with a case
 
     def _transform(self, index: int) -> CaseSample | FailedCase:

@@ -9,10 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.meta_tensor import MetaTensor
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipelines.common import counted
+from pipelines.data.baselines import SliceBaselines
 from pipelines.data.cases import Case
+from pipelines.data.signal_baselines import (
+    find_season,
+    moving_median,
+    seasonal_difference,
+    window_score,
+)
 from pipelines.data.slices import CaseLoader, CaseSample
 from transforms.errors import InputError
 from transforms.signals import (
@@ -66,6 +74,17 @@ class SignalSample(CaseSample):
         """When the windows begin, as the file tells the time, ``(K,)``."""
         return self.signal.told_time(self.signal.time[list(self.geometry.starts)])
 
+    @property
+    def marked(self) -> NDArray[np.bool_] | None:
+        """Where anomalies are, ``(T,)``; nowhere in a normal signal, None if unknown."""
+        if self.signal.labels is None and self.case.label == 0:
+            return np.zeros(self.geometry.length, dtype=bool)
+        return self.signal.labels
+
+    def trace(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Maps of windows ``(K, L)`` as `on_grid` joins them, ``(T,)``."""
+        return np.asarray(self.on_grid(torch.from_numpy(maps)))
+
     def native(self, maps: Tensor) -> Tensor:
         """Maps of windows ``(K, L)`` at the resolution of the file, which they have."""
         return maps
@@ -88,7 +107,10 @@ class SignalLoader:
         min_body_fraction: share of a window's samples that must be there; the others, over which
             a straight line is drawn, are too few to look anomalous.
         limits: per channel the values that become `INNER`; None for those of `training`.
-        training: signals whose normal samples set the limits.
+        training: signals whose normal samples set the limits, and which tell the season.
+        season: samples after which normal signals repeat themselves; None for that of `training`,
+            if they do.
+        with_baselines: whether to compute the trivial scores too, for evaluation.
     """
 
     volumetric = True
@@ -102,6 +124,8 @@ class SignalLoader:
         min_body_fraction: float = 0.9,
         limits: Sequence[Sequence[float]] | None = None,
         training: Sequence[Case] = (),
+        season: int | None = None,
+        with_baselines: bool = False,
     ) -> None:
         method = "training" if intensity == "auto" else intensity
         if method not in METHODS:
@@ -121,8 +145,11 @@ class SignalLoader:
         self.limits: Limits | None = None
         if limits is not None:
             self.limits = tuple((float(low), float(high)) for low, high in limits)
-        elif method == "training":
-            self.limits = _limits([self._read(case) for case in training])
+        signals = [self._read(case) for case in training]
+        if limits is None and method == "training":
+            self.limits = _limits(signals)
+        self.season = find_season(one.filled for one in signals) if season is None else int(season)
+        self.with_baselines = with_baselines
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -134,6 +161,7 @@ class SignalLoader:
             "intensity": self.method,
             "min_body_fraction": self.min_body_fraction,
             "limits": None if self.limits is None else [list(one) for one in self.limits],
+            "season": self.season,
         }
 
     @property
@@ -182,7 +210,17 @@ class SignalLoader:
             context={"body": body[:, None]},
             signal=signal,
             limits=limits,
+            baselines=self._baselines(signal, geometry) if self.with_baselines else None,
         )
+
+    def _baselines(self, signal: Signal, geometry: SignalGeometry) -> SliceBaselines:
+        filled, seen = signal.filled, signal.seen
+        traces = {"moving_median": moving_median(filled, seen)}
+        if self.season is not None:
+            traces["seasonal_difference"] = seasonal_difference(filled, self.season, seen)
+        maps = {name: geometry.cut(torch.from_numpy(one)).numpy() for name, one in traces.items()}
+        scores = {name: np.array([*map(window_score, one)]) for name, one in maps.items()}
+        return SliceBaselines(scores, maps)
 
     def _read(self, case: Case) -> Signal:
         signal = read_signal(case.images[0], self.modalities)

@@ -17,3 +17,4 @@ from .pictures import save_regions as save_regions
 from .signals import SHOWN_FROM as SHOWN_FROM
 from .signals import write_trace as write_trace
 from .thumbnails import thumbnail as thumbnail
+from .traces import draw_traces as draw_traces

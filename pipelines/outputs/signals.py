@@ -84,12 +84,7 @@ def signal_thumbnail(scored: ScoredCase) -> bytes:
             round((height - 1) * (1 - (float(one) - low) / span))
             for one in (values[own].max(), values[own].min())
         )
-        highest = float(trace[own].max())
-        colour = matplotlib.colormaps["magma"](0.9 * highest / MAP_RANGE[1], bytes=True)[:3]
-        pen.line(
-            (column, top, column, bottom),
-            tuple(map(int, colour)) if highest >= SHOWN_FROM else LINE,
-        )
+        pen.line((column, top, column, bottom), _colour(float(trace[own].max())))
     stream = io.BytesIO()
     sheet.save(stream, "JPEG", quality=QUALITY)
     return stream.getvalue()

@@ -220,8 +220,6 @@ class Comparison:
 
     def _shown(self) -> list[str]:
         """Cases to be shown, evenly spaced in the order of their names, whatever was found."""
-        if self.data.cohort.signals:  # whose traces lie in the reports
-            return []
         test = self.data.split.test
         anomalous = [case for case in test if case.label != 0]
         normal = [case for case in test if case.label == 0]

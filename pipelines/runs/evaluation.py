@@ -102,6 +102,7 @@ class Evaluation(Session):
             threshold=float(scorer.calibration.threshold),
             pixel_threshold=float(scorer.calibration.pixel_threshold),
             volumetric=self.volumetric,
+            events=gathered.events,
         ) | {
             "n_calibration": {"value": int(scorer.calibration.n_normal), "ci95": None},
             "n_calibration_patients": {"value": int(scorer.calibration.n_patients), "ci95": None},

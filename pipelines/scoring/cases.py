@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from networks.scope import Scope
 from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
+from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
 from transforms.readers import all_finite
@@ -167,13 +168,16 @@ def score_cases(
     """
     if not samples:
         return []
+    if isinstance(scorer, PatchScorer) and len(samples) > 1:  # a batch is one volume
+        alone = [[sample] for sample in samples]
+        return [score_cases(scorer, a, inferer, device, reference, scope)[0] for a in alone]
     images = torch.cat([sample.images for sample in samples])
     context = {
         name: torch.cat([sample.context[name] for sample in samples])
         for name in scorer.detector.needs
     }
     scored = inferer(images, scorer, context, device)
-    if not (all_finite(scored["score"]) and all_finite(scored["anomaly_map"])):
+    if not _finite(scored):
         raise InputError(
             f"the model: expected finite scores, found others for {samples[0].case.name} or what "
             "was scored with it. Its weights are damaged, or its training diverged: copy it "
@@ -239,19 +243,37 @@ class ScoreSlices(Inferer):
         if inputs.ndim == SERVED_NDIM:
             images, context = unpacked(inputs[0], network.detector)
         gathered: dict[str, list[Tensor]] = {}
-        for start in range(0, len(images), self.batch_size):
-            where = slice(start, start + self.batch_size)
-            own = {"": images, **(context or {})}
-            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
-            found = _columns(network.score_image(around.pop(""), around), network.calibration)
-            count = len(images[where])
-            for name, value in found.items():
-                gathered.setdefault(name, []).append(value[:count].cpu())
+        for columns in self._scored(images, context or {}, network, device):
+            for name, value in columns.items():
+                gathered.setdefault(name, []).append(value)
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
         if inputs.ndim != SERVED_NDIM:
             return scored
         scored["quantiles"] = network.calibration.quantiles.cpu()
         return {name: value[None] for name, value in scored.items()}
+
+    def _scored(
+        self,
+        images: Tensor,
+        context: Mapping[str, Tensor],
+        network: AnomalyScorer,
+        device: torch.device | str,
+    ) -> Iterator[dict[str, Tensor]]:
+        """The columns of each batch."""
+        if isinstance(network, PatchScorer):
+            for scores in network.in_batches(images, context, self.batch_size):
+                yield _columns(scores, network.calibration, len(scores.score))
+            return
+        for start in range(0, len(images), self.batch_size):
+            where = slice(start, start + self.batch_size)
+            own = {"": images, **context}
+            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
+            batch, count = around.pop(""), len(images[where])
+            found = _columns(network.score_image(batch, around), network.calibration, count)
+            if not _finite(found):  # 16 bits were too few
+                exact = network.score_image(batch, around, exact=True)
+                found = _columns(exact, network.calibration, count)
+            yield found
 
     def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
         """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""
@@ -261,7 +283,12 @@ class ScoreSlices(Inferer):
         return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
 
 
-def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
+def _finite(scored: Mapping[str, Tensor]) -> bool:
+    return all_finite(scored["score"]) and all_finite(scored["anomaly_map"])
+
+
+def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[str, Tensor]:
+    """What is told of the first `count` images of a batch, on the CPU."""
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
     values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
@@ -271,7 +298,11 @@ def _columns(found: ImageScores, calibration: Calibration) -> dict[str, Tensor]:
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    return values
+    # Not to be waited for, copies go to pinned memory, several times as fast.
+    copied = {n: value[:count].to("cpu", non_blocking=True) for n, value in values.items()}
+    if found.score.is_cuda:
+        torch.cuda.current_stream(found.score.device).synchronize()
+    return copied
 
 
 def scored_case(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from networks import DETECTORS
+from networks import DETECTORS, Inputs
 from pipelines.common.plain import plain_options
 from pipelines.common.schema import check_values
 from pipelines.data import NormalSlices
@@ -30,7 +30,7 @@ BUNDLE = ROOT / "bundles" / "aeflow"
 METHODS = sorted(
     name
     for name, method in DETECTORS.items()
-    if method.__module__.startswith("networks.") and name not in ("aeflow", "ensemble")
+    if method.__module__.startswith("networks.") and name not in ("aeflow", "ensemble", "donut")
 )
 
 
@@ -99,3 +99,16 @@ def test_a_method_of_ours_has_its_config(
     scorer.detector.prepare(NormalBatches(make_slices(torch.rand(4, 2, 32, 48))), None)
     with torch.no_grad():
         assert scorer.eval()(torch.rand(1, 2, 32, 48)).shape == (1, 1, 32, 48)
+
+
+def test_donut_has_its_config() -> None:
+    usual = plain_options(json.loads((BUNDLE / "train.json").read_text()))
+    own = json.loads((BUNDLE / "donut.json").read_text())
+    assert {option for option in own if "#" not in option} <= set(usual)
+    parser = ConfigParser()
+    parser.read_config([BUNDLE / "train.json", BUNDLE / "donut.json"])
+    parser.update({"modalities": "load,rate", "image_size": 64})
+    check_values(parser.get())
+    detector = parser.get_parsed_content("network_def").detector
+    window = Inputs(torch.rand(1, 2, 64))
+    assert detector.evidence(detector(window), window).maps["probability"].shape == (1, 1, 64)

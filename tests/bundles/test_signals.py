@@ -72,6 +72,17 @@ def test_a_training_finds_the_steps_and_leaves_traces_on_the_clock(trained: Path
     own = [row for row in scores if row["case"] == "anomalous0"]
     assert [row["level"] for row in own] == ["window"] * (len(own) - 1) + ["signal"]
     assert [float(row["time"]) for row in own[:-1]][:3] == [0.0, 3.2, 6.4]
+    assert metrics["event_recall"]["value"] == 1 and metrics["event_precision"]["value"] > 0.2
+    for trivial in (metrics["baselines"][n] for n in ("moving_median", "seasonal_difference")):
+        assert trivial["false_alarms"]["value"] <= metrics["false_alarms"]["value"]
+        assert trivial["pixel_ap"]["value"] > 0 and "difference" in trivial
+    page = (trained / "output" / "report.html").read_text()
+    for word in (
+        "windows scored", "signals scored", "event recall", "range precision",
+        "baseline seasonal difference", "highest window", "Signal, reconstruction",
+    ):  # fmt: skip
+        assert word in page
+    assert " slice" not in page.split("</style>")[1].split("<script")[0]
     trace = rows(trained / "output" / "maps" / "anomalous0_anomaly.csv")
     assert [float(row["time"]) for row in trace] == pytest.approx(np.arange(LENGTH) / 10)
     gap = [row for row in trace if row["seen"] == "0"]

@@ -56,10 +56,11 @@ def test_autocast_decides_the_precision():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_s_fused_convolutions_give_the_same():
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_gpu_s_fused_convolutions_give_the_same(dtype):
     encoder, image = learnt(Encoder("resnet50", 3)).cuda(), torch.rand(2, 3, 64, 64, device="cuda")
-    with torch.autocast("cuda", torch.bfloat16):
+    with torch.autocast("cuda", dtype):
         found = encoder(image)
     for one, expected in zip(found, encoder.backbone.stages(image), strict=True):
-        assert one.dtype == torch.bfloat16
+        assert one.dtype == dtype
         assert ((one.float() - expected).norm() / expected.norm()).item() < 0.02

@@ -64,6 +64,17 @@ def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -
     assert NormalSlices([sick, normal], loader).case_numbers.tolist() == [1] * 6
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_slices_that_reside_on_a_gpu_are_the_same(make_slices: Any, make_images: Any) -> None:
+    dataset = make_slices(make_images(5))
+    expected = dataset.__getitems__([4, 0])
+    assert dataset.reside(torch.device("cuda"))
+    found = dataset.__getitems__([4, 0])
+    assert found["image"].is_cuda and not found["index"].is_cuda and not dataset.images.is_cuda
+    assert all(torch.equal(found[name].cpu(), value) for name, value in expected.items())
+
+
 def test_no_normal_slice_is_told(picture: Case) -> None:
     with pytest.raises(InputError, match="no normal slice in 1 case"):
         NormalSlices([picture], CaseLoader(32))

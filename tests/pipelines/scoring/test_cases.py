@@ -75,6 +75,24 @@ def test_a_compiled_scorer_sees_batches_of_one_size(
     torch.testing.assert_close(found, expected)
 
 
+def test_what_leaves_the_range_of_16_bits_is_scored_in_32(
+    scorer: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, judge = make_images(3), scorer._judge
+    images[0] *= 0.5
+    scorer.eval()
+
+    def overflowing(inputs: Any, *rest: Any) -> Any:
+        found = judge(inputs, *rest)
+        return found._replace(score=torch.where(inputs.image.mean() < 0.4, torch.inf, found.score))
+
+    with torch.no_grad():
+        expected = ScoreSlices(1)(images, scorer)
+        monkeypatch.setattr(scorer, "_judge", overflowing)
+        found = ScoreSlices(1)(images, scorer)
+    assert torch.equal(found["score"], expected["score"])
+
+
 def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: MakeImages) -> None:
     images = make_images(5, seed=1)
     with torch.no_grad():
