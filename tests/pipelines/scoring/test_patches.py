@@ -11,12 +11,13 @@ from torch import Tensor
 
 from networks import AnomalyScorer, Detector, Evidence, Inputs, Part, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
+from pipelines.common.distributed import share
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.data.patches import as_seen
 from pipelines.data.slices import CaseLoader
 from pipelines.runs.held_out import highest_normals
-from pipelines.scoring.calibration import Calibrator
+from pipelines.scoring.calibration import Calibrator, _only
 from pipelines.scoring.cases import ScoredCase, ScoreSlices, score_cases
 from pipelines.scoring.detection import measure_detection
 from pipelines.scoring.model_file import MODEL_NAME, save_model
@@ -107,6 +108,16 @@ def test_a_detector_sees_what_it_is_made_for() -> None:
     for dims, size in ((2, (8, 32, 32)), (3, None)):
         with pytest.raises(InputError, match="patch_size: expected one for a method"):
             make_scorer(PositionWise(dims), make_fusion(), patch_size=size)
+
+
+def test_volumes_of_chosen_patients_stay_whole(
+    case: Case, write_volume: Callable[..., Path]
+) -> None:
+    loader = CaseLoader(32, patch_size=(8, 32, 32), min_body_fraction=0.0)
+    other = Case("b", "pb", (write_volume("b", shape=(24, 24, 9)),), label=0)
+    whole = slice_loader(NormalSlices([case, other], loader), 4)
+    (batch,) = _only(whole, np.arange(30) >= 21, share)
+    assert batch["case"].tolist() == [1] * 9 and batch["slice"].tolist() == list(range(9))
 
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
