@@ -48,18 +48,23 @@ class Command:
         return [str(BUNDLE / f"{name}.json") for name in (self.config, *on_top)]
 
 
-def config_names(preset: str, gpu: bool, volumetric: bool) -> tuple[str, ...]:
+def config_names(
+    preset: str, gpu: bool, volumetric: bool, signals: bool = False
+) -> tuple[str, ...]:
     """The bundle's configs that a preset lays over ``train.json``.
 
     Args:
         preset: one of `PRESETS`; ``auto`` stands for ``standard``.
         gpu: whether a GPU computes.
         volumetric: whether the data are volumes.
+        signals: whether they are signals.
 
     Example:
         >>> config_names("standard", gpu=True, volumetric=True)
         ('gpu', 'gpu_volumes')
     """
+    if signals:
+        return ("signals", *config_names(preset, gpu, volumetric=False))
     if preset in ("quick", "gpu", "paper"):
         return (preset,)
     if preset == "volumes":

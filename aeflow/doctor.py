@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from aeflow.commands import COMMANDS
 from aeflow.run import suited
 from networks.conformal import patients_needed, supported_rate
 from pipelines.common import counted, installed_version
@@ -43,7 +44,8 @@ def main(words: Sequence[str]) -> None:
     print("\n".join(machine()))
     if options.dataset_dir:
         given = suited({"dataset_dir": options.dataset_dir, "layout": options.layout})
-        data = open_data(**given, modalities=options.modalities)
+        usual = (COMMANDS["train"].defaults["window"], None)
+        data = open_data(**given, modalities=options.modalities, windows=usual)
         print("\n".join(advice(data, options.dataset_dir)))
 
 
@@ -91,6 +93,8 @@ def listed(data: Data) -> str:
     """What a data set holds, in words."""
     cohort = data.cohort
     kind = "volumes" if cohort.volumetric else "pictures"
+    if cohort.signals:
+        kind = "signals"
     modalities = ", ".join(cohort.modalities)
     return f"{len(cohort.cases)} {kind} in the layout {cohort.layout} ({modalities})"
 

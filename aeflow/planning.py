@@ -17,7 +17,7 @@ from aeflow.plan import Choice, Plan, merged
 from aeflow.timing import measure
 from networks.choices import nearest
 from pipelines.common import STRIDE, choose_device
-from pipelines.data import Case, CaseLoader, Data, consecutive
+from pipelines.data import Case, CaseLoader, Data, SignalLoader, consecutive, holds_signals
 from transforms.errors import InputError
 from transforms.geometry import SliceGeometry
 
@@ -58,11 +58,12 @@ def make_plan(preset: str, given: Mapping[str, Any]) -> Plan:
         InputError: when it could not work; as MONAI wraps it where a config's part says so.
     """
     gpu = _device(given) == "cuda"
-    plain = config_names("paper" if preset == "paper" else "standard", gpu, False)
+    signals = holds_signals(given.get("dataset_dir"), given.get("layout", "auto"))
+    plain = config_names("paper" if preset == "paper" else "standard", gpu, False, signals)
     _require_known(given, merged(plain, {}))
     data: Data = ConfigParser(merged(plain, given)).get_parsed_content("data")
     volumetric = data.cohort.volumetric
-    configs = config_names(preset, gpu, volumetric)
+    configs = config_names(preset, gpu, volumetric, signals)
     config = merged(configs, given)
     config |= {one.option: one.value for one in _patch_size(config, given, config["image_size"])}
     cases = _some(data.split.train, LOOKED_AT[volumetric])
@@ -70,7 +71,11 @@ def make_plan(preset: str, given: Mapping[str, Any]) -> Plan:
     sample = Sample.of(parser.get_parsed_content("preprocessing"), cases)
     images = round(sample.images * len(data.split.train))
     slices = sample.slices * (len(data.split.train) + len(data.split.calibration))
-    size = _image_size(config, given, sample, round(slices), preset)
+    size = (
+        _window(config, given)
+        if signals
+        else _image_size(config, given, sample, round(slices), preset)
+    )
     plan = Plan(
         _preset(preset, configs if gpu else ()),
         configs,
@@ -92,7 +97,7 @@ class Sample:
     """A few training cases.
 
     Attributes:
-        side: longer side of the largest slice in square pixels.
+        side: longer side of the largest slice in square pixels, or the samples of a window.
         slices: normal slices of a case, on average.
         images: what the network sees of them: themselves, or patches.
         gigabytes: memory that one takes for each pixel of the network's input.
@@ -104,12 +109,15 @@ class Sample:
     gigabytes: float
 
     @classmethod
-    def of(cls, loader: CaseLoader, cases: Sequence[Case]) -> Sample:
+    def of(cls, loader: CaseLoader | SignalLoader, cases: Sequence[Case]) -> Sample:
         """Reads the cases.
 
         Raises:
             InputError: when one cannot be used.
         """
+        if isinstance(loader, SignalLoader):
+            windows = sum(int((loader(case).labels == 0).sum()) for case in cases) / len(cases)
+            return cls(loader.window, windows, windows, 0.0)
         read = [loader(case) for case in cases]
         kept = [value for one in read for value in (one.images, *one.context.values())]
         size = sum(value.nbytes for value in kept) / max(1, sum(len(one.images) for one in read))
@@ -208,6 +216,11 @@ def _patch_size(
     return (Choice(option, fits, "this preset's, within image_size"),)
 
 
+def _window(config: Mapping[str, Any], given: Mapping[str, Any]) -> Choice:
+    reason = "as usual; take one that holds a whole beat, cycle or day, and some more"
+    return Choice("window", config["window"], GIVEN if "window" in given else reason)
+
+
 def _epochs(
     option: str, config: Mapping[str, Any], given: Mapping[str, Any], images: int
 ) -> Choice:
@@ -264,6 +277,9 @@ def _data_told(data: Data, sample: Sample, images: int) -> str:
     told = [f"{len(one)} to {use}" for use, one in (
         ("train", split.train), ("calibrate", split.calibration), ("test", split.test)
     )]  # fmt: skip
+    if data.cohort.signals:
+        windows = f"; about {images} normal windows of {sample.side} samples to train"
+        return f"{listed(data)}: {', '.join(told)}{windows}"
     seen = "slices" if sample.images == sample.slices else "patches"
     slices = f"; about {images} normal {seen} to train" if data.cohort.volumetric else ""
     return f"{listed(data)}, sides up to {sample.side} pixels: {', '.join(told)}{slices}"

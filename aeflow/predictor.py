@@ -20,8 +20,8 @@ from PIL import Image
 
 from pipelines.batch import case_rows
 from pipelines.common import choose_device, write_csv
-from pipelines.data import Case, find_inputs
-from pipelines.outputs import Example, candidates, save_panels, write_maps
+from pipelines.data import Case, find_inputs, reads_signals
+from pipelines.outputs import Example, candidates, draw_traces, save_panels, write_maps
 from pipelines.scoring import CaseScore, ScoredCase
 from pipelines.scoring import Predictor as CasePredictor
 from transforms.errors import InputError
@@ -105,7 +105,8 @@ class Prediction:
     def map(self) -> MetaTensor:
         """The anomaly map on the grid of the input, in standard deviations.
 
-        ``(X, Y, Z)`` with the volume's affine, or ``(H, W)`` for a picture.
+        ``(X, Y, Z)`` with the volume's affine, ``(H, W)`` for a picture, or ``(T,)`` for a signal,
+        NaN in its gaps.
         """
         return self.scored.grid_map
 
@@ -116,10 +117,12 @@ class Prediction:
         return found
 
     def show(self) -> Figure:
-        """A figure of the most suspicious slice with its map."""
+        """A figure of the most suspicious slice with its map, or of a signal with its trace."""
         import matplotlib.pyplot as plt
 
         one = self.example
+        if one.of_signal:
+            return draw_traces([one], self.pixel_threshold, self.verdict)
         figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.6), layout="constrained")
         left.imshow(one.image, cmap="gray", vmin=0, vmax=1)
         left.set_title(f"{self.name}, slice {one.index}" if one.index else self.name)
@@ -139,7 +142,7 @@ class Prediction:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_maps(folder, self.scored, self.pixel_threshold)
-        written += save_panels(folder / f"{self.name}.png", [self.example])
+        written += save_panels(folder / f"{self.name}.png", [self.example], self.pixel_threshold)
         rows = [row.cells() for row in case_rows(self.scored)]
         scores = folder / f"{self.name}_scores.csv"
         write_csv(scores, rows, tuple(rows[0]))
@@ -206,8 +209,8 @@ class Predictor:
 
         Args:
             source: a file; a folder of one DICOM series; an array, ``(X, Y, Z)`` of a volume or
-                ``(H, W)`` of a picture, with channels as the last axis; a folder of images, or a
-                list of these.
+                ``(H, W)`` of a picture, with channels as the last axis, or ``(C, T)`` of a signal;
+                a folder of images, or a list of these.
             spacing: of an array that is a volume, in mm; its axes run right, anterior, superior.
 
         Returns:
@@ -237,6 +240,9 @@ class Predictor:
 
     def _written(self, values: NDArray[Any], spacing: Sequence[float] | None, folder: Path) -> Path:
         """An array as a file, so that it is read as files are."""
+        if reads_signals(self._predict.model):
+            np.save(folder / f"{ARRAY}.npy", values)
+            return folder / f"{ARRAY}.npy"
         if self._predict.model["volumetric"]:
             if values.ndim not in (3, 4) or spacing is None or len(spacing) != 3:
                 raise InputError(

@@ -286,7 +286,8 @@ def fake_scored() -> FakeScored:
         score = np.arange(float(count)) if scores is None else np.array(scores, dtype=float)
         if anomaly_map is None:
             anomaly_map = np.zeros((count, *sample.raw.shape[-2:]))
-        canvas = torch.arange(float(count)).view(-1, 1, 1).expand(sample.images[:, 0].shape)
+        first = sample.images[:, 0]
+        canvas = torch.arange(float(count)).view(-1, *[1] * (first.ndim - 1)).expand(first.shape)
         told: dict[str, Any] = {
             "score": float(score.max()),
             "parts": {"flow": 1.0, "recon": 2.0},

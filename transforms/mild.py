@@ -14,8 +14,14 @@ from PIL import Image
 from torch import Tensor
 
 from transforms.augment import REFERENCE_SIDE
+from transforms.signals import mild_signal_changes
 
 Change = Callable[[Tensor], Tensor]
+
+
+def mild_changes_of(images: Tensor, strength: float = 1.0) -> dict[str, Change]:
+    """The changes for images ``(B, C, H, W)``, or for windows of signals ``(B, C, L)``."""
+    return (mild_signal_changes if images.ndim == 3 else mild_changes)(strength)
 
 
 def mild_changes(strength: float = 1.0) -> dict[str, Change]:

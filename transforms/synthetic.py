@@ -8,6 +8,7 @@ never waits for the device.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,8 +52,30 @@ class SyntheticAnomalies:
     ) -> None:
         self.recipe = recipe or AnomalyRecipe()
         self.variation = variation
-        self.shapes = _by_name("shapes", self.recipe.shapes, SHAPES)
-        self.fillings = _by_name("fillings", self.recipe.fillings, FILLINGS)
+        self.shapes = by_name("shapes", self.recipe.shapes, SHAPES)
+        self.fillings = by_name("fillings", self.recipe.fillings, FILLINGS)
+
+    @property
+    def practised(self) -> tuple[str, ...]:
+        """The kinds of anomalies: names of their fillings."""
+        return self.recipe.fillings
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """All kinds that there are."""
+        return tuple(FILLINGS)
+
+    def only(self, kind: str, low: float, high: float) -> SyntheticAnomalies:
+        """One anomaly of a kind in each image, its diameter `low` to `high` of the image's side."""
+        recipe = replace(
+            self.recipe,
+            clean_share=0.0,
+            second_share=0.0,
+            shapes=("ellipse",),
+            fillings=(kind,),
+            radius=(low / 2, high / 2),
+        )
+        return SyntheticAnomalies(recipe)
 
     def __call__(
         self, image: Tensor, body: Tensor, region: Tensor, generator: Source
@@ -125,7 +148,12 @@ class SyntheticAnomalies:
         return made
 
 
-def _by_name(argument: str, names: Sequence[str], known: Mapping[str, Any]) -> list[Any]:
+def by_name(argument: str, names: Sequence[str], known: Mapping[str, Any]) -> list[Any]:
+    """What is known by these names.
+
+    Raises:
+        InputError: if a name is unknown, or there is none.
+    """
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise InputError(

@@ -7,7 +7,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from pipelines.common import (
     write_csv,
 )
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
-from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
+from pipelines.metrics import EventCounts, PixelHistogram, ScoreRow, default_edges
 from pipelines.outputs import Example, ExampleKeeper, candidates
 from pipelines.scoring import MODEL_NAME, CaseEvaluator
 
@@ -46,6 +46,7 @@ class Gathered:
         examples: the most telling slices.
         thumbnails: a JPEG of each case, by its name.
         failures: the cases that could not be used.
+        events: of signals, the counts of the events of each, by whose trace.
     """
 
     rows: list[ScoreRow]
@@ -54,6 +55,7 @@ class Gathered:
     examples: list[Example]
     thumbnails: dict[str, bytes]
     failures: list[FailedCase]
+    events: dict[str, list[list[EventCounts]]] = field(default_factory=dict)
 
 
 def _joined(parts: Sequence[Gathered]) -> Gathered:
@@ -68,6 +70,8 @@ def _joined(parts: Sequence[Gathered]) -> Gathered:
         for name, trivial in part.baseline_pixels.items():
             whole.baseline_pixels.setdefault(name, PixelHistogram()).merge(trivial)
         whole.thumbnails.update(part.thumbnails)
+        for name, counts in part.events.items():
+            whole.events.setdefault(name, []).extend(counts)
     return replace(whole, examples=keeper.examples())
 
 
@@ -209,6 +213,7 @@ class CaseRun:
         keeper = ExampleKeeper()
         rows: list[ScoreRow] = []
         thumbnails: dict[str, bytes] = {}
+        events: dict[str, list[list[EventCounts]]] = defaultdict(list)
         failed = {one.case.name for one in failures}
         for case in cases:
             if case.name in failed:
@@ -221,8 +226,12 @@ class CaseRun:
                 baseline_pixels[name].merge(trivial)
             for example in result.examples:
                 keeper.offer(example)
+            for name, counts in result.events.items():
+                events[name].append(counts)
         examples = keeper.examples()
-        return Gathered(rows, pixels, dict(baseline_pixels), examples, thumbnails, failures)
+        return Gathered(
+            rows, pixels, dict(baseline_pixels), examples, thumbnails, failures, dict(events)
+        )
 
     def _write_failures(self, failures: Sequence[FailedCase]) -> None:
         path = self.output_dir / "failures.csv"

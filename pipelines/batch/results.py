@@ -8,19 +8,30 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.common import replacing
-from pipelines.data import CaseSample
-from pipelines.metrics import PixelHistogram, ScoreRow, default_edges
+from pipelines.data import CaseSample, SignalSample
+from pipelines.metrics import (
+    LEVELS,
+    OURS,
+    EventCounts,
+    PixelHistogram,
+    ScoreRow,
+    count_events,
+    default_edges,
+)
 from pipelines.outputs import Example, thumbnail
 from pipelines.scoring import ScoredCase, case_score
 
 BASELINE = "baseline "
 """Before the name of a trivial score, in a stored result."""
+
+EVENT_TOLERANCE = 8
+"""An alarm that lies within such a part of a window beside an event belongs to it."""
 
 
 @dataclass
@@ -33,6 +44,7 @@ class CaseResult:
         baseline_pixels: likewise of the maps of the trivial scores, by name.
         thumbnail: a JPEG of the case.
         examples: slices that may be shown.
+        events: of a signal with marks, the counts of its events, see `summarize`.
     """
 
     rows: list[ScoreRow]
@@ -40,6 +52,7 @@ class CaseResult:
     baseline_pixels: dict[str, PixelHistogram]
     thumbnail: bytes
     examples: list[Example] = field(default_factory=list)
+    events: dict[str, list[EventCounts]] = field(default_factory=dict)
 
 
 def case_result(
@@ -52,12 +65,22 @@ def case_result(
     for name, maps in baseline_maps(scored).items():
         trivial[name] = PixelHistogram()
         _add_pixels(trivial[name], scored, maps)
-    return CaseResult(list(case_rows(scored)), pixels, trivial, thumbnail(scored), list(examples))
+    return CaseResult(
+        list(case_rows(scored)),
+        pixels,
+        trivial,
+        thumbnail(scored),
+        list(examples),
+        _events(scored, pixel_threshold),
+    )
 
 
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
-    """Rows of ``scores.csv`` for one case: its slices, then the volume; or the picture alone."""
+    """Rows of ``scores.csv`` for one case: its slices or windows, then all; or the picture."""
     sample, case = scored.sample, scored.sample.case
+    times: list[Any] = [None] * len(sample.indices)
+    if isinstance(sample, SignalSample):
+        times = sample.window_times
     volumetric = sample.geometry.slice_axis is not None
     trivial, whole = baseline_scores(scored), scored.case_score
     score_std = scored.scores.get("score_std")
@@ -66,7 +89,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level="slice" if volumetric else "image",
+            level=_level(sample),
             slice=int(index),
             label=None if label < 0 else int(label),
             score=float(scored.scores["score"][position]),
@@ -76,13 +99,14 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             flagged=bool(scored.flagged[position]),
             score_std=None if score_std is None else float(score_std[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
+            time=times[position],
             **({} if volumetric else scope),
         )
     if volumetric:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level="volume",
+            level="signal" if isinstance(sample, SignalSample) else "volume",
             slice=None,
             label=volume_label(sample),
             score=whole.score,
@@ -96,6 +120,12 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
         )
 
 
+def _level(sample: CaseSample) -> Literal["image", "slice", "window"]:
+    if isinstance(sample, SignalSample):
+        return "window"
+    return "image" if sample.geometry.slice_axis is None else "slice"
+
+
 def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
     """The trivial scores of the slices, ``(K,)`` each; none outside evaluations."""
     if scored.sample.baselines is None:
@@ -107,10 +137,10 @@ def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
 def baseline_maps(scored: ScoredCase) -> dict[str, NDArray[np.float32]]:
     """The maps of those trivial scores that have one, ``(K, h, w)`` each."""
     trivial = scored.sample.baselines
-    if trivial is None or trivial.intensity_map is None:
+    if trivial is None or not trivial.maps:
         return {}
     own = {name: scored.part_map(part) for name, part in scored.baselines.items() if part.maps}
-    return {"intensity": trivial.intensity_map, **own}
+    return {**trivial.maps, **own}
 
 
 def volume_label(sample: CaseSample) -> int | None:
@@ -126,6 +156,9 @@ def volume_label(sample: CaseSample) -> int | None:
 
 def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.float32]) -> None:
     sample = scored.sample
+    if isinstance(sample, SignalSample):
+        _add_samples(histogram, sample, maps)
+        return
     judged = (sample.labels >= 0).numpy()
     masks = _known_masks(sample)
     if masks is None or not judged.any():
@@ -133,6 +166,39 @@ def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.
     body = sample.body.numpy()
     for index in np.flatnonzero(judged):
         histogram.add(sample.case.patient, maps[index], masks[index], body[index])
+
+
+def _add_samples(
+    histogram: PixelHistogram, sample: SignalSample, maps: NDArray[np.float32]
+) -> None:
+    """Adds each sample of a signal once, however many windows hold it; none of a gap."""
+    marked = sample.marked
+    if marked is not None:
+        trace = sample.trace(maps)[None]
+        histogram.add(sample.case.patient, trace, marked[None], np.isfinite(trace))
+
+
+def _events(scored: ScoredCase, pixel_threshold: float) -> dict[str, list[EventCounts]]:
+    """Counts of a signal's events: ours at our threshold, trivial traces' at many levels."""
+    sample = scored.sample
+    if not isinstance(sample, SignalSample) or sample.marked is None:
+        return {}
+    maps = {OURS: scored.anomaly_map, **baseline_maps(scored)}
+    found: dict[str, list[EventCounts]] = {}
+    for name, windows in maps.items():
+        trace = sample.trace(windows)
+        found[name] = [
+            count_events(
+                sample.case.patient,
+                trace,
+                sample.marked,
+                level,
+                seen=np.isfinite(trace),
+                tolerance=sample.geometry.window // EVENT_TOLERANCE,
+            )
+            for level in ((pixel_threshold,) if name == OURS else LEVELS)
+        ]
+    return found
 
 
 def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
@@ -159,6 +225,7 @@ def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Pa
         "files": np.array(json.dumps(files)),
         "rows": np.array(json.dumps([vars(row) for row in result.rows])),
         "thumbnail": np.frombuffer(result.thumbnail, np.uint8),
+        "events": np.array(json.dumps({n: [*map(vars, one)] for n, one in result.events.items()})),
     }
     trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
     for name, histogram in {"pixels": result.pixels, **trivial}.items():
@@ -177,7 +244,7 @@ def is_whole(path: Path, stamp: str) -> bool:
             files = json.loads(str(stored["files"]))
             return (
                 str(stored["stamp"]) == stamp
-                and "thumbnail" in stored  # those of earlier versions have none
+                and "events" in stored  # those of earlier versions have none
                 and archive.testzip() is None
                 and all(_digest(path.parent.parent / file) == d for file, d in files.items())
             )
@@ -205,6 +272,10 @@ def load_result(path: Path) -> CaseResult:
             },
             thumbnail=stored["thumbnail"].tobytes(),
             examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
+            events={
+                name: [EventCounts(**one) for one in counts]
+                for name, counts in json.loads(str(stored["events"])).items()
+            },
         )
 
 
@@ -213,16 +284,19 @@ def _group(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[A
 
 
 def _facts(example: Example) -> dict[str, Any]:
-    return {name: getattr(example, name) for name in ("kind", "case", "index", "score")}
+    return {name: getattr(example, name) for name in ("kind", "case", "index", "score", "window")}
 
 
 def _pictures(example: Example) -> dict[str, NDArray[Any]]:
-    pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(np.float16)}
+    exact = np.float32 if example.of_signal else np.float16  # signals have units of their own
+    pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(exact)}
     if example.reconstruction is not None:
-        pictures["reconstruction"] = example.reconstruction.astype(np.float16)
+        pictures["reconstruction"] = example.reconstruction.astype(exact)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask
+    if example.time is not None:
+        pictures["time"] = example.time
     return pictures
 
 
@@ -239,4 +313,5 @@ def _example(facts: Mapping[str, Any], pictures: Mapping[str, NDArray[Any]]) -> 
         reconstruction=None if restored is None else restored.astype(np.float32),
         maps=maps,
         mask=pictures.get("mask"),
+        time=pictures.get("time"),
     )

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 
 from pipelines.batch.case_run import CaseRun, Gathered
-from pipelines.data import Case
+from pipelines.data import Case, SignalLoader
 from pipelines.metrics import ScoreRow
 from pipelines.report import ViewerVolume
 from transforms.readers import read_case, read_mask
@@ -23,10 +23,10 @@ def viewer_volumes(cases: CaseRun, gathered: Gathered) -> list[ViewerVolume]:
     Returns:
         The volumes with the highest scores of the run; none where no maps were saved.
     """
-    if not cases.save_maps:
+    if not cases.save_maps or isinstance(cases.dataset.read, SignalLoader):
         return []
     by_name = {case.name: case for case in cases.dataset.data}
-    volumes = [row for row in gathered.rows if row.level == "volume"]
+    volumes = [row for row in gathered.rows if row.is_whole]
     highest = sorted(volumes, key=lambda row: -row.score)[:MOST_VIEWED]
     scores: dict[str, dict[int, float]] = defaultdict(dict)
     for row in gathered.rows:

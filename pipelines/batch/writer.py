@@ -88,7 +88,9 @@ class CaseWriter:
             written += write(scored, folder)
         if self.panels:
             panels = self.output_dir / "panels"
-            written += save_panels(panels / f"{scored.sample.case.name}.png", panel)
+            written += save_panels(
+                panels / f"{scored.sample.case.name}.png", panel, self.pixel_threshold
+            )
         save_result(path, result, stamp, written)
 
     def close(self) -> None:

@@ -27,6 +27,9 @@ LONGEST_PATH, LONGEST_PART = 4095, 255
 STRIDE = 16
 """Sides of the network's input are multiples of this."""
 
+LEAST_WINDOW = 3 * STRIDE
+"""Samples of a signal's window: with fewer, a convolution's padding is longer than its features."""
+
 FILLINGS = (
     "opacity", "haze", "flattened", "reticular", "darkening", "blurred", "foreign", "tissue",
     "deformed",
@@ -205,6 +208,14 @@ class Options(BaseModel):
     min_lesion_pixels: FromOne = Field(description="lesion pixels that make a slice anomalous")
     normal_margin: FromZero = Field(
         description="slices between a normal slice and the nearest lesion"
+    )
+    window: Annotated[
+        int,
+        Field(ge=LEAST_WINDOW, multiple_of=STRIDE, strict=True),
+        Takes(f"a number of samples from {LEAST_WINDOW}, divisible by {STRIDE}"),
+    ] = Field(description="samples of a window, into which signals are cut")
+    stride: FromOne = Field(
+        description="samples from one window to the next; by default a quarter of a window"
     )
     region: Annotated[str, Takes("auto, body, lungs or a folder", _possible)] = Field(
         description="where synthetic anomalies may lie: `body`, `lungs` of chest radiographs, or a "

@@ -21,6 +21,7 @@ from .labelled import LabelledAnomalies as LabelledAnomalies
 from .labelled import LabelledBatch as LabelledBatch
 from .labelled import labelled_kind as labelled_kind
 from .layouts import find_anatomy as find_anatomy
+from .layouts import holds_signals as holds_signals
 from .layouts import is_plain_folder as is_plain_folder
 from .layouts.files import shortened as shortened
 from .layouts.patients import kermany_patient as kermany_patient
@@ -31,7 +32,12 @@ from .patches import refuse_patches as refuse_patches
 from .patches import spatial_dims as spatial_dims
 from .regions import Regions as Regions
 from .regions import choose_contrast as choose_contrast
+from .signals import SignalLoader as SignalLoader
+from .signals import SignalSample as SignalSample
+from .signals import loader_of as loader_of
+from .signals import model_loader as model_loader
+from .signals import reads_signals as reads_signals
+from .signals import require_images as require_images
 from .slices import CaseLoader as CaseLoader
 from .slices import CaseSample as CaseSample
-from .slices import model_loader as model_loader
 from .slices import require_slices as require_slices

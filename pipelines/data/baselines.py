@@ -7,7 +7,7 @@ fixed beforehand: higher is meant to be more anomalous, even where a data set tu
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -216,15 +216,15 @@ def _box(shown: NDArray[np.bool_], wanted: NDArray[np.int64]) -> tuple[slice, sl
 
 @dataclass(frozen=True)
 class SliceBaselines:
-    """Baselines of the chosen slices of a case.
+    """Baselines of the chosen slices of a case, or windows of a signal.
 
     Attributes:
         scores: baseline name to ``(K,)`` scores.
-        intensity_map: ``(K, h, w)`` map of ``intensity``; None for pictures.
+        maps: of those that have one, name to ``(K, h, w)`` or ``(K, L)``; of pictures none has.
     """
 
     scores: dict[str, NDArray[np.float64]]
-    intensity_map: NDArray[np.float32] | None
+    maps: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 def slice_baselines(native: Tensor, body: Tensor | None, indices: Tensor) -> SliceBaselines:
@@ -237,10 +237,10 @@ def slice_baselines(native: Tensor, body: Tensor | None, indices: Tensor) -> Sli
     """
     if body is None:
         scores = baseline_scores(native[0].numpy())
-        return SliceBaselines({name: np.array([value]) for name, value in scores.items()}, None)
+        return SliceBaselines({name: np.array([value]) for name, value in scores.items()})
     channels = native.transpose(0, 1).numpy()
     volume = volume_baselines(channels, 0, body.numpy(), indices.numpy())
-    return SliceBaselines(volume.scores, volume.intensity_map)
+    return SliceBaselines(volume.scores, {"intensity": volume.intensity_map})
 
 
 def _z(channel: Floats, body: NDArray[np.bool_]) -> Floats:

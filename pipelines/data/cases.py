@@ -24,11 +24,14 @@ class Case:
         images: the files; one per modality, or a single file holding every channel.
         label: 0 normal, 1 anomalous, None when unknown or, for volumes with a mask, decided
             slice by slice.
-        mask: file of the lesion mask (non-zero is lesion) on the grid of the images, if any.
+        mask: file of the lesion mask (non-zero is lesion) on the grid of the images, if any; of a
+            signal the file that marks its anomalies.
         split: the split that the layout or the user fixed, if any.
         channels: for files holding several channels, the indices to use; None takes all.
         series_uid: for a folder that holds several DICOM series, the one that is meant.
         region: file of a mask of where synthetic anomalies may lie, if the user has drawn one.
+        span: the samples of a signal that are the case, from the first to before the second; None
+            for all.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Case:
     channels: tuple[int, ...] | None = None
     series_uid: str | None = None
     region: Path | None = None
+    span: tuple[int, int] | None = None
 
 
 def name_problem(name: str) -> str:
@@ -72,9 +76,10 @@ class Cohort:
         root: the folder that was read.
         cases: all cases, sorted by name.
         modalities: names of the channels, e.g. ``("flair",)`` or ``("image",)``.
-        volumetric: True when the files are volumes to be sliced.
+        volumetric: True when the files are volumes to be sliced, or signals to be cut into windows.
         reason: one sentence on why the layout was recognised.
         notes: warnings that results on these data must carry.
+        signals: True when the files are signals.
     """
 
     layout: str
@@ -85,3 +90,4 @@ class Cohort:
     reason: str = ""
     notes: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    signals: bool = False

@@ -16,8 +16,18 @@ from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.files import shortened
 from pipelines.data.layouts.reading import parse_modalities
 from pipelines.data.phantom.writer import ensure_phantom_dataset
-from pipelines.data.splits import DEFAULT_FRACTIONS, SPLITS, Split, may_train, split_cohort
+from pipelines.data.recordings import divided_in_time, divided_like, in_stretches
+from pipelines.data.signals import reads_signals
+from pipelines.data.splits import (
+    DEFAULT_FRACTIONS,
+    SPLITS,
+    Split,
+    load_split,
+    may_train,
+    split_cohort,
+)
 from transforms.errors import InputError
+from transforms.signals import usual_stride
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +89,7 @@ def open_data(
     fractions: Sequence[float] = DEFAULT_FRACTIONS,
     split: str | None = None,
     patient_pattern: str | None = None,
+    windows: tuple[int, int | None] | None = None,
 ) -> Data:
     """Opens a data set and divides its patients.
 
@@ -91,11 +102,19 @@ def open_data(
         fractions: of the patients for training, calibration and test.
         split: a JSON file that decides the division instead.
         patient_pattern: regular expression that finds the patient in a file's name (``folder``).
+        windows: of signals, their length and stride in samples, by which a few long recordings are
+            divided in time.
 
     Raises:
         InputError: when the data cannot be used as they are.
     """
     cohort, notes = _read(dataset_dir, layout, modalities, patient_pattern)
+    if cohort.signals and split is not None:
+        cohort = divided_like(cohort, load_split(Path(split)))
+    elif cohort.signals and windows is not None:
+        window, stride = windows
+        cohort, told = divided_in_time(cohort, fractions, window, usual_stride(window, stride))
+        notes += told
     divided = split_cohort(cohort, fractions, seed, split)
     notes += [*cohort.notes, *divided.notes]
     data = Data(cohort, divided, tuple(notes))
@@ -145,7 +164,18 @@ def content_digest(cases: Iterable[Case]) -> str:
 
 
 def _contents(cases: Iterable[Case]) -> list[str]:
-    return sorted({_content(path) for case in cases for path in case.images})
+    return sorted({told for case in cases for told in (*_keys(case), *_files(case))})
+
+
+def _files(case: Case) -> list[str]:
+    return [_content(path) for path in case.images]
+
+
+def _keys(case: Case) -> list[str]:
+    """By what a case is known: its files, or its part of one."""
+    if case.span is None:
+        return _files(case)
+    return [hashlib.sha256(f"{_files(case)}{case.span}".encode()).hexdigest()[:16]]
 
 
 def seen_by(model: Mapping[str, Any], cases: Sequence[Case]) -> list[Case]:
@@ -154,7 +184,7 @@ def seen_by(model: Mapping[str, Any], cases: Sequence[Case]) -> list[Case]:
     What cannot be read counts as unseen: reading it as a case says why.
     """
     known = set(model.get("seen", ())) - {UNREADABLE}
-    return [case for case in cases if any(_content(path) in known for path in case.images)]
+    return [case for case in cases if not known.isdisjoint(_keys(case))]
 
 
 def _content(image: Path) -> str:
@@ -247,6 +277,8 @@ def open_normals(
     """
     if not dataset_dir:
         raise InputError("dataset_dir: name the folder of normal images with --dataset_dir.")
+    if layout == "normals" and reads_signals(model):
+        layout = "signals"
     cohort, notes, seen = _read_like(model, dataset_dir, layout, modalities, patient_pattern)
     normal = tuple(case for case in cohort.cases if may_train(case, cohort.volumetric))
     left = tuple(case for case in normal if case.patient not in seen)
@@ -259,6 +291,9 @@ def open_normals(
     if len(left) < len(normal):
         skipped = counted(len(normal) - len(left), "case")
         notes.append(f"{skipped} left out: the model has seen them.")
+    if reads_signals(model):
+        told = model["preprocessing"]
+        left = in_stretches(left, told["window"], told["stride"])
     data = Data(cohort, Split((), left, ()), tuple([*notes, *cohort.notes]))
     _tell(data)
     return data
@@ -273,6 +308,8 @@ def _read_like(
 ) -> tuple[Cohort, list[str], set[str]]:
     """A cohort of the model's kind, what is to be noted of it, and the patients it has seen."""
     cohort, notes = _read(dataset_dir, layout, modalities or model["modalities"], patient_pattern)
+    if cohort.signals:
+        cohort = divided_like(cohort, model["split"])
     if len(cohort.modalities) != len(model["modalities"]):
         raise InputError(
             f"modalities: the model reads {', '.join(model['modalities'])}, found "
@@ -283,6 +320,12 @@ def _read_like(
         raise InputError(
             f"dataset_dir: the model was trained on {kinds[not cohort.volumetric]}, but "
             f"{cohort.root} holds {kinds[cohort.volumetric]}. Evaluate on files of the same kind."
+        )
+    if cohort.signals != reads_signals(model):
+        found, known = ("signals", "images") if cohort.signals else ("images", "signals")
+        raise InputError(
+            f"dataset_dir: {cohort.root} holds {found}, but the model was trained on {known}. "
+            "Evaluate on files of the same kind."
         )
     used = {name for part in ("train", "calibration") for name in model["split"][part]}
     seen = {case.patient for case in cohort.cases if case.name in used}

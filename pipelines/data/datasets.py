@@ -22,6 +22,7 @@ from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.patches import NormalPatches, consecutive
 from pipelines.data.regions import Regions
+from pipelines.data.signals import SignalLoader
 from pipelines.data.slices import CaseLoader, CaseSample, require_slices
 from transforms.errors import InputError
 
@@ -54,7 +55,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
     def __init__(
         self,
         data: Iterable[Case],
-        transform: CaseLoader,
+        transform: CaseLoader | SignalLoader,
         num_threads: int | None = None,
         regions: Regions | None = None,
     ) -> None:
@@ -69,10 +70,8 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         counts = [len(one[Keys.IMAGE]) for one in found]
         if not any(counts):
             raise InputError(
-                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. A slice is "
-                f"normal when it shows no lesion, lies in slice_range {transform.slice_range} and "
-                f"the body fills at least {transform.min_body_fraction:.0%} of it; loosen these "
-                "options."
+                f"dataset_dir: no normal slice in {counted(len(self.data), 'case')}. "
+                f"{transform.normal_told}"
             )
         self.slice_numbers = torch.cat([one.pop("slice") for one in found])
         self.images = torch.cat([one[Keys.IMAGE] for one in found])
@@ -171,7 +170,7 @@ class CaseDataset(MonaiDataset):
     Args:
         data: the cases.
         transform: cuts a case into slices.
-        baselines: whether to compute the trivial scores too, of a `CaseLoader`'s slices.
+        baselines: whether to compute the trivial scores too, if it can.
     """
 
     def __init__(
@@ -181,8 +180,8 @@ class CaseDataset(MonaiDataset):
         baselines: bool = False,
     ) -> None:
         super().__init__(tuple(data))
-        if baselines and isinstance(transform, CaseLoader):
-            transform = CaseLoader(**transform.parameters, with_baselines=True)
+        if baselines and isinstance(transform, (CaseLoader, SignalLoader)):
+            transform = type(transform)(**transform.parameters, with_baselines=True)
         self.read = transform  # MONAI's own attribute would hide what is wrong with a case
 
     def _transform(self, index: int) -> CaseSample | FailedCase:

@@ -13,9 +13,11 @@ from pipelines.data.cases import Case, name_problem
 from pipelines.data.layouts import read_cohort
 from pipelines.data.layouts.brats import ALIASES, case_folders
 from pipelines.data.layouts.files import printable, special_kind, stem_of
-from pipelines.data.layouts.walk import LeftOut, list_images
+from pipelines.data.layouts.walk import LeftOut, Listing, list_images, list_signals
+from pipelines.data.signals import reads_signals
 from transforms.dicom import list_series
 from transforms.errors import InputError
+from transforms.signals import SIGNAL_SUFFIXES, is_signal, signal_stem
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +64,9 @@ def find_inputs(
         raise InputError("input: name the image or the folder to score with --input <path>.")
     root = Path(path).expanduser()
     _require_usable(root)
-    if all_series:
+    if reads_signals(model):
+        found = _signals(root)
+    elif all_series:
         found = _all_series(root)
     elif root.is_file() or series_uid:
         name = _safe(stem_of(root.absolute()))
@@ -76,13 +80,16 @@ def find_inputs(
         (*found.left_out, *(one for one in long if one.reason)),
     )
     if not found.cases:
-        raise InputError(
-            f"input: {root} holds no image. Expected NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG or "
-            f"TIFF files.{_told(found.left_out)}"
-        )
+        raise InputError(f"input: {root} holds no {_expected(model)}.{_told(found.left_out)}")
     if found.left_out:
         logger.warning("%s", _told(found.left_out).strip())
     return found
+
+
+def _expected(model: Mapping[str, Any]) -> str:
+    if reads_signals(model):
+        return f"signal. Expected {', '.join(SIGNAL_SUFFIXES)} files"
+    return "image. Expected NIfTI, NRRD, MetaImage, DICOM, PNG, JPEG or TIFF files"
 
 
 def _require_usable(root: Path) -> None:
@@ -109,6 +116,19 @@ def _told(left_out: Sequence[LeftOut]) -> str:
     more = len(left_out) - MOST_TOLD
     rest = f"\n  ... and {more} more" if more > 0 else ""
     return f" Left out, {len(left_out)}:{listed}{rest}"
+
+
+def _signals(root: Path) -> InputFiles:
+    """The signals of a folder, or the one that was named."""
+    listing = list_signals(root) if root.is_dir() else Listing(root.parent, [root])
+    if root.is_file() and not is_signal(root):
+        raise InputError(
+            f"input: the model reads signals ({', '.join(SIGNAL_SUFFIXES)}), found {root}."
+        )
+    paths = listing.images
+    names = _unique([_safe(signal_stem(path)) for path in paths], paths)
+    cases = tuple(Case(name, name, (path,)) for name, path in zip(names, paths, strict=True))
+    return InputFiles(cases, tuple(listing.left_out))
 
 
 def _all_series(root: Path) -> InputFiles:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transforms.errors import InputError
 
 if TYPE_CHECKING:
     from pipelines.data.datasets import NormalSlices
+    from pipelines.data.slices import CaseLoader
 
 
 def spatial_dims(patch_size: Sequence[int] | None) -> int:
@@ -127,9 +128,10 @@ class NormalPatches(Dataset[dict[str, Tensor]]):
         self.data, self.region = slices.data, slices.region
         self.images, self.context = slices.images, slices.context
         self.places: list[tuple[Tensor, slice, slice]] = []
+        loader = cast("CaseLoader", slices.transform)
         for stretch in slices.stretches:
             numbers = torch.tensor(stretch)
-            for along, rows, columns in slices.transform.windows(len(stretch)):
+            for along, rows, columns in loader.windows(len(stretch)):
                 own = torch.arange(along.start, along.stop).clamp_max(len(stretch) - 1)
                 if self.context["body"][numbers[own]][..., rows, columns].any():
                     self.places.append((numbers[own], rows, columns))

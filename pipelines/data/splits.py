@@ -82,7 +82,7 @@ def split_cohort(
     if split_file is not None:
         parts = _from_file(cohort, Path(split_file), notes)
     else:
-        parts = _drawn(cohort, _checked(fractions), seed, notes)
+        parts = _drawn(cohort, checked_fractions(fractions), seed, notes)
     by_name = {
         name: tuple(sorted(parts.get(name, ()), key=lambda case: case.name)) for name in SPLITS
     }
@@ -214,7 +214,12 @@ def _sizes(count: int, shares: Mapping[SplitName, float], where: str) -> dict[Sp
     return sizes
 
 
-def _checked(fractions: Sequence[float]) -> dict[SplitName, float]:
+def checked_fractions(fractions: Sequence[float]) -> dict[SplitName, float]:
+    """The shares by the names of their parts.
+
+    Raises:
+        InputError: if they are no three shares that add to 1.
+    """
     values = tuple(fractions) if isinstance(fractions, Sequence) else ()
     numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     sound = len(values) == 3 and numbers and min(values) >= 0
@@ -249,7 +254,7 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
         by_patient[case.patient].append(case)
     parts: dict[SplitName, list[Case]] = {}
     unknown = []
-    for side, names in _load(path).items():
+    for side, names in load_split(path).items():
         members = {}
         for name in names:
             found = by_name.get(name) or by_patient.get(name)
@@ -270,7 +275,12 @@ def _from_file(cohort: Cohort, path: Path, notes: list[str]) -> dict[SplitName, 
     return parts
 
 
-def _load(path: Path) -> dict[SplitName, list[str]]:
+def load_split(path: Path) -> dict[SplitName, list[str]]:
+    """The names in a split file, see `split_cohort`.
+
+    Raises:
+        InputError: if it is none.
+    """
     expected = '{"train": [...], "calibration": [...], "test": [...]} with names'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

@@ -30,7 +30,7 @@ from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from pipelines.common import replacing
-from pipelines.data import refuse_patches
+from pipelines.data import refuse_patches, require_images
 from pipelines.export.parity import (
     Outputs,
     Parity,
@@ -100,6 +100,7 @@ def export_model(
     chosen = _choose_format(format_name)
     content = read_model(ckpt_dir)
     refuse_patches(content, ckpt_dir)
+    require_images(content, "export")
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
@@ -177,7 +178,7 @@ class ScriptableScorer(AnomalyScorer):
         scorer = load_scorer(model, device, target_fpr)
         super().__init__(scorer.detector, scorer.fusion)
         self.calibration = scorer.calibration
-        self.image_size = model["preprocessing"]["image_size"]
+        self.image_size = model["preprocessing"].get("image_size", ())  # signals have none
         self.eval()
 
     def load_state_dict(

@@ -28,7 +28,7 @@ import networks
 import pipelines
 import transforms
 from pipelines.common import installed_version, writable_folder, write_json
-from pipelines.data import PHANTOM_NOTE
+from pipelines.data import PHANTOM_NOTE, require_images
 from pipelines.scoring import LABELS, MODEL_NAME, read_model
 from transforms.errors import InputError
 
@@ -141,6 +141,7 @@ def package_bundle(
             f"lacks {', '.join(missing)}."
         )
     content = read_model(ckpt_dir)
+    require_images(content, "package")
     licence = _licence(bundle)
     _check_output(output, bundle)
     if not keep_names:

@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.common import installed_version, writable_folder
-from pipelines.data import Case
+from pipelines.data import Case, require_images
 from pipelines.export.package import code_folders
 from pipelines.scoring import (
     MODEL_NAME,
@@ -137,6 +137,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
     import mlflow.pyfunc
 
     content = read_model(model_path)
+    require_images(content, "register_model")
     example = synthetic_example(content)
     with tempfile.TemporaryDirectory() as temporary:
         weights = Path(temporary) / MODEL_NAME

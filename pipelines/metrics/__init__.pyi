@@ -4,6 +4,10 @@ from .bootstrap import draw_patients as draw_patients
 from .comparison import REFERENCE as REFERENCE
 from .comparison import Judged as Judged
 from .comparison import compare as compare
+from .events import EVENT_FIGURES as EVENT_FIGURES
+from .events import LEVELS as LEVELS
+from .events import EventCounts as EventCounts
+from .events import count_events as count_events
 from .figure import LEAST_PATIENTS as LEAST_PATIENTS
 from .figure import Figure as Figure
 from .figure import class_patients as class_patients
@@ -23,6 +27,7 @@ from .ranking import counts_above as counts_above
 from .ranking import ratio as ratio
 from .rows import ScoreRow as ScoreRow
 from .shift import batch_notes as batch_notes
+from .summary import OURS as OURS
 from .summary import summarize as summarize
 from .verdict import Verdict as Verdict
 from .verdict import missing_for_evaluation as missing_for_evaluation

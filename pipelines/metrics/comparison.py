@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.metrics.events import EVENT_FIGURES
 from pipelines.metrics.figure import Figure
 from pipelines.metrics.image import mean_figure
 from pipelines.metrics.pixel import PixelHistogram, mean_pixel_ap
@@ -20,7 +21,7 @@ REFERENCE = "aeflow"
 
 AVERAGED = (
     "matched_auroc", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle", "sensitivity",
-    "specificity", "realised_fpr",
+    "specificity", "realised_fpr", *EVENT_FIGURES,
 )  # fmt: skip
 """Figures of which several trainings tell the mean alone, without an interval."""
 
@@ -47,7 +48,7 @@ class Judged:
         return {
             (row.case, row.slice): row
             for row in self.rows
-            if row.label is not None and row.level != "volume"
+            if row.label is not None and not row.is_whole
         }
 
 
@@ -76,7 +77,8 @@ def compare(methods: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     for name, figures in baselines.items():
         of_each = [one.metrics.get("baselines", {}).get(name) for one in every]
         told: Mapping[str, Any] = next(filter(None, of_each), {})  # the same images, the same score
-        figures["matched_auroc"] = told.get("matched_auroc", Figure(None).as_dict())
+        for figure in ("matched_auroc", *EVENT_FIGURES):
+            figures[figure] = told.get(figure, Figure(None).as_dict())
     for name in maps.keys() & baselines.keys():
         baselines[name]["pixel_ap"] = mean_pixel_ap([maps[name]]).as_dict()
     best = max(

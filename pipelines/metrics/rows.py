@@ -19,8 +19,9 @@ class ScoreRow:
     Attributes:
         case: name of the case.
         patient: whose it is; stays out of what is written.
-        level: a picture, a slice of a volume, or a volume as a whole.
-        slice: number of the slice; 0 for a picture, None for a volume.
+        level: a picture, a slice of a volume, or a volume as a whole; a window of a signal, or a
+            signal as a whole.
+        slice: number of the slice or the window; 0 for a picture, None for a whole.
         label: 1 anomalous, 0 normal, None unknown.
         score: in standard deviations above held-out normal images.
         parts: likewise, per part of the detector.
@@ -31,11 +32,12 @@ class ScoreRow:
         in_scope: whether the image is of the kind that the model was made for; None if unknown.
         out_of_scope: why it is not; "" if it is.
         baselines: the trivial scores.
+        time: when a window begins, as its file tells the time; None for anything else.
     """
 
     case: str
     patient: str
-    level: Literal["image", "slice", "volume"]
+    level: Literal["image", "slice", "volume", "window", "signal"]
     slice: int | None
     label: int | None
     score: float
@@ -47,6 +49,17 @@ class ScoreRow:
     in_scope: bool | None = None
     out_of_scope: str = ""
     baselines: Mapping[str, float] = field(default_factory=dict)
+    time: float | str | None = None
+
+    @property
+    def is_part(self) -> bool:
+        """Whether it is a slice or a window of a larger case."""
+        return self.level in ("slice", "window")
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is a volume or a signal, of which there are slices or windows too."""
+        return self.level in ("volume", "signal")
 
     def cells(self) -> dict[str, Any]:
         """The row as it is written: parts under their columns, empty where nothing is known."""
@@ -54,6 +67,7 @@ class ScoreRow:
             "case": self.case,
             "level": self.level,
             "slice": self.slice,
+            **({} if self.time is None else {"time": self.time}),
             "label": self.label,
             "score": self.score,
             **{part_column(name): value for name, value in self.parts.items()},

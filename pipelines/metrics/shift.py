@@ -31,7 +31,7 @@ def batch_notes(rows: Sequence[ScoreRow], promised: float) -> list[str]:
         rows: as in ``scores.csv``; those known to be anomalous do not count.
         promised: the false-positive rate of the threshold.
     """
-    whole = [row for row in rows if row.level != "slice"]
+    whole = [row for row in rows if not row.is_part]
     outside = [row for row in whole if row.out_of_scope]
     notes = []
     if outside:

@@ -9,12 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from networks import part_column
+from pipelines.metrics.events import EventCounts, event_metrics, matched_events
 from pipelines.metrics.figure import Figure, class_patients
 from pipelines.metrics.image import image_metrics, paired_difference
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
 from pipelines.metrics.ranking import RankedScores, auroc
 from pipelines.metrics.rows import ScoreRow
+
+OURS = ""
+"""Among the counts of events: those of our own trace."""
 
 PIXEL_FIGURES = ("pixel_ap", "pixel_auroc", "aupro_03", "dice_at_threshold", "dice_oracle")
 
@@ -27,6 +31,7 @@ def summarize(
     threshold: float,
     pixel_threshold: float,
     volumetric: bool,
+    events: Mapping[str, Sequence[Sequence[EventCounts]]] | None = None,
 ) -> dict[str, Any]:
     """Turns an evaluation's rows and histograms into the content of ``metrics.json``.
 
@@ -36,14 +41,16 @@ def summarize(
         baseline_pixels: pixels of the maps of the trivial scores, by name.
         threshold: of the image score, fixed on normal images.
         pixel_threshold: of the map, fixed on normal images.
-        volumetric: whether the rows are slices of volumes, to be matched by level; pictures are
-            matched by sharpness.
+        volumetric: whether the rows are slices of volumes, to be matched by level, or windows of
+            signals, which are not matched; pictures are matched by sharpness.
+        events: of signals with marks, what `count_events` gives of each: under `OURS` at the
+            threshold of the map, under the trivial traces' names at each of `LEVELS`.
 
     Returns:
         Plain values; every figure is as `Figure.as_dict` has it.
     """
     known = [row for row in rows if row.label is not None]
-    table = _Table([row for row in known if row.level != "volume"], volumetric)
+    table = _Table([row for row in known if not row.is_whole], volumetric)
     of_normal, of_anomalous = class_patients(table.labels, table.patients)
     result: dict[str, Any] = {
         "threshold": Figure(threshold).as_dict(),
@@ -71,11 +78,20 @@ def summarize(
     for name in baseline_pixels.keys() & baselines if volumetric else ():
         trivial = pixel_metrics(baseline_pixels[name], float("inf"))
         baselines[name] |= {figure: trivial[figure].as_dict() for figure in oracle}
+    if events:
+        ours = [one for (one,) in events[OURS]]
+        result |= _told(event_metrics(ours))
+        for name in events.keys() & baselines:
+            baselines[name] |= _told(event_metrics(matched_events(ours, events[name])))
     result["baselines"] = baselines
     if volumetric:
-        result["volumes"] = _volume_figures([row for row in known if row.level == "volume"])
+        result["volumes"] = _volume_figures([row for row in known if row.is_whole])
     result["patients"] = _patient_figures(table, patient_dice(pixels, pixel_threshold))
     return result
+
+
+def _told(figures: Mapping[str, Figure]) -> dict[str, Any]:
+    return {name: figure.as_dict() for name, figure in figures.items()}
 
 
 def _volume_figures(rows: Sequence[ScoreRow]) -> dict[str, Any]:
@@ -120,7 +136,7 @@ class _Table:
         self.labels = np.array([row.label for row in rows], dtype=np.int64)
         self.patients = [row.patient for row in rows]
         self.key_name = "slice" if volumetric else "sharpness"
-        self.volumetric = volumetric
+        self.volumetric = volumetric and not any(row.level == "window" for row in rows)
 
     def column(self, name: str) -> NDArray[np.float64]:
         return np.array([row.cells()[name] for row in self.rows], dtype=np.float64)

@@ -14,5 +14,7 @@ from .pictures import save_histogram as save_histogram
 from .pictures import save_panels as save_panels
 from .pictures import save_recalibration as save_recalibration
 from .pictures import save_regions as save_regions
-from .thumbnails import SHOWN_FROM as SHOWN_FROM
+from .signals import SHOWN_FROM as SHOWN_FROM
+from .signals import write_trace as write_trace
 from .thumbnails import thumbnail as thumbnail
+from .traces import draw_traces as draw_traces

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pipelines.common import replacing
 from pipelines.outputs.examples import Example
 from pipelines.outputs.pictures import MAP_RANGE
+from pipelines.outputs.traces import save_traces_beside
 
 COLUMNS = 6
 """Pictures in a line: with more of them, maps would be too small to compare."""
@@ -30,8 +31,8 @@ class Shown:
     Attributes:
         case: name of the case.
         index: number of the slice; 0 for a picture.
-        image: ``(H, W)`` in [0, 1].
-        map: the fused map, ``(H, W)``, in standard deviations.
+        image: ``(H, W)`` in [0, 1]; of a signal ``(C, T)`` in the file's units.
+        map: the fused map, ``(H, W)`` or ``(T,)``, in standard deviations.
         mask: of the lesion, ``(H, W)`` bool; None when unknown.
     """
 
@@ -51,7 +52,7 @@ class Shown:
         """Writes ``<case>.npz``, atomically."""
         arrays: dict[str, Any] = {
             "index": np.array(self.index),
-            "image": self.image.astype(np.float16),
+            "image": self.image.astype(np.float16 if self.map.ndim == 2 else np.float32),
             "map": self.map.astype(np.float16),
         }
         if self.mask is not None:
@@ -76,6 +77,9 @@ def save_beside(path: Path, shown: Mapping[str, Shown]) -> None:
         shown: the slice by each method, by its name; of all methods the same slice.
     """
     one = next(iter(shown.values()))
+    if one.map.ndim == 1:
+        save_traces_beside(path, shown)
+        return
     pictures = {"input": one.image}
     if one.mask is not None and one.mask.any():
         pictures["lesion mask"] = one.mask.astype(np.float32)

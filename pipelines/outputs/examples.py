@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.data import SignalSample
+from pipelines.outputs.traces import stretch
 from transforms.slices import to_canvas
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ class Example:
         case: name of the case.
         index: number of the slice; 0 for a picture.
         score: the image score, in standard deviations above normal images.
-        image: first channel on the network's canvas, ``(H, W)`` in [0, 1].
+        image: first channel on the network's canvas, ``(H, W)`` in [0, 1]; of a signal see
+            `pipelines.outputs.traces.stretch`, or a window alone, ``(L,)`` in [0, 1].
         reconstruction: likewise; None without one.
         maps: the fused and the part maps, ``(H, W)``, in standard deviations.
         mask: lesion mask on the canvas, ``(H, W)`` bool; None when unknown.
+        time: of a signal, in seconds or as dates, ``(T,)``; None for anything else.
+        window: of a signal, the window's first sample in ``time`` and the one after its last.
     """
 
     kind: Kind
@@ -44,6 +49,13 @@ class Example:
     reconstruction: NDArray[np.float32] | None
     maps: dict[str, NDArray[np.float32]]
     mask: NDArray[np.bool_] | None
+    time: NDArray[Any] | None = None
+    window: tuple[int, int] | None = None
+
+    @property
+    def of_signal(self) -> bool:
+        """Whether it shows a signal."""
+        return self.maps["anomaly_map"].ndim == 1
 
 
 def candidates(scored: ScoredCase) -> list[Example]:
@@ -106,18 +118,27 @@ class ExampleKeeper:
 
 def example_of(kind: Kind, scored: ScoredCase, position: int) -> Example:
     """A slice of a case, by its position among those that were scored."""
-    sample, restored = scored.sample, scored.reconstruction
-    maps = {name.removeprefix("map_"): v[position] for name, v in scored.canvas_maps.items()}
+    sample = scored.sample
+    show = stretch if isinstance(sample, SignalSample) else _canvas
     return Example(
         kind=kind,
         case=sample.case.name,
         index=int(sample.indices[position]),
         score=float(scored.scores["score"][position]),
-        image=sample.images[position, 0].numpy().copy(),
-        reconstruction=None if restored is None else restored[position, 0].numpy().copy(),
-        maps={name: value.numpy().copy() for name, value in maps.items()},
-        mask=_canvas_mask(scored, position),
+        **show(scored, position),
     )
+
+
+def _canvas(scored: ScoredCase, position: int) -> dict[str, Any]:
+    """What a panel shows of a slice, by the names of an `Example`."""
+    restored = scored.reconstruction
+    maps = {name.removeprefix("map_"): v[position] for name, v in scored.canvas_maps.items()}
+    return {
+        "image": scored.sample.images[position, 0].numpy().copy(),
+        "reconstruction": None if restored is None else restored[position, 0].numpy().copy(),
+        "maps": {name: value.numpy().copy() for name, value in maps.items()},
+        "mask": _canvas_mask(scored, position),
+    }
 
 
 def _canvas_mask(scored: ScoredCase, position: int) -> NDArray[np.bool_] | None:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.common import replacing
+from pipelines.data import SignalSample
+from pipelines.outputs.signals import write_trace
 from pipelines.scoring import ScoredCase
 
 PNG_PER_SD = 10_000
@@ -29,6 +31,8 @@ def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list
     negative values 0) and ``<case>_mask.png`` (0 and 255). An ensemble adds ``<case>_std``, how
     far its members disagree, as the anomaly map is written.
 
+    A signal becomes one table, see `write_trace`.
+
     Args:
         folder: where to write.
         scored: the case.
@@ -37,6 +41,8 @@ def write_maps(folder: Path, scored: ScoredCase, pixel_threshold: float) -> list
     Returns:
         The files.
     """
+    if isinstance(scored.sample, SignalSample):
+        return write_trace(folder, scored, pixel_threshold)
     anomaly_map = _values(scored.grid_map)
     written = [
         _write_map(folder, "anomaly", scored, anomaly_map),

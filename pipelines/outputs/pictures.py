@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.common import replacing
 from pipelines.outputs.examples import Example
+from pipelines.outputs.traces import save_traces
 
 MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
@@ -40,14 +41,17 @@ LARGE, SMALL = 17, 14
 """Heights of letters in pixels."""
 
 
-def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list[Path]:
-    """Draws one row per example: input, reconstruction, residual, maps and mask.
+def save_panels(
+    path: Path, examples: Sequence[Example], pixel_threshold: float | None = None, note: str = ""
+) -> list[Path]:
+    """Draws one row per example: input, reconstruction, residual, maps and mask; or traces.
 
     By Pillow: matplotlib would take ten times as long, and draws in one thread alone.
 
     Args:
         path: PNG file to write.
         examples: what to show; nothing is written without any.
+        pixel_threshold: of the map, which a signal's trace is shown with.
         note: a line below the panels.
 
     Returns:
@@ -55,6 +59,8 @@ def save_panels(path: Path, examples: Sequence[Example], note: str = "") -> list
     """
     if not examples:
         return []
+    if examples[0].of_signal:
+        return save_traces(path, examples, pixel_threshold, note)
     map_names = list(examples[0].maps)
     order = [n for n in map_names if n != "anomaly_map"] + ["anomaly_map"]
     restored = any(one.reconstruction is not None for one in examples)
@@ -232,6 +238,7 @@ def save_histogram(
     unlabelled: Sequence[float] = (),
     held_out: Sequence[float] = (),
     reference: Sequence[float] | NDArray[np.float64] = (),
+    of: str = "images",
 ) -> None:
     """Draws the scores of normal and anomalous images with the threshold.
 
@@ -244,6 +251,7 @@ def save_histogram(
         held_out: scores of normal images of the calibration, drawn as images of their own.
         reference: scores of the held-out normal images of the calibration, drawn as a line of the
             same area as the images.
+        of: what has the scores.
     """
     groups = (
         (normal, "normal", "#0072B2"),
@@ -273,8 +281,8 @@ def save_histogram(
             label="held-out normal, scaled",
         )
     axis.axvline(threshold, color="black", linestyle="--", label=f"threshold {threshold:.2f}")
-    axis.set_xlabel("score (standard deviations above held-out normal images)")
-    axis.set_ylabel("images")
+    axis.set_xlabel(f"score (standard deviations above held-out normal {of})")
+    axis.set_ylabel(of)
     if known.max() > edges[-1]:
         told = f"scores above {edges[-1]:.1f}, up to {known.max():.1f}, lie in the last bar"
         axis.set_title(told, fontsize=9, loc="right")

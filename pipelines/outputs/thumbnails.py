@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
+from pipelines.data import SignalSample
 from pipelines.outputs.pictures import MAP_RANGE
+from pipelines.outputs.signals import QUALITY, SHOWN_FROM, signal_thumbnail
 
 if TYPE_CHECKING:
     from pipelines.scoring import ScoredCase
@@ -18,12 +20,7 @@ if TYPE_CHECKING:
 SIDE = 72
 """Longer side of a thumbnail, in pixels."""
 
-SHOWN_FROM = 2.0
-"""Standard deviations from which a map is laid over an image."""
-
 OPACITY = 0.7
-QUALITY = 70
-"""Of the JPEG: some 1 kB each."""
 
 
 def thumbnail(scored: ScoredCase) -> bytes:
@@ -34,6 +31,8 @@ def thumbnail(scored: ScoredCase) -> bytes:
         borders. The map starts at `SHOWN_FROM` standard deviations and has the colours of the
         other pictures, see `MAP_RANGE`.
     """
+    if isinstance(scored.sample, SignalSample):
+        return signal_thumbnail(scored)
     position = int(np.argmax(scored.scores["score"]))
     image, anomaly_map = scored.sample.images[position, 0], scored.canvas_maps["anomaly_map"]
     seen = [where for where in image.nonzero(as_tuple=True) if len(where)]

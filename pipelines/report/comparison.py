@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.common import counted, duration, replacing
-from pipelines.metrics import REFERENCE
+from pipelines.metrics import EVENT_FIGURES, REFERENCE
 from pipelines.outputs import Shown, save_beside
 from pipelines.report.page import Picture, environment, picture_of
 from pipelines.report.tables import COLUMN_NAMES, Cell, Table, difference, facts, tell
+from pipelines.report.words import VOLUMES, Words
 
 COMPARISON_NAME = "comparison.html"
 DECISIONS = ("sensitivity", "specificity", "realised_fpr", "dice_at_threshold")
@@ -28,6 +29,7 @@ class ComparisonContent:
         aurocs: of each method the AUROC of each training; None where it is not defined.
         failures: trainings that could not be finished, each with why.
         shown: slices, each by the methods that kept it.
+        words: what things are called.
         about: what was run on what.
         notes: warnings that stand on top.
     """
@@ -39,6 +41,7 @@ class ComparisonContent:
     shown: Sequence[Mapping[str, Shown]]
     about: Mapping[str, Any]
     notes: Sequence[str]
+    words: Words = VOLUMES
 
 
 def write_comparison_page(folder: Path, content: ComparisonContent) -> Path:
@@ -54,7 +57,8 @@ def write_comparison_page(folder: Path, content: ComparisonContent) -> Path:
     page = environment().get_template("comparison.html.j2").render(
         content=content,
         tables=comparison_tables(content),
-        pictures=_pictures(content.shown),
+        pictures=_pictures(content.shown, content.words),
+        words=content.words,
         facts=facts(content.about),
         counted=counted,
     )  # fmt: skip
@@ -65,16 +69,19 @@ def write_comparison_page(folder: Path, content: ComparisonContent) -> Path:
 
 
 def comparison_tables(content: ComparisonContent) -> list[Table]:
-    """Ranking, maps, decisions and cost; the method that ranks best first."""
-    compared = content.compared
-    trivial = compared["best_trivial"] or "the best trivial score"
+    """Ranking, maps, events, decisions and cost; the method that ranks best first."""
+    compared, words = content.compared, content.words
+    trivial = (compared["best_trivial"] or "the best trivial score").replace("_", " ")
     methods = _ranked(compared["methods"])
-    baselines = {f"baseline {name}": one for name, one in _ranked(compared["baselines"]).items()}
+    baselines = {
+        f"baseline {name.replace('_', ' ')}": one
+        for name, one in _ranked(compared["baselines"]).items()
+    }
     every = methods | baselines
     tables = [
         Table(
-            f"How well the scores rank {counted(compared['images'], 'test image')}; in brackets "
-            "95 % intervals over patients",
+            f"How well the scores rank {counted(compared['images'], f'test {words.image}')}; in "
+            "brackets 95 % intervals over patients",
             [
                 "method", "AUROC", "of each training", "average precision", "matched AUROC",
                 f"AUROC minus {REFERENCE}'s", f"AUROC minus {trivial}'s",
@@ -100,13 +107,13 @@ def comparison_tables(content: ComparisonContent) -> list[Table]:
         columns = ("pixel_auroc", "aupro_03", "dice_oracle")
         tables.append(
             Table(
-                "Where the lesion is: maps against lesion masks",
+                f"Where the {words.lesion} is: {words.map}s against {words.masks}",
                 [
                     "method",
-                    COLUMN_NAMES["pixel_ap"],
+                    words.of_points(COLUMN_NAMES["pixel_ap"]),
                     f"minus {REFERENCE}'s",
                     f"minus {trivial}'s",
-                    *(COLUMN_NAMES[name] for name in columns),
+                    *(words.of_points(COLUMN_NAMES[name]) for name in columns),
                 ],
                 [
                     (
@@ -122,9 +129,20 @@ def comparison_tables(content: ComparisonContent) -> list[Table]:
                 ],
             )  # fmt: skip
         )
+    found = {n: one for n, one in every.items() if _value(one.get("event_recall")) is not None}
+    if found:
+        tables.append(
+            Table(
+                "Events at thresholds fixed on normal signals; a trivial trace at the lowest level "
+                "that gives no more false alarms than the first training, chosen on these signals "
+                "(oracle)",
+                ["method", *(COLUMN_NAMES[name] for name in EVENT_FIGURES)],
+                [(n, [_plain(one[name]) for name in EVENT_FIGURES]) for n, one in found.items()],
+            )
+        )
     tables.append(
         Table(
-            "Decisions at thresholds fixed on held-out normal images",
+            f"Decisions at thresholds fixed on held-out normal {words.image}s",
             ["method", *(COLUMN_NAMES[name] for name in DECISIONS)],
             [
                 (name, [_plain(one.get(column)) for column in DECISIONS])
@@ -132,7 +150,7 @@ def comparison_tables(content: ComparisonContent) -> list[Table]:
             ],
         )
     )
-    return [*tables, _cost_table(content.costs, list(methods))]
+    return [*tables, _cost_table(content.costs, list(methods), words)]
 
 
 def _ranked(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -141,9 +159,11 @@ def _ranked(figures: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, 
     return {name: figures[name] for name in order}
 
 
-def _cost_table(costs: Mapping[str, Mapping[str, float]], methods: Sequence[str]) -> Table:
+def _cost_table(
+    costs: Mapping[str, Mapping[str, float]], methods: Sequence[str], words: Words
+) -> Table:
     heads = [
-        "method", "training", "scoring, ms an image", "memory, GiB", "GPU memory, GiB",
+        "method", "training", f"scoring, ms {words.an_image}", "memory, GiB", "GPU memory, GiB",
         "parameters", "model file, MB",
     ]  # fmt: skip
     rows = [
@@ -177,14 +197,16 @@ def _each(values: Sequence[float | None]) -> Cell:
     return Cell(", ".join("–" if one is None else f"{one:.3f}" for one in values) or "–")
 
 
-def _pictures(shown: Sequence[Mapping[str, Shown]]) -> list[Picture]:
+def _pictures(shown: Sequence[Mapping[str, Shown]], words: Words) -> list[Picture]:
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         for number, methods in enumerate(filter(None, shown)):
             one = next(iter(methods.values()))
-            title = f"Slice {one.index} of {one.case}" if one.index else one.case
+            title = (
+                f"{words.part.capitalize()} {one.index} of {one.case}" if one.index else one.case
+            )
             drawn = Path(temporary) / f"{number}.png"
             save_beside(drawn, methods)
-            told = f"Input and anomaly maps of {title} by {', '.join(methods)}."
+            told = f"Input and anomaly {words.map}s of {title} by {', '.join(methods)}."
             found.append(picture_of(drawn, told, title, wide=True))
     return found

@@ -69,6 +69,7 @@ class ReportContent:
         about: plain values: what was run on what.
         notes: warnings that the results must carry.
         volumetric: whether rows are slices of volumes.
+        pixel_threshold: map value above which a pixel is flagged, in standard deviations.
     """
 
     title: str
@@ -92,3 +93,4 @@ class ReportContent:
     about: Mapping[str, Any] = field(default_factory=dict)
     notes: Sequence[str] = ()
     volumetric: bool = False
+    pixel_threshold: float | None = None

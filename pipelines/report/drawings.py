@@ -49,7 +49,14 @@ def draw_roc(path: Path, judged: Judged, threshold: float, baseline: str | None)
     for axis, compute, name, point in parts:
         area = None if judged.note else name
         if baseline is not None:
-            _plot(axis, compute(judged, judged.baselines[baseline], 0), baseline, area, OTHER, "--")
+            _plot(
+                axis,
+                compute(judged, judged.baselines[baseline], 0),
+                baseline.replace("_", " "),
+                area,
+                OTHER,
+                "--",
+            )
         _plot(axis, compute(judged, judged.scores), "AE-Flow", area, OURS, "-")
         axis.plot(*point, "o", color=MARK, label="at the threshold", clip_on=False, zorder=5)
         _unit_axes(axis)

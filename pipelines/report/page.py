@@ -46,6 +46,7 @@ from pipelines.report.tables import (
     tell,
 )
 from pipelines.report.volumes import MAP_LEVELS, MAX_VOLUMES, viewer_entry
+from pipelines.report.words import Words, words_for
 
 REPORT_NAME = "report.html"
 HERE = Path(__file__).parent
@@ -95,25 +96,27 @@ def write_report(folder: Path, content: ReportContent) -> Path:
     writable_folder(folder)
     judged = judged_images(content.rows)
     metrics, measured = content.metrics or {}, _measured_fpr(content, judged)
+    words = words_for(content.rows, content.volumetric)
     page = environment().get_template("report.html.j2").render(
         content=content,
+        words=words,
         facts=facts(content.about),
-        headline=_headline(content),
-        tables=figure_tables(metrics),
-        patients=patient_table(metrics),
-        reading=reading_list(content),
+        headline=_headline(content, words),
+        tables=figure_tables(metrics, words),
+        patients=patient_table(metrics, words),
+        reading=reading_list(content, words.part),
         shown_from=SHOWN_FROM,
-        histogram=_histogram(folder / "scores.png", content),
-        roc=_roc(folder / "roc.png", content, judged),
+        histogram=_histogram(folder / "scores.png", content, words),
+        roc=_roc(folder / "roc.png", content, judged, words),
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
         measured=measured,
         counted=counted,
         missing=missing_for_evaluation(metrics) if metrics else [],
-        synthetic=synthetic_table(metrics.get("synthetic_detection")),
-        stability=stability_table(content.stability),
+        synthetic=synthetic_table(metrics.get("synthetic_detection"), words),
+        stability=stability_table(content.stability, words),
         curves=_curves(folder / "curves.png", content),
         regions=_regions(folder / "regions.png", content),
-        panels=_panels(folder / "examples.png", content),
+        panels=_panels(folder / "examples.png", content, words),
         viewer=_viewer(content),
         glossary=_glossary(content),
         script=_script,
@@ -127,9 +130,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
 def judged_images(rows: Sequence[ScoreRow]) -> Judged:
     """The rows of single images whose label and score are known."""
     known = [
-        row
-        for row in rows
-        if row.label is not None and row.level != "volume" and np.isfinite(row.score)
+        row for row in rows if row.label is not None and not row.is_whole and np.isfinite(row.score)
     ]
     told = known[0].baselines if known else ()
     names = [name for name in told if all(name in row.baselines for row in known)]
@@ -164,10 +165,10 @@ def picture_of(path: Path, alt: str, title: str = "", wide: bool = False) -> Pic
     return Picture(f"data:image/png;base64,{encoded}", alt, title, wide)
 
 
-def _histogram(path: Path, content: ReportContent) -> Picture | None:
+def _histogram(path: Path, content: ReportContent, words: Words) -> Picture | None:
     groups: dict[int | None, list[float]] = {0: [], 1: [], None: []}
     for row in content.rows:
-        if row.level != "volume" and np.isfinite(row.score):
+        if not row.is_whole and np.isfinite(row.score):
             groups[row.label].append(row.score)
     told = dict(zip(("normal", "anomalous", "unlabelled"), groups.values(), strict=True))
     told["held-out normal"] = list(content.held_out)
@@ -181,21 +182,21 @@ def _histogram(path: Path, content: ReportContent) -> Picture | None:
         unlabelled=groups[None],
         held_out=content.held_out,
         reference=() if content.held_out else content.quantiles,
+        of=f"{words.image}s",
     )
-    words = "; ".join(
-        f"{counted(len(scores), f'{name} image')}, median score {np.median(scores):.2f}"
+    listed = "; ".join(
+        f"{counted(len(scores), f'{name} {words.image}')}, median score {np.median(scores):.2f}"
         for name, scores in told.items()
         if scores
     )
-    alt = f"Histogram of scores: {words}; threshold {content.threshold:.2f}."
+    alt = f"Histogram of scores: {listed}; threshold {content.threshold:.2f}."
     return picture_of(path, alt, "Scores", wide=True)
 
 
-def _roc(path: Path, content: ReportContent, judged: Judged) -> Picture | None:
+def _roc(path: Path, content: ReportContent, judged: Judged, words: Words) -> Picture | None:
     if not judged.both:
         return None
-    preferred = "intensity" if content.volumetric else "sharpness"
-    baseline = preferred if preferred in judged.baselines else None
+    baseline = words.preferred(judged.baselines)
     draw_roc(path, judged, content.threshold, baseline)
     area = tell((content.metrics or {}).get("image_auroc"))
     beside = f" beside the trivial score {baseline}" if baseline else ""
@@ -256,18 +257,19 @@ def _regions(path: Path, content: ReportContent) -> Picture | None:
     return picture_of(path, alt, wide=True)
 
 
-def _panels(path: Path, content: ReportContent) -> list[Picture]:
+def _panels(path: Path, content: ReportContent, words: Words) -> list[Picture]:
     """Panels by kind; all of them together go to `path`."""
-    save_panels(path, content.examples, " ".join(n for n in content.notes if "phantom" in n))
+    note, threshold = " ".join(n for n in content.notes if "phantom" in n), content.pixel_threshold
+    save_panels(path, content.examples, threshold, note)
     kinds = list(dict.fromkeys(str(example.kind) for example in content.examples))
     found: list[Picture] = []
     with tempfile.TemporaryDirectory() as temporary:
         for kind in sorted(kinds, key=_place):
             own = [example for example in content.examples if example.kind == kind]
             drawn = Path(temporary) / f"{len(found)}.png"
-            save_panels(drawn, own)
-            title = GROUPS.get(kind, kind.capitalize())
-            found.append(picture_of(drawn, _told(own), title, wide=True))
+            save_panels(drawn, own, threshold)
+            title = GROUPS.get(kind, kind.capitalize()).replace("image", words.image)
+            found.append(picture_of(drawn, _told(own, words), title, wide=True))
     return found
 
 
@@ -276,10 +278,13 @@ def _place(kind: str) -> int:
     return known.index(kind) if kind in known else len(known)
 
 
-def _told(examples: Sequence[Example]) -> str:
+def _told(examples: Sequence[Example], words: Words) -> str:
     rows = "; ".join(
-        f"{e.case}{f', slice {e.index}' if e.index else ''}, score {e.score:.2f}" for e in examples
+        f"{e.case}{f', {words.part} {e.index}' if e.index else ''}, score {e.score:.2f}"
+        for e in examples
     )
+    if examples[0].of_signal:
+        return f"Signal, reconstruction, anomaly trace, true events and gaps around: {rows}."
     return f"Input, reconstruction, residual, part maps, fused map and lesion mask of: {rows}."
 
 
@@ -308,16 +313,15 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
     }
 
 
-def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
+def _headline(content: ReportContent, words: Words) -> list[tuple[str, str, str]]:
     """The few numbers on top: name, number, remark."""
-    single = [row for row in content.rows if row.level != "volume"]
-    what = "slices" if content.volumetric else "images"
+    single = [row for row in content.rows if not row.is_whole]
     flagged = sum(bool(row.flagged) for row in single)
-    cards = [(f"{what} scored", str(len(single)), f"{flagged} flagged")]
-    volumes = [row for row in content.rows if row.level == "volume"]
+    cards = [(f"{words.part}s scored", str(len(single)), f"{flagged} flagged")]
+    volumes = [row for row in content.rows if row.is_whole]
     if volumes:
         above = sum(bool(row.flagged) for row in volumes)
-        cards.append(("volumes scored", str(len(volumes)), f"{above} flagged"))
+        cards.append((f"{words.whole}s scored", str(len(volumes)), f"{above} flagged"))
     metrics = content.metrics or {}
     for name, title in (("image_auroc", "AUROC"), ("sensitivity", "sensitivity"),
                         ("specificity", "specificity")):  # fmt: skip
@@ -325,12 +329,15 @@ def _headline(content: ReportContent) -> list[tuple[str, str, str]]:
             told = tell(metrics[name])
             number, _, interval = told.text.partition(" ")
             cards.append((title, number, f"95 % {interval}" if interval else told.remark))
-    preferred = "intensity" if content.volumetric else "sharpness"
-    trivial = (metrics.get("baselines") or {}).get(preferred)
-    if trivial and trivial["difference"]["value"] is not None:
+    baselines = metrics.get("baselines") or {}
+    preferred = words.preferred(baselines)
+    trivial = baselines.get(preferred)
+    if preferred and trivial and trivial["difference"]["value"] is not None:
         told = difference(trivial["difference"])
         number, _, interval = told.text.partition(" ")
-        cards.append((f"AUROC minus {preferred}'s", number, f"{interval} {told.remark}"))
+        cards.append(
+            (f"AUROC minus {preferred.replace('_', ' ')}'s", number, f"{interval} {told.remark}")
+        )
     if content.failures:
         cards.append(("failed", str(len(content.failures)), "see below"))
     return cards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -122,20 +122,25 @@ class ReadingList:
         }
 
 
-def reading_list(content: ReportContent) -> ReadingList | None:
+def reading_list(content: ReportContent, part: str = "slice") -> ReadingList | None:
     """The cases of a report; patients are left out.
+
+    Args:
+        content: of the report.
+        part: what a case has several of.
 
     Returns:
         None without any case.
     """
-    slices = sorted((row for row in content.rows if row.level == "slice"), key=_rank)
+    slices = sorted((row for row in content.rows if row.is_part), key=_rank)
     highest = {row.case: row.slice for row in slices}
-    cases = sorted((row for row in content.rows if row.level != "slice"), key=_rank, reverse=True)
+    cases = sorted((row for row in content.rows if not row.is_part), key=_rank, reverse=True)
     if not cases:
         return None
     cells = [{**row.cells(), HIGHEST_SLICE: highest.get(row.case, "")} for row in cases]
+    fields = [replace(one, title=one.title.replace("slice", part)) for one in FIELDS]
     parts = [Field(part_column(name), name, digits=2) for name in cases[0].parts]
-    known = [one for one in (*FIELDS, *parts) if any(row.get(one.name, "") != "" for row in cells)]
+    known = [one for one in (*fields, *parts) if any(row.get(one.name, "") != "" for row in cells)]
     pictures = [content.thumbnails.get(row.case, b"") for row in cases[:MOST_PICTURED]]
     return ReadingList(
         fields=known,

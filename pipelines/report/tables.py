@@ -8,7 +8,8 @@ from typing import Any
 
 from networks import part_column
 from pipelines.common import counted
-from pipelines.metrics import told_figure, too_few
+from pipelines.metrics import EVENT_FIGURES, told_figure, too_few
+from pipelines.report.words import Words
 
 MOST_ROWS = 500
 """Patients that the page shows."""
@@ -33,6 +34,11 @@ COLUMN_NAMES = {
     "sensitivity": "sensitivity",
     "specificity": "specificity",
     "realised_fpr": "normals flagged, each patient once",
+    "event_recall": "event recall",
+    "event_precision": "event precision",
+    "false_alarms": "false alarms in 1,000 samples",
+    "range_recall": "range recall",
+    "range_precision": "range precision",
     "n_normal": "normal",
     "n_anomalous": "anomalous",
 }
@@ -92,20 +98,21 @@ def difference(figure: Any) -> Cell:
     return Cell(told, "worse than it" if interval[1] < 0 else "undecided")
 
 
-def figure_tables(metrics: Mapping[str, Any]) -> list[Table]:
+def figure_tables(metrics: Mapping[str, Any], words: Words) -> list[Table]:
     """The tables of ``metrics.json``, those for which there is something."""
+    decisions = f"Decisions at the threshold fixed on normal {words.image}s"
+    whole = f"Whole {words.whole}s: the most anomalous {words.part}s decide"
     tables = [
-        _ranking_table(metrics),
-        _single(metrics, DECISIONS, "Decisions at the threshold fixed on normal images"),
-        _pixel_table(metrics),
-        _single(
-            metrics.get("volumes") or {}, VOLUMES, "Whole volumes: the most anomalous slices decide"
-        ),
+        _ranking_table(metrics, words),
+        _single(metrics, DECISIONS, decisions),
+        _pixel_table(metrics, words),
+        _event_table(metrics),
+        _single(metrics.get("volumes") or {}, VOLUMES, whole),
     ]
     return [table for table in tables if table is not None]
 
 
-def patient_table(metrics: Mapping[str, Any]) -> Table | None:
+def patient_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
     """Figures of each patient, numbered, the worst first; names stay out of the page."""
     patients = list((metrics.get("patients") or {}).values())
     if not patients:
@@ -116,46 +123,71 @@ def patient_table(metrics: Mapping[str, Any]) -> Table | None:
         (str(number), [Cell(_plain(one[name])) for name in names])
         for number, one in enumerate(patients[:MOST_ROWS], start=1)
     ]
-    heads = ["patient", "normal images", "anomalous images", "flagged"]
+    heads = ["patient", f"normal {words.image}s", f"anomalous {words.image}s", "flagged"]
     heads += [_OF_A_PATIENT[name] for name in names[3:]]
     order = "the lowest AUROC first, " if "image_auroc" in names else ""
     return Table(f"Patients, {order}numbered anew", heads, rows)
 
 
-def _ranking_table(metrics: Mapping[str, Any]) -> Table | None:
+def _ranking_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
     if not _known(metrics, RANKING):
         return None
+    ranking = [name for name in RANKING if words.matched or name != "matched_auroc"]
     baselines = metrics.get("baselines") or {}
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
-    rows = [_ranking_row("AE-Flow (score)", metrics, compared)]
-    parts = metrics.get("parts") or {}
-    rows += [_ranking_row(f"{_part(name)} alone", one, compared) for name, one in parts.items()]
-    rows += [_ranking_row(f"baseline {name}", one, compared) for name, one in baselines.items()]
-    heads = ["ranking by", *(COLUMN_NAMES[name] for name in (*RANKING, *compared))]
+    named = {"AE-Flow (score)": metrics}
+    named |= {f"{_part(name)} alone": one for name, one in (metrics.get("parts") or {}).items()}
+    named |= {f"baseline {_plainly(name)}": one for name, one in baselines.items()}
+    rows = [
+        (
+            name,
+            [tell(one.get(column)) for column in ranking]
+            + [difference(one.get(column)) for column in compared],
+        )
+        for name, one in named.items()
+    ]
+    heads = ["ranking by", *(COLUMN_NAMES[name] for name in (*ranking, *compared))]
     return Table(
-        "How well the score ranks, beside trivial scores of the same images; "
+        f"How well the score ranks, beside trivial scores of the same {words.image}s; "
         "in brackets 95 % intervals over patients",
         heads,
         rows,
     )
 
 
-def _ranking_row(
-    name: str, figures: Mapping[str, Any], compared: Sequence[str]
-) -> tuple[str, list[Cell]]:
-    cells = [tell(figures.get(column)) for column in RANKING]
-    return name, cells + [difference(figures.get(column)) for column in compared]
+def _pixel_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
+    told = f"Where the {words.lesion} is: {words.map}s against {words.masks}"
+    heads = [words.of_points(COLUMN_NAMES[name]) for name in PIXELS]
+    return _beside(metrics, PIXELS, words.map, told, heads)
 
 
-def _pixel_table(metrics: Mapping[str, Any]) -> Table | None:
-    if not _known(metrics, PIXELS):
+def _event_table(metrics: Mapping[str, Any]) -> Table | None:
+    told = (
+        "Events: ours at the threshold fixed on normal signals; a trivial trace at the lowest "
+        "level that gives no more false alarms than ours, chosen on these very signals (oracle)"
+    )
+    return _beside(
+        metrics, EVENT_FIGURES, "trace", told, [COLUMN_NAMES[name] for name in EVENT_FIGURES]
+    )
+
+
+def _beside(
+    metrics: Mapping[str, Any], names: Sequence[str], of: str, caption: str, heads: Sequence[str]
+) -> Table | None:
+    """Figures of our maps beside those of the trivial scores that have one."""
+    if not _known(metrics, names):
         return None
-    rows = [("AE-Flow (map)", [tell(metrics.get(name)) for name in PIXELS])]
+    rows = [(f"AE-Flow ({of})", [tell(metrics.get(name)) for name in names])]
     for baseline, trivial in (metrics.get("baselines") or {}).items():
-        if _known(trivial, PIXELS):
-            rows.append((f"baseline {baseline}", [tell(trivial.get(name)) for name in PIXELS]))
-    heads = ["map", *(COLUMN_NAMES[name] for name in PIXELS)]
-    return Table("Where the lesion is: maps against lesion masks", heads, rows)
+        if _known(trivial, names):
+            rows.append(
+                (f"baseline {_plainly(baseline)}", [tell(trivial.get(name)) for name in names])
+            )
+    return Table(caption, [of, *heads], rows)
+
+
+def _plainly(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _single(figures: Mapping[str, Any], names: Sequence[str], caption: str) -> Table | None:
@@ -174,7 +206,7 @@ def _part(column: str) -> str:
     return column.removesuffix(part_column(""))
 
 
-def stability_table(stability: Sequence[Mapping[str, Any]]) -> Table | None:
+def stability_table(stability: Sequence[Mapping[str, Any]], words: Words) -> Table | None:
     """What mild changes do to normal images, change by change."""
     if not stability:
         return None
@@ -188,7 +220,7 @@ def stability_table(stability: Sequence[Mapping[str, Any]]) -> Table | None:
         for one in stability
     ]
     heads = ["change", "flagged", "decision changed", *map(_part, shifts)]
-    caption = "Held-out normal images, changed; shifts in standard deviations"
+    caption = f"Held-out normal {words.image}s, changed; shifts in standard deviations"
     return Table(f"{caption}{_steadiness(stability, shifts)}", heads, rows)
 
 
@@ -204,7 +236,7 @@ def _steadiness(stability: Sequence[Mapping[str, Any]], shifts: Sequence[str]) -
     )
 
 
-def synthetic_table(found: Mapping[str, Any] | None) -> Table | None:
+def synthetic_table(found: Mapping[str, Any] | None, words: Words) -> Table | None:
     """How many synthetic anomalies are flagged, kind by kind and size by size."""
     if not found:
         return None
@@ -215,13 +247,16 @@ def synthetic_table(found: Mapping[str, Any] | None) -> Table | None:
             told = Cell(f"{100 * row['flagged']:.0f} %", f"AUROC {row['auroc']:.2f}, n {row['n']}")
         cells.setdefault(row["kind"], []).append(told)
     practised = {kind: Cell("yes" if kind in found["practised"] else "no") for kind in cells}
-    sizes = [f"{name}, {low} to {high} px" for name, (low, high) in found["diameters"].items()]
-    of = f"{counted(found['images'], 'held-out normal image')} of the calibration"
+    sizes = [
+        f"{name}, {low} to {high} {words.px}" for name, (low, high) in found["diameters"].items()
+    ]
+    of = f"{counted(found['images'], f'held-out normal {words.image}')} of the calibration"
     few = too_few(found["patients"])
     without = f"{100 * found['flagged_without']:.0f} % of them are{f' ({few})' if few else ''}"
     return Table(
-        f"Share flagged of {of} with one synthetic anomaly each, by its kind and diameter; without "
-        f"it {without}. AUROC: against the same images without it; n: images in which it shows",
+        f"Share flagged of {of} with one synthetic anomaly each, by its kind and {words.size}; "
+        f"without it {without}. AUROC: against the same {words.image}s without it; n: "
+        f"{words.image}s in which it shows",
         ["kind", *sizes, "practised in pre-training"],
         [(kind, [*own, practised[kind]]) for kind, own in cells.items()],
     )

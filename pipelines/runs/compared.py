@@ -13,9 +13,9 @@ import numpy as np
 
 from pipelines.batch import load_result
 from pipelines.common import write_csv
-from pipelines.metrics import Judged, PixelHistogram, ScoreRow, compare
+from pipelines.metrics import EVENT_FIGURES, Judged, PixelHistogram, ScoreRow, compare
 from pipelines.outputs import Shown
-from pipelines.report import ComparisonContent, write_comparison_page
+from pipelines.report import ComparisonContent, words_for, write_comparison_page
 from pipelines.runs.record import COST_NAME, MAPS_FOLDER
 from pipelines.scoring import MODEL_NAME
 
@@ -102,7 +102,8 @@ def write_comparison(
     by_method: dict[str, list[Finished]] = defaultdict(list)
     for one in finished:
         by_method[one.method].append(one)
-    compared = compare({name: [one.judged() for one in all_] for name, all_ in by_method.items()})
+    judged = {name: [one.judged() for one in all_] for name, all_ in by_method.items()}
+    compared = compare(judged)
     costs = {name: _mean_cost(trainings) for name, trainings in by_method.items()}
     _write_table(folder / "comparison.csv", compared, by_method, costs, reasons)
     first = {name: trainings[0] for name, trainings in by_method.items()}
@@ -114,6 +115,7 @@ def write_comparison(
         shown=[_beside(case, first) for case in shown],
         about=about,
         notes=notes,
+        words=words_for(next(iter(judged.values()))[0].rows),
     )
     write_comparison_page(folder, content)
     return {
@@ -160,13 +162,14 @@ def _write_table(
     names = ["method", "seed"]
     for name in INTERVALS:
         names += [name, f"{name}_low", f"{name}_high"]
+    names += [name for name in EVENT_FIGURES if any(name in row for row in rows)]
     names += [*PLAIN, *COSTS, "failed"]
     write_csv(path, [{name: row.get(name, "") for name in names} for row in rows], names)
 
 
 def _cells(figures: Mapping[str, Any]) -> dict[str, Any]:
     cells: dict[str, Any] = {}
-    for name in (*INTERVALS, *PLAIN):
+    for name in (*INTERVALS, *EVENT_FIGURES, *PLAIN):
         figure = figures.get(name)
         if not isinstance(figure, Mapping) or figure.get("value") is None:
             continue

@@ -135,7 +135,8 @@ class Comparison:
         self.seeds = tuple(dict.fromkeys(seeds))
         self.minutes = float(minutes)
         self.parallel = int(parallel)
-        self.further = tuple(self._config(str(name)) for name in _listed(configs))
+        kind = ["signals"] if data.cohort.signals else []
+        self.further = tuple(self._config(str(name)) for name in [*kind, *_listed(configs)])
         given = {name: value for name, value in (options or {}).items() if value is not None}
         self.options = self._shared() | given
         self.split_path = self.output_dir / "split.json"

@@ -102,6 +102,7 @@ class Evaluation(Session):
             threshold=float(scorer.calibration.threshold),
             pixel_threshold=float(scorer.calibration.pixel_threshold),
             volumetric=self.volumetric,
+            events=gathered.events,
         ) | {
             "n_calibration": {"value": int(scorer.calibration.n_normal), "ci95": None},
             "n_calibration_patients": {"value": int(scorer.calibration.n_patients), "ci95": None},
@@ -130,7 +131,7 @@ class Evaluation(Session):
         return {"results": self.output_dir, "tracking": self.tracker.where} | self.tracker.pages
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        return told_figures(metrics)
+        return told_figures(metrics, "window" if self.data.cohort.signals else "image")
 
     def _track(self, metrics: Mapping[str, Any]) -> None:
         self.tracker.log_metrics(tracked_figures(metrics))
@@ -191,13 +192,18 @@ def tracked_figures(metrics: Mapping[str, Any]) -> dict[str, float]:
     return figures
 
 
-def told_figures(metrics: Mapping[str, Any]) -> list[str]:
-    """Figures and baselines that are defined, line by line."""
+def told_figures(metrics: Mapping[str, Any], one: str = "image") -> list[str]:
+    """Figures and baselines that are defined, line by line.
+
+    Args:
+        metrics: the content of ``metrics.json``.
+        one: what is judged.
+    """
     counts = ", ".join(
         counted(int(metrics[name]["value"]), what)
         for name, what in (
-            ("n_normal", "normal image"),
-            ("n_anomalous", "anomalous image"),
+            ("n_normal", f"normal {one}"),
+            ("n_anomalous", f"anomalous {one}"),
             ("n_patients", "patient"),
         )
     )
@@ -208,8 +214,8 @@ def told_figures(metrics: Mapping[str, Any]) -> list[str]:
         if name in metrics and metrics[name]["value"] is not None
     ]
     return lines + [
-        f"  baseline {name:<13}{told_figure(content['image_auroc'])} image_auroc, ours minus it "
-        f"{told_figure(content['difference'])}"
+        f"  {'baseline ' + name:<21} {told_figure(content['image_auroc'])} image_auroc, "
+        f"ours minus it {told_figure(content['difference'])}"
         for name, content in metrics["baselines"].items()
         if content["image_auroc"]["value"] is not None
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import counted, write_csv
-from pipelines.data import InputFiles, seen_by, shortened
+from pipelines.data import InputFiles, reads_signals, seen_by, shortened
 from pipelines.metrics import ScoreRow
 from pipelines.runs.session import Session
 from pipelines.scoring import CaseEvaluator
@@ -41,6 +41,7 @@ class Inference(Session):
         super().__init__(case_run, evaluator, bool(model["volumetric"]), model["notes"])
         self.model = model
         self.inputs = inputs
+        self.what = "signal" if reads_signals(model) else "image"
         self.left_out = inputs.left_out
 
     def _open(self) -> None:
@@ -49,8 +50,8 @@ class Inference(Session):
         seen = seen_by(self.model, self.inputs.cases)
         if seen:
             self.notes.append(
-                f"{len(seen)} of {len(self.inputs.cases)} images trained or calibrated the model, "
-                f"which makes their scores too low: {shortened(case.name for case in seen)}."
+                f"{len(seen)} of {len(self.inputs.cases)} {self.what}s trained or calibrated the "
+                f"model, which makes their scores too low: {shortened(case.name for case in seen)}."
             )
         path = self.output_dir / LEFT_OUT
         path.unlink(missing_ok=True)
@@ -73,9 +74,9 @@ class Inference(Session):
         return {what: self.output_dir / name for what, name in names.items()}
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        whole = [row for row in gathered.rows if row.level != "slice"]
+        whole = [row for row in gathered.rows if not row.is_part]
         whole.sort(key=lambda row: -row.score)
-        lines = [f"Scored {counted(len(whole), 'image')}, the most anomalous first:"]
+        lines = [f"Scored {counted(len(whole), self.what)}, the most anomalous first:"]
         lines += [f"  {told(row)}" for row in whole[:MOST_TOLD]]
         if len(whole) > MOST_TOLD:
             lines.append(f"  and {len(whole) - MOST_TOLD} more in scores.csv")

@@ -215,6 +215,7 @@ class Session:
             about=about | self._origin(),
             notes=self.notes,
             volumetric=self.volumetric,
+            pixel_threshold=float(scorer.calibration.pixel_threshold),
         )
 
     def _refuse(self, gathered: Gathered) -> None:

@@ -34,7 +34,9 @@ from pipelines.data import (
     CaseLoader,
     Data,
     LabelledAnomalies,
+    SignalLoader,
     content_digest,
+    require_images,
     seen_content,
 )
 from pipelines.export import check_registry, register_scorer
@@ -124,7 +126,7 @@ class Training(Evaluation):
         evaluator: CaseEvaluator,
         tracker: Tracker,
         data: Data,
-        preprocessing: CaseLoader,
+        preprocessing: CaseLoader | SignalLoader,
         calibrator: Calibrator,
         trainer: StageTrainer,
         seed: int,
@@ -182,6 +184,8 @@ class Training(Evaluation):
         for note in filter(None, (self.calibrator.check(), labels)):
             self.notes.append(note)
             logger.warning("Note: %s", note)
+        if self.register_model:
+            require_images({"preprocessing": self.preprocessing.parameters}, "register_model")
         check_registry(self.tracker, self.register_model)
         super()._open()
         logger.info("Tracking: %s", self.tracker.where)
@@ -312,6 +316,8 @@ class Training(Evaluation):
         return f"{', '.join(told) or config['score']} ({how})"
 
     def _regions(self) -> list[tuple[NDArray[np.float32], NDArray[np.bool_]]]:
+        if self.data.cohort.signals:
+            return []
         dataset: Any = self.trainer.data_loader.dataset  # type: ignore[union-attr]
         chosen = range(0, len(dataset.images), max(1, len(dataset.images) // SHOWN_REGIONS))
         return [

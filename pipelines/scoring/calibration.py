@@ -12,11 +12,11 @@ from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
 from networks.conformal import patient_weights, patients_needed, supported_rate
+from networks.spatial import axes_of, mean_in_cells, size_of
 from pipelines.common import EngineProgress, counted, of_all, share, take_from_main
 from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
@@ -263,9 +263,9 @@ def _only(
 
 
 def _inside(maps: Tensor, body: Tensor) -> Tensor:
-    """Values of maps ``(B, 1, h, w)`` at positions that show the body, not a mere corner of it."""
-    cover = F.adaptive_avg_pool2d(body.float(), (maps.shape[-2], maps.shape[-1]))
-    shown = cover >= 0.5 * cover.amax(dim=(1, 2, 3), keepdim=True)
+    """Values of maps ``(B, 1, *s)`` at positions that show the body, not a mere corner of it."""
+    cover = mean_in_cells(body.float(), size_of(maps))
+    shown = cover >= 0.5 * cover.amax(dim=(1, *axes_of(cover)), keepdim=True)
     return torch.cat([_spread(m[b]) for m, b in zip(maps, shown, strict=True)])
 
 

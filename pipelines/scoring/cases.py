@@ -15,7 +15,6 @@ from monai.data.thread_buffer import ThreadDataLoader
 from monai.engines import SupervisedEvaluator
 from monai.inferers.inferer import Inferer
 from numpy.typing import NDArray
-from scipy.ndimage import label
 from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
@@ -28,7 +27,6 @@ from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
 from transforms.readers import all_finite
-from transforms.slices import on_grid, to_native
 
 REPAID_BY_SCORING = 500_000
 """Images over which compiling a scorer for a minute is repaid, on an H100 and at 256 pixels."""
@@ -69,34 +67,22 @@ class ScoredCase:
 
     def part_map(self, part: Part) -> NDArray[np.float32]:
         """The map of a part at the file's resolution, ``(K, h, w)``."""
-        return to_native(self.canvas_maps[f"{MAP}{part.name}"], self.sample.geometry).numpy()
+        return self.sample.native(self.canvas_maps[f"{MAP}{part.name}"]).numpy()
 
     @cached_property
     def grid_map(self) -> MetaTensor:
-        """The map on the grid of the input.
+        """The map on the grid of the input, in standard deviations.
 
         Returns:
-            float32 ``(X, Y, Z)`` with the volume's affine, or ``(H, W)`` for a picture; in standard
-            deviations. In volumes 0 stands outside the outline of the body and in slices that were
-            not scored.
+            float32 ``(X, Y, Z)`` with the volume's affine, ``(H, W)`` for a picture, or ``(T,)``
+            for a signal. In volumes 0 stands outside the outline of the body and in slices that
+            were not scored; in signals NaN stands in gaps and where no window was scored.
         """
         return self.on_grid(self.anomaly_map)
 
     def on_grid(self, slices: NDArray[np.float32]) -> MetaTensor:
         """A map of the slices ``(K, h, w)`` on the grid of the input, see `grid_map`."""
-        sample = self.sample
-        native = torch.from_numpy(slices)
-        if sample.geometry.slice_axis is not None:
-            outlines = np.stack([_filled(slice_) for slice_ in sample.body.numpy()])
-            native = native * torch.from_numpy(outlines)
-        return on_grid(native, sample.geometry, sample.indices)
-
-
-def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """As scipy's `binary_fill_holes`, several times as fast."""
-    background, _ = label(np.pad(~body, 1, constant_values=True))
-    filled: NDArray[np.bool_] = background[1:-1, 1:-1] != background[0, 0]
-    return filled
+        return self.sample.on_grid(torch.from_numpy(slices))
 
 
 class CaseEvaluator(SupervisedEvaluator):
@@ -369,10 +355,10 @@ def scored_case(
         scores=scores,
         parts=parts,
         flagged=flagged,
-        anomaly_map=to_native(maps["anomaly_map"], sample.geometry).numpy(),
+        anomaly_map=sample.native(maps["anomaly_map"]).numpy(),
         canvas_maps=maps,
         reconstruction=own.get("reconstruction"),
         case_score=whole,
         baselines={part.baseline: part for part in scorer.parts.values() if part.baseline},
-        std_map=to_native(maps[STD_MAP], sample.geometry).numpy() if STD_MAP in maps else None,
+        std_map=sample.native(maps[STD_MAP]).numpy() if STD_MAP in maps else None,
     )

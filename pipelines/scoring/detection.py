@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from pipelines.common import generator, track
 from pipelines.scoring.cases import ScoreSlices
 from pipelines.scoring.patches import in_volumes
 from pipelines.scoring.stability import looked_at
-from transforms.fillings import FILLINGS
 from transforms.synthetic import SyntheticAnomalies
 
 MOST_IMAGES = 48
@@ -38,7 +37,7 @@ class Detection:
     """Anomalies of one kind and size.
 
     Attributes:
-        kind: the filling, a name in `transforms.fillings.FILLINGS`.
+        kind: a name in `SyntheticAnomalies.known`.
         size: a name in `SIZES`.
         n: images in which the anomaly shows.
         flagged: share of them above the threshold, in [0, 1]; None without any.
@@ -111,27 +110,18 @@ def measure_detection(
     with torch.no_grad():
         plain = score(images, scorer, context, device)["score"]
     threshold = float(scorer.calibration.threshold)
-    trials = [(kind, name) for kind in FILLINGS for name in SIZES]
+    trials = [(kind, name) for kind in synthetic.known for name in SIZES]
     rows = []
     for kind, name in track(trials, "Synthetic anomalies", len(trials), "trials"):
         low, high = SIZES[name]
-        maker = SyntheticAnomalies(
-            replace(
-                synthetic.recipe,
-                clean_share=0.0,
-                second_share=0.0,
-                shapes=("ellipse",),
-                fillings=(kind,),
-                radius=(low / 2, high / 2),
-            )
-        )
+        maker = synthetic.only(kind, low, high)
         source = generator(seed, f"detection {kind} {name}")
         changed, mask = in_volumes(scorer, maker)(images, body, region, source)
         with torch.no_grad():
             scores = score(changed, scorer, context, device)["score"]
         shows = mask.flatten(1).any(dim=1)
         rows.append(_detection(kind, name, scores[shows], plain[shows], threshold))
-    side = min(images.shape[-2:])
+    side = min(images.shape[2:])
     trained = any(stage.synthetic for stage in scorer.detector.stages)
     return SyntheticDetection(
         images=len(numbers),
@@ -140,7 +130,7 @@ def measure_detection(
         diameters={
             name: (round(low * side), round(high * side)) for name, (low, high) in SIZES.items()
         },
-        practised=sorted(set(synthetic.recipe.fillings)) if trained else [],
+        practised=sorted(set(synthetic.practised)) if trained else [],
         rows=rows,
     )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from networks.errors import summary
 from pipelines.common import check_values
-from pipelines.data import CaseLoader
+from pipelines.data import loader_of
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -64,7 +64,7 @@ def content_problem(content: Mapping[str, Any], complete: bool = True) -> str:
         return f"{place}: {first['msg']}"
     try:
         check_values(content["preprocessing"])
-        loader = CaseLoader(**content["preprocessing"])
+        loader = loader_of(content["preprocessing"])
     except Exception as error:  # its values are as foreign as the file may be
         return f"preprocessing: {summary(error)}"
     missing = lacking("preprocessing", loader.parameters, content["preprocessing"])

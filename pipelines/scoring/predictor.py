@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from networks.scorer import AnomalyScorer
-from pipelines.data import Case, CaseLoader, require_slices
+from pipelines.data import Case, model_loader, require_slices
 from pipelines.scoring.cases import ScoredCase, ScoreSlices, score_cases
 from pipelines.scoring.model_file import load_scorer, read_model
 from pipelines.scoring.scope import load_scope
@@ -40,7 +40,7 @@ class Predictor:
         self.scorer: AnomalyScorer = load_scorer(content, device)
         self.device = torch.device(device)
         self.inferer = ScoreSlices(batch_size)
-        self.loader = CaseLoader(**self.model["preprocessing"])
+        self.loader = model_loader(self.model)
         self.reference = case_reference(self.model)
         self.scope = load_scope(self.model)
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from networks.scope import SIDE, Scope
+from networks.scope import SIDES, Scope
 from pipelines.common import generator
-from pipelines.data import NormalSlices
-from transforms.mild import mild_changes
+from pipelines.data import NormalSlices, reads_signals
+from transforms.mild import mild_changes_of
 from transforms.synthetic import SyntheticAnomalies
 
 MOST_IMAGES = 480
@@ -37,7 +37,7 @@ def fit_scope(
     """
     normal, plain, changed = _images(training, synthetic, seed)
     _, _, moved = _images(held_out, synthetic, seed)
-    scope = Scope(normal.shape[1])
+    scope = Scope(normal.shape[1], normal.ndim - 2)
     scope.fit(normal, plain, changed, torch.cat([_spread(held_out.images, MOST_IMAGES), moved]))
     return scope
 
@@ -47,13 +47,13 @@ def _images(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Images; some of them; and the same, changed in all ways."""
     some = _spread(dataset.images, CHANGED)
-    changed = [change(some) for change in mild_changes().values()]
+    changed = [change(some) for change in mild_changes_of(some).values()]
     if synthetic is not None:
         body, region = (_spread(dataset.context[name], CHANGED) for name in ("body", "region"))
         changed.append(synthetic(some, body, region, generator(seed, "scope"))[0])
     return (
         _spread(dataset.images, MOST_IMAGES),
-        some.repeat(len(changed), 1, 1, 1),
+        torch.cat([some] * len(changed)),
         torch.cat(changed),
     )
 
@@ -65,7 +65,8 @@ def _spread(values: Tensor, most: int) -> Tensor:
 def load_scope(model: Mapping[str, Any]) -> Scope:
     """The scope that a model file records."""
     state = dict(model["scope"])
-    scope = Scope(len(state["gaussians.arrangement.mean"]) // (SIDE * SIDE))
+    dims = 1 if reads_signals(model) else 2
+    scope = Scope(len(state["gaussians.arrangement.mean"]) // SIDES[dims] ** dims, dims)
     scope.load_state_dict(state)
     return scope
 

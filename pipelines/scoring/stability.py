@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from networks import AnomalyScorer, part_column
 from pipelines.common import track
-from transforms.mild import Change, mild_changes
+from transforms.mild import Change, mild_changes_of
 
 MOST_IMAGES = 128
 """Held-out normal images that are looked at, evenly spaced."""
@@ -90,7 +90,7 @@ def measure_stability(
     dataset: Any = loader.dataset
     batches = [dataset.__getitems__(indices) for indices in looked_at(loader, MOST_IMAGES)]
     scorer = scorer.to(device).eval()
-    changes: dict[str, Change] = {"none": torch.clone} | mild_changes(strength)
+    changes: dict[str, Change] = {"none": torch.clone} | mild_changes_of(dataset.images, strength)
     found: dict[str, dict[str, Tensor]] = {}
     for name, change in track(changes.items(), "Stability", len(changes), "changes"):
         scored: list[dict[str, Tensor]] = []

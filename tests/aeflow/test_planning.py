@@ -82,6 +82,14 @@ def test_pictures_on_processors(pictures: dict[str, Any]) -> None:
     assert 0 < low < high
 
 
+def test_signals_are_recognised(tmp_path: Path, untimed: list[dict[str, Any]]) -> None:
+    np.save(tmp_path / "recording.npy", np.sin(np.arange(3000) / 7))
+    plan = make_plan("quick", {**SMALL, "dataset_dir": str(tmp_path), "window": 48})
+    assert plan.configs == ("signals", "quick") and values(plan)["window"] == 48
+    assert untimed[0]["network_def"]["detector"]["spatial_dims"] == 1
+    assert "signals" in plan.facts["data"] and "windows of 48 samples" in plan.facts["data"]
+
+
 def test_volumes_on_a_gpu(
     volumes: dict[str, Any], gpu: None, untimed: list[dict[str, Any]]
 ) -> None:

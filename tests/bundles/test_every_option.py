@@ -131,6 +131,8 @@ ELSEWHERE = {
     "resample": "transforms/test_resample.py",
     "overlap": "pipelines/data/test_patches.py",
     "save_dicom": "bundles/test_inferring.py",
+    "window": "pipelines/data/test_signals.py",
+    "stride": "pipelines/data/test_signals.py",
     "very_suspicious": "pipelines/scoring/test_bands.py",
     "fit_weights": "pipelines/scoring/test_weights.py",  # with the 20 patients that it needs
     "cache_gigabytes": "pipelines/training/test_cache.py",  # it changes no result

@@ -15,7 +15,7 @@ from monai.bundle import run
 
 from pipelines.data.cohort import open_data
 from pipelines.data.datasets import NormalSlices, slice_loader
-from pipelines.data.slices import model_loader
+from pipelines.data.signals import model_loader
 from pipelines.scoring.calibration import calibrator_like
 from pipelines.scoring.model_file import load_scorer, read_model
 from tests.bundles.together import trained

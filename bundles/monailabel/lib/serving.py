@@ -12,7 +12,7 @@ from pathlib import Path
 from lib.guard import Refusal
 from lib.images import require_readable, unreadable
 from pipelines.common import replacing
-from pipelines.data import Case
+from pipelines.data import Case, require_images
 from pipelines.scoring import MODEL_NAME, VERY_SUSPICIOUS_PERCENTILE, Bands, Predictor, ScoredCase
 from transforms.errors import InputError
 
@@ -116,6 +116,7 @@ class ServedModel:
         try:
             content = self.path.read_bytes()
             predictor = Predictor(self.path, self.device, self.batch_size)
+            require_images(predictor.model, "model")
             bands = Bands.of(predictor.scorer, self.very_suspicious)
         except Exception as error:  # whatever a half-written or foreign file leads to
             cause = error if isinstance(error, InputError) else type(error).__name__

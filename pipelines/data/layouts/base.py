@@ -87,6 +87,7 @@ def make_cohort(
     modalities: tuple[str, ...],
     volumetric: bool,
     notes: Sequence[str] = (),
+    signals: bool = False,
 ) -> Cohort:
     """Make a cohort: unique case names, sorted cases, counts.
 
@@ -111,6 +112,7 @@ def make_cohort(
         volumetric=volumetric,
         notes=(*notes, *long),
         counts=count_cases(named),
+        signals=signals,
     )
 
 

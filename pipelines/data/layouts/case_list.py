@@ -80,9 +80,20 @@ class ListLayout(Layout):
         return make_cohort(self.name, table.folder, table.cases, channels, volumetric, notes)
 
 
+def names_cases(path: Path) -> bool:
+    """Whether a CSV file seems to list cases, rather than to hold a signal."""
+    if path.suffix.lower() != ".csv":
+        return False
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
+        header = [name.strip().lower() for name in file.readline().split(",")]
+    own = [name for name in _COLUMNS if name != "label"]  # which a signal may have too
+    return any(name in own or nearest(name, own) for name in header)
+
+
 def _table_path(root: Path) -> Path | None:
     table = root / "cases.csv" if root.is_dir() else root
-    return table if table.suffix.lower() == ".csv" and table.is_file() else None
+    usable = table.suffix.lower() == ".csv" and table.is_file()
+    return table if usable and (root.is_dir() or names_cases(table)) else None
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:

@@ -20,7 +20,7 @@ from pipelines.data.layouts.files import (
     subfolders,
 )
 from pipelines.data.layouts.patients import kermany_patient, patients_by_pattern
-from pipelines.data.layouts.walk import find_images, left_out_notes, list_images
+from pipelines.data.layouts.walk import find_images, find_signals, left_out_notes, list_images
 from transforms.errors import InputError
 
 _CLASSES: tuple[tuple[SplitName, str, Literal[0, 1]], ...] = (
@@ -75,7 +75,7 @@ class FolderLayout(Layout):
 
     def recognise(self, root: Path) -> str | None:
         """Recognise the folder train/normal, spelled in lower case."""
-        if "normal" not in subfolders(root / "train"):
+        if "normal" not in subfolders(root / "train") or find_signals(root / "train"):
             return None
         return "it holds the folder train/normal"
 

@@ -22,11 +22,13 @@ from pipelines.data.layouts import (  # noqa: F401
     isic2018,
     kermany,
     normals,
+    signals,
 )  # noqa: F401
 from pipelines.data.layouts.base import LAYOUTS, Layout, Modalities
 from pipelines.data.layouts.files import describe_tree
 from pipelines.data.layouts.walk import find_images
 from transforms.errors import InputError
+from transforms.signals import is_signal
 
 
 def read_cohort(
@@ -71,6 +73,14 @@ def is_plain_folder(dataset_dir: str | Path) -> bool:
     return bool(images) and all(path.parent == root for path in images)
 
 
+def holds_signals(dataset_dir: str | Path | None, layout: str = "auto") -> bool:
+    """Whether a data set is one of signals; what is wrong with it is for `read_cohort` to say."""
+    root = Path(dataset_dir or ".").expanduser()
+    if layout != "auto" or not dataset_dir or not root.exists():
+        return layout == "signals"
+    return LAYOUTS["signals"]().recognise(root) is not None
+
+
 def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | None:
     """Tell what a data set shows, such as ``chest``; None where its layout does not know.
 
@@ -90,12 +100,12 @@ def find_anatomy(dataset_dir: str | Path | None, layout: str = "auto") -> str | 
 
 def _existing(dataset_dir: str | Path) -> Path:
     root = Path(dataset_dir).expanduser()
-    if root.is_dir() or (root.is_file() and root.suffix.lower() == ".csv"):
+    if root.is_dir() or (root.is_file() and is_signal(root)):
         return root
     if root.is_file():
         raise InputError(
-            f"dataset_dir: expected a folder or a .csv file, found the file {root}. Give the "
-            "folder that holds the data set."
+            f"dataset_dir: expected a folder or a .csv file or another signal, found the file "
+            f"{root}. Give the folder that holds the data set."
         )
     parent = next(path for path in root.absolute().parents if path.is_dir())
     raise InputError(

@@ -16,6 +16,7 @@ from pipelines.data.layouts.files import (
     suffix_of,
 )
 from transforms.dicom import MAX_DEPTH
+from transforms.signals import LABELS_SUFFIX, is_signal
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,26 @@ def list_images(folder: Path, series: bool = False) -> Listing:
 def find_images(folder: Path) -> list[Path]:
     """The images below a folder, see `list_images`."""
     return list_images(folder).images
+
+
+def find_signals(folder: Path) -> list[Path]:
+    """The signals below a folder, sorted; none where images lie too."""
+    files = _files(Listing(folder), folder, (_real(folder),))
+    return [] if any(map(suffix_of, files)) else sorted(filter(is_signal, files))
+
+
+def list_signals(folder: Path) -> Listing:
+    """Sorts what lies below a folder into signals and what is none; their own files go along."""
+    listing = Listing(folder)
+    files = _files(listing, folder, (_real(folder),))
+    listing.images = sorted(filter(is_signal, files))
+    records = {path.with_suffix("") for path in listing.images}
+    for path in files:
+        own = path.with_suffix("") in records or path.name.lower().endswith(LABELS_SUFFIX)
+        if not own:
+            listing.leave(path, "no signal by its name.")
+    listing.left_out.sort(key=lambda one: one.name)
+    return listing
 
 
 def left_out_notes(listings: Iterable[Listing]) -> list[str]:

@@ -72,7 +72,7 @@ def test_all_cases_are_scored_and_written(
 ) -> None:  # fmt: skip
     panels: list[tuple[str, list[str]]] = []
 
-    def draw(path: Path, shown: list[Example]) -> list[Path]:
+    def draw(path: Path, shown: list[Example], threshold: float) -> list[Path]:
         panels.append((path.name, [one.kind for one in shown]))
         return []
 

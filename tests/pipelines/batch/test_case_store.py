@@ -41,7 +41,7 @@ def test_other_options_invalidate_all(
     make_run: MakeRun, volumes: list[Case], seen: list[str], options: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(case_writer, "save_panels", lambda path, examples: [])
+    monkeypatch.setattr(case_writer, "save_panels", lambda *told: [])
     make_run(volumes[:2]).run()
     seen.clear()
     make_run(volumes[:2], **options).run()

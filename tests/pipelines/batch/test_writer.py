@@ -54,7 +54,7 @@ def test_a_panel_shows_the_case(
     writer = CaseWriter(tmp_path, 1.0, panels=True)
     submit(writer, scored, panel=["first"])
     writer.close()
-    assert drawn == [(tmp_path / "panels" / "a.png", ["first"])]
+    assert drawn == [(tmp_path / "panels" / "a.png", ["first"], 1.0)]
 
 
 def test_the_result_is_written_last(

@@ -158,14 +158,14 @@ def test_a_volumes_slices_keep_their_place(native: torch.Tensor) -> None:
     assert set(found.scores) == set(BASELINES)
     for name, values in found.scores.items():
         np.testing.assert_allclose(values, whole.scores[name][[3, 0]], rtol=1e-6, err_msg=name)
-    assert found.intensity_map is not None and found.intensity_map.shape == (2, 24, 20)
-    np.testing.assert_allclose(found.intensity_map, whole.intensity_map[[3, 0]], rtol=1e-5)
+    assert found.maps["intensity"].shape == (2, 24, 20)
+    np.testing.assert_allclose(found.maps["intensity"], whole.intensity_map[[3, 0]], rtol=1e-5)
 
 
 def test_a_picture_has_scores_but_no_map(native: torch.Tensor) -> None:
     found = slice_baselines(native[:1], None, torch.tensor([0]))
     expected = baseline_scores(native[0].numpy())
-    assert found.intensity_map is None
+    assert found.maps == {}
     assert {name: values.tolist() for name, values in found.scores.items()} == {
         name: [value] for name, value in expected.items()
     }

@@ -12,7 +12,8 @@ from PIL import Image
 
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices
-from pipelines.data.slices import CaseLoader, model_loader
+from pipelines.data.signals import model_loader
+from pipelines.data.slices import CaseLoader
 from transforms.errors import InputError
 
 WriteVolume = Callable[..., Path]

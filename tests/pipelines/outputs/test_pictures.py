@@ -55,7 +55,7 @@ def test_regions_are_outlined(tmp_path: Path) -> None:
 
 def test_panels_show_every_example(tmp_path: Path, example: Example) -> None:
     one, two = tmp_path / "one.png", tmp_path / "deep" / "two.png"
-    save_panels(one, [example], "computer-made phantoms")
+    save_panels(one, [example], note="computer-made phantoms")
     save_panels(two, [example, replace(example, kind="missed", mask=None, index=0)])
     assert pixels(two).shape[0] > 1.6 * pixels(one).shape[0]
     assert pixels(one).std() > 10

@@ -17,13 +17,12 @@ from torch import Tensor
 from networks import DETECTORS, AnomalyScorer, make_fusion
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.datasets import CaseDataset, case_loader
-from pipelines.data.slices import CaseLoader
+from pipelines.data.slices import CaseLoader, _filled
 from pipelines.outputs import write_maps
 from pipelines.scoring.cases import (
     CaseEvaluator,
     ScoredCase,
     ScoreSlices,
-    _filled,
     score_cases,
     score_columns,
 )

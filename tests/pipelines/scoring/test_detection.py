@@ -26,7 +26,7 @@ SYNTHETIC = SyntheticAnomalies(recipe_for("body"))
 @pytest.fixture(autouse=True)
 def _two_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detection, "MOST_IMAGES", 48)  # the bundle's tests take fewer
-    monkeypatch.setattr(detection, "FILLINGS", {name: FILLINGS[name] for name in KINDS})
+    monkeypatch.setattr(SyntheticAnomalies, "known", KINDS)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def measure(
 
 
 def test_every_kind_and_size_is_tried(measure: Measure, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(detection, "FILLINGS", FILLINGS)
+    monkeypatch.setattr(SyntheticAnomalies, "known", tuple(FILLINGS))
     found = measure()
     assert [(row.kind, row.size) for row in found.rows] == [(k, s) for k in FILLINGS for s in SIZES]
     assert (found.images, found.patients) == (10, 5)
@@ -103,7 +103,7 @@ def test_an_anomaly_that_does_not_show_is_not_counted(
     def unchanged(image: Tensor, *given: Any) -> Tensor:
         return image
 
-    monkeypatch.setattr(detection, "FILLINGS", {"haze": FILLINGS["haze"]})
+    monkeypatch.setattr(SyntheticAnomalies, "known", ("haze",))
     monkeypatch.setattr("transforms.synthetic.FILLINGS", {"haze": unchanged})
     found = measure()
     assert [(row.n, row.flagged, row.auroc) for row in found.rows] == [(0, None, None)] * 3

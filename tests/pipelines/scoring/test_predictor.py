@@ -13,7 +13,7 @@ from PIL import Image
 from pipelines.batch.case_run import CaseRun
 from pipelines.data.cases import Case
 from pipelines.data.datasets import CaseDataset, case_loader
-from pipelines.data.slices import model_loader
+from pipelines.data.signals import model_loader
 from pipelines.metrics.rows import ScoreRow
 from pipelines.outputs.maps import PNG_PER_SD
 from pipelines.scoring.cases import CaseEvaluator

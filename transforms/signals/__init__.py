@@ -1,0 +1,5 @@
+"""Signals: files to samples on a uniform clock, windows of them, and the way back."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

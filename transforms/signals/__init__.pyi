@@ -1,0 +1,15 @@
+from .anomalies import SIGNAL_KINDS as SIGNAL_KINDS
+from .anomalies import SignalAnomalies as SignalAnomalies
+from .anomalies import SignalRecipe as SignalRecipe
+from .clock import Signal as Signal
+from .files import LABELS_SUFFIX as LABELS_SUFFIX
+from .files import SIGNAL_SUFFIXES as SIGNAL_SUFFIXES
+from .files import channel_names as channel_names
+from .files import is_signal as is_signal
+from .files import labels_file as labels_file
+from .files import read_signal as read_signal
+from .files import signal_stem as signal_stem
+from .mild import mild_signal_changes as mild_signal_changes
+from .windows import SignalGeometry as SignalGeometry
+from .windows import usual_stride as usual_stride
+from .windows import window_starts as window_starts
