@@ -23,7 +23,7 @@ def packed(images: Tensor, context: Mapping[str, Tensor], detector: Detector) ->
     for name in detector.needs:
         value = context[name].to(images.dtype)
         if name == "place":
-            plane = torch.empty(len(images), CHANNELS[name], height, width, dtype=images.dtype)
+            plane = images.new_empty((len(images), CHANNELS[name], height, width))
             plane[:, 0] = value[:, :1, None]
             plane[:, 1] = value[:, 1 : 1 + height, None]
             plane[:, 2] = value[:, None, 1 + height :]

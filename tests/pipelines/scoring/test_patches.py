@@ -11,12 +11,13 @@ from torch import Tensor
 
 from networks import AnomalyScorer, Detector, Evidence, Inputs, Part, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
+from pipelines.common.distributed import share
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.data.patches import as_seen
 from pipelines.data.slices import CaseLoader
 from pipelines.runs.held_out import highest_normals
-from pipelines.scoring.calibration import Calibrator
+from pipelines.scoring.calibration import Calibrator, _only
 from pipelines.scoring.cases import ScoredCase, ScoreSlices, score_cases
 from pipelines.scoring.detection import measure_detection
 from pipelines.scoring.model_file import MODEL_NAME, save_model
@@ -109,8 +110,26 @@ def test_a_detector_sees_what_it_is_made_for() -> None:
             make_scorer(PositionWise(dims), make_fusion(), patch_size=size)
 
 
+def test_volumes_of_chosen_patients_stay_whole(
+    case: Case, write_volume: Callable[..., Path]
+) -> None:
+    loader = CaseLoader(32, patch_size=(8, 32, 32), min_body_fraction=0.0)
+    other = Case("b", "pb", (write_volume("b", shape=(24, 24, 9)),), label=0)
+    whole = slice_loader(NormalSlices([case, other], loader), 4)
+    (batch,) = _only(whole, np.arange(30) >= 21, share)
+    assert batch["case"].tolist() == [1] * 9 and batch["slice"].tolist() == list(range(9))
+
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, GPU])])
 def test_the_way_from_training_to_a_prediction(
-    case: Case, write_volume: Callable[..., Path], tmp_path: Path, model_facts: dict[str, Any]
+    case: Case,
+    write_volume: Callable[..., Path],
+    tmp_path: Path,
+    model_facts: dict[str, Any],
+    device: str,
 ) -> None:
     """Prepared on patches, calibrated on stretches, examined, saved, and used by the file alone."""
     size = (16, 32, 32)
@@ -120,26 +139,27 @@ def test_the_way_from_training_to_a_prediction(
     slices = NormalSlices([case, *normal], loader)
     detector = AEFlowDetector(
         in_channels=1, flow_steps=2, hidden=8, decoder_width=4, with_head=True, spatial_dims=3
-    )
+    ).to(device)
     for stage in ("train", None):
-        detector.prepare(NormalBatches(as_seen(slices), batch_size=4), stage)
+        detector.prepare(NormalBatches(as_seen(slices), device, 4), stage)
     scorer = make_scorer(detector, make_fusion(), patch_size=size)
     assert isinstance(scorer, PatchScorer)
-    calibrator = Calibrator(scorer, slice_loader(slices, 4), "cpu", target_fpr=0.2)
+    calibrator = Calibrator(scorer, slice_loader(slices, 4), device, target_fpr=0.2)
     calibrator.run()
     assert len(calibrator.slice_scores) == 21 + 3 * 18 == int(scorer.calibration.n_normal)
-    own = scored(scorer, loader, normal[0])  # the calibration's path is that of scoring
-    np.testing.assert_allclose(own.scores["score"], calibrator.slice_scores[21:39], atol=1e-3)
     shown = highest_normals(calibrator)
     assert shown[0].score == pytest.approx(calibrator.slice_scores.max(), abs=1e-3)
-    rows = measure_stability(scorer, calibrator.loader, "cpu")
+    rows = measure_stability(scorer, calibrator.loader, device)
     assert rows[0].change == "none" and rows[0].changed == 0.0 and rows[1].shift != 0.0
     found = measure_detection(
-        scorer, calibrator.loader, calibrator.patients, SyntheticAnomalies(), 0, "cpu"
+        scorer, calibrator.loader, calibrator.patients, SyntheticAnomalies(), 0, device
     )
     assert found.images == 21 and found.patients == 1 and any(row.n > 3 for row in found.rows)
     small = [row.n for row in found.rows if row.size == "small"]  # an ellipsoid spans few slices
     assert max(small) < 10
+    own = scored(scorer.cpu(), loader, normal[0])  # the calibration's path is that of scoring
+    nearly = 1e-3 if device == "cpu" else 0.05  # a GPU scores in 16 bits
+    np.testing.assert_allclose(own.scores["score"], calibrator.slice_scores[21:39], atol=nearly)
     facts = {**model_facts, "preprocessing": loader.parameters}
     save_model(tmp_path / MODEL_NAME, scorer, facts)
     again = Predictor(tmp_path)(normal[0])
