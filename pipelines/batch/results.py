@@ -254,7 +254,9 @@ def _pictures(example: Example) -> dict[str, NDArray[Any]]:
     exact = np.float32 if example.of_signal else np.float16  # signals have units of their own
     pictures: dict[str, NDArray[Any]] = {"image": example.image.astype(exact)}
     if example.reconstruction is not None:
-        pictures["reconstruction"] = example.reconstruction.astype(exact)
+        # Far from what it has seen, a flow may lead the decoder out of the range of float16.
+        most = np.finfo(exact).max
+        pictures["reconstruction"] = example.reconstruction.clip(-most, most).astype(exact)
     pictures |= {f"map_{name}": value.astype(np.float16) for name, value in example.maps.items()}
     if example.mask is not None:
         pictures["mask"] = example.mask

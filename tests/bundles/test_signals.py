@@ -90,6 +90,9 @@ def test_a_training_finds_the_steps_and_leaves_traces_on_the_clock(trained: Path
     assert len(gap) == 10 and all(row["score"] == row["above"] == "" for row in gap)
     known = np.array([float(row["score"] or "nan") for row in trace])
     assert np.nanmean(known[100:140]) > np.nanmean(known[160:]) + 1
+    limit = metrics["pixel_threshold"]["value"]
+    seen = [row for row in trace if row["seen"] == "1"]
+    assert all(row["above"] == str(int(float(row["score"]) > limit)) for row in seen)
     assert not list((trained / "output" / "maps").glob(".*"))
 
 

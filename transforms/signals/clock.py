@@ -15,6 +15,12 @@ Floats = NDArray[np.float64]
 JITTER = 0.25
 """Share of a step by which a time stamp may miss the clock."""
 
+STEP_JITTER = 0.4
+"""Share of a step by which two time stamps may miss their distance on it."""
+
+LONG_GAP = 10
+"""Steps from which on a gap may end between the strokes of the clock, which then starts anew."""
+
 LEAST_SHARE = 0.05
 """Share of a signal's samples that must be there; a clock with fewer is no clock."""
 
@@ -82,7 +88,8 @@ def on_clock(
         labels: ``(N,)``; None where nothing is known. Inside a gap nothing is anomalous.
 
     Returns:
-        Time ``(T,)``, values ``(C, T)`` with NaN in the gaps, labels ``(T,)``, samples per second.
+        Time ``(T,)``, as it was where there are samples, values ``(C, T)`` with NaN in the gaps,
+        labels ``(T,)``, samples per second.
 
     Raises:
         InputError: if the time stamps do not increase, or follow no clock.
@@ -98,17 +105,18 @@ def on_clock(
     line = np.polynomial.Polynomial.fit(place, time - time[0], 1)
     step = float(line.convert().coef[1])
     if np.abs(time - time[0] - line(place)).max() > JITTER * step:  # no clock without gaps
-        whole = np.round(steps / np.median(steps))
-        missed = np.abs(steps / np.median(steps) - whole)
-        if missed.max() > JITTER or whole.min() < 1:
-            wrong = int(missed.argmax()) + 1
+        usual = np.median(steps)
+        step = float(steps[np.round(steps / usual) == 1].mean())
+        whole = np.round(steps / step)
+        missed = np.abs(steps / step - whole) * (whole <= LONG_GAP)
+        if missed.max() > STEP_JITTER or whole.min() < 1:
+            wrong = int(np.argmax(np.where(whole < 1, 1.0, missed))) + 1
             raise InputError(
                 f"{name}: expected samples at equal distances, or gaps of whole ones; most are "
-                f"{np.median(steps):g} s apart, found {steps[wrong - 1]:g} s before row "
-                f"{wrong + 1} of the samples. Resample it to one rate."
+                f"{step:g} s apart, found {steps[wrong - 1]:g} s before row {wrong + 1} of the "
+                "samples. Resample it to one rate."
             )
         place = np.concatenate([[0], np.cumsum(whole)]).astype(np.int64)
-        step = (time[-1] - time[0]) / place[-1]
     count = int(place[-1]) + 1
     if len(time) < LEAST_SHARE * count:
         raise InputError(
@@ -121,4 +129,4 @@ def on_clock(
     if labels is not None:
         marked = np.zeros(count, dtype=bool)
         marked[place] = labels
-    return time[0] + step * np.arange(count), spread, marked, float(1 / step)
+    return np.interp(np.arange(count), place, time), spread, marked, 1 / step
