@@ -14,7 +14,7 @@ from pipelines.common import plain_options
 BUNDLE = Path(__file__).parents[1] / "bundles" / "aeflow"
 """The configs: in a checkout and beside an installed package alike."""
 
-PRESETS = ("quick", "standard", "best", "gpu", "paper")
+PRESETS = ("quick", "standard", "best", "gpu", "paper", "volumes")
 """Ways to train; see `config_names`."""
 
 
@@ -67,6 +67,8 @@ def config_names(
         return ("signals", *config_names(preset, gpu, volumetric=False))
     if preset in ("quick", "gpu", "paper"):
         return (preset,)
+    if preset == "volumes":
+        return ("gpu", preset) if gpu else (preset,)
     if preset != "best" and not gpu:
         return ()
     return ("gpu", "gpu_volumes") if volumetric else ("gpu",)

@@ -17,7 +17,7 @@ from aeflow.plan import Choice, Plan, merged
 from aeflow.timing import measure
 from networks.choices import nearest
 from pipelines.common import STRIDE, choose_device
-from pipelines.data import Case, CaseLoader, Data, SignalLoader, holds_signals
+from pipelines.data import Case, CaseLoader, Data, SignalLoader, consecutive, holds_signals
 from transforms.errors import InputError
 from transforms.geometry import SliceGeometry
 
@@ -38,6 +38,7 @@ REASONS = {
     "best": "the longest training that was measured; a longer one had flattened, and an ensemble "
     "does not rank better (docs/PROTOCOL.md)",
     "gpu": "gpu.json as it is",
+    "volumes": "volumes in three dimensions, patch by patch (docs/volumes.md)",
     "paper": "the published configuration, as it is",
 }
 CHEST = (
@@ -64,19 +65,24 @@ def make_plan(preset: str, given: Mapping[str, Any]) -> Plan:
     volumetric = data.cohort.volumetric
     configs = config_names(preset, gpu, volumetric, signals)
     config = merged(configs, given)
+    config |= {one.option: one.value for one in _patch_size(config, given, config["image_size"])}
     cases = _some(data.split.train, LOOKED_AT[volumetric])
     parser = ConfigParser({**config, "data": data})
     sample = Sample.of(parser.get_parsed_content("preprocessing"), cases)
-    images = round(sample.slices * len(data.split.train))
-    held = round(sample.slices * len(data.split.calibration))
+    images = round(sample.images * len(data.split.train))
+    slices = sample.slices * (len(data.split.train) + len(data.split.calibration))
+    size = (
+        _window(config, given)
+        if signals
+        else _image_size(config, given, sample, round(slices), preset)
+    )
     plan = Plan(
         _preset(preset, configs if gpu else ()),
         configs,
         given,
         (
-            _window(config, given)
-            if signals
-            else _image_size(config, given, sample, images + held, preset),
+            size,
+            *_patch_size(config, given, size.value),
             _epochs("pretrain_epochs", config, given, images),
             _epochs("max_epochs", config, given, images),
         ),
@@ -93,11 +99,13 @@ class Sample:
     Attributes:
         side: longer side of the largest slice in square pixels, or the samples of a window.
         slices: normal slices of a case, on average.
+        images: what the network sees of them: themselves, or patches.
         gigabytes: memory that one takes for each pixel of the network's input.
     """
 
     side: int
     slices: float
+    images: float
     gigabytes: float
 
     @classmethod
@@ -108,14 +116,17 @@ class Sample:
             InputError: when one cannot be used.
         """
         if isinstance(loader, SignalLoader):
-            counts = [int((loader(case).labels == 0).sum()) for case in cases]
-            return cls(loader.window, sum(counts) / len(counts), 0.0)
+            windows = sum(int((loader(case).labels == 0).sum()) for case in cases) / len(cases)
+            return cls(loader.window, windows, windows, 0.0)
         read = [loader(case) for case in cases]
         kept = [value for one in read for value in (one.images, *one.context.values())]
         size = sum(value.nbytes for value in kept) / max(1, sum(len(one.images) for one in read))
+        normal = [one.indices[one.labels == 0] for one in read]
+        stretches = [len(one) for own in normal for one in consecutive(own)]
         return cls(
             max(_side(one.geometry) for one in read),
-            sum(int((one.labels == 0).sum()) for one in read) / len(read),
+            sum(map(len, normal)) / len(read),
+            sum(len(loader.windows(length)) for length in stretches) / len(read),
             size / math.prod(loader.slicer.image_size) / GIB,
         )
 
@@ -191,6 +202,20 @@ def _image_size(
     return Choice(option, fits, f"{images} slices fit {free:.1f} GiB of free memory so")
 
 
+def _patch_size(
+    config: Mapping[str, Any], given: Mapping[str, Any], size: Any
+) -> tuple[Choice, ...]:
+    """Patches that are no larger than a slice."""
+    option, patch = "patch_size", config["patch_size"]
+    if patch is None:
+        return ()
+    if option in given:
+        return (Choice(option, patch, GIVEN),)
+    sides = [size, size] if isinstance(size, int) else size
+    fits = [patch[0], *map(min, patch[1:], sides)]
+    return (Choice(option, fits, "this preset's, within image_size"),)
+
+
 def _window(config: Mapping[str, Any], given: Mapping[str, Any]) -> Choice:
     reason = "as usual; take one that holds a whole beat, cycle or day, and some more"
     return Choice("window", config["window"], GIVEN if "window" in given else reason)
@@ -255,5 +280,6 @@ def _data_told(data: Data, sample: Sample, images: int) -> str:
     if data.cohort.signals:
         windows = f"; about {images} normal windows of {sample.side} samples to train"
         return f"{listed(data)}: {', '.join(told)}{windows}"
-    slices = f"; about {images} normal slices to train" if data.cohort.volumetric else ""
+    seen = "slices" if sample.images == sample.slices else "patches"
+    slices = f"; about {images} normal {seen} to train" if data.cohort.volumetric else ""
     return f"{listed(data)}, sides up to {sample.side} pixels: {', '.join(told)}{slices}"

@@ -14,7 +14,7 @@ from ignite.engine import Events
 from monai.bundle import ConfigParser
 from monai.utils.misc import set_determinism
 
-from pipelines.data import Case, Data, NormalSlices
+from pipelines.data import Case, Data, NormalPatches, NormalSlices, as_seen
 
 STEPS = {"cuda": 8, "cpu": 3}
 """Steps of an epoch, of which two are made."""
@@ -77,7 +77,7 @@ def measure(config: Mapping[str, Any], data: Data, cases: Sequence[Case]) -> Exp
     loader = parser.get_parsed_content("preprocessing")
     device = parser.get_parsed_content("torch_device").type
     began = time.monotonic()
-    dataset = NormalSlices(cases, loader)
+    dataset = as_seen(NormalSlices(cases, loader))
     per_case = (time.monotonic() - began) / len(cases)
     images = max(1, round(len(dataset) / len(cases) * len(data.split.train)))
     stages = {
@@ -143,8 +143,11 @@ class _Clock:
         return lasted[self.steps // 2 : self.steps - 1], lasted[self.steps :]
 
 
-def _repeat(dataset: NormalSlices, count: int) -> None:
+def _repeat(dataset: NormalSlices | NormalPatches, count: int) -> None:
     index = torch.arange(count) % len(dataset)
+    if isinstance(dataset, NormalPatches):
+        dataset.places = [dataset.places[place] for place in index]
+        return
     dataset.case_numbers = dataset.case_numbers[index.numpy()]
     dataset.slice_numbers = dataset.slice_numbers[index]
     dataset.images = dataset.images[index]
@@ -152,7 +155,7 @@ def _repeat(dataset: NormalSlices, count: int) -> None:
 
 
 def _run(
-    parser: ConfigParser, dataset: NormalSlices, stages: Mapping[str, _Length]
+    parser: ConfigParser, dataset: NormalSlices | NormalPatches, stages: Mapping[str, _Length]
 ) -> dict[str, _Clock]:
     """Runs two short epochs of each stage, on the same images."""
     steps = len(dataset) // max(one.at_once for one in stages.values())

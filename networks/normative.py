@@ -152,6 +152,30 @@ def _smooth(values: Tensor, factor: float) -> Tensor:
     return separable_filtering(values[:, None], kernels)[:, 0]
 
 
+def as_slices(image: Tensor, context: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Image, body and place of slices; of patches of volumes, those of each of their slices.
+
+    Args:
+        image: ``(B, C, H, W)``, or ``(B, C, D, H, W)``.
+        context: ``body`` and ``place`` of them, which is then ``(B, D + H + W)``.
+    """
+    body, place = context["body"], context["place"]
+    if image.ndim == 4:
+        return image, body, place
+    depth = image.shape[2]
+    image, body = (one.transpose(1, 2).flatten(0, 1) for one in (image, body))
+    across = place[:, depth:].repeat_interleave(depth, dim=0)
+    return image, body, torch.cat([place[:, :depth].reshape(-1, 1), across], dim=1)
+
+
+def as_images(slices: Tensor, image: Tensor) -> Tensor:
+    """What `as_slices` made of images, as the images' own: ``(B, 1, H, W)`` or with D before H."""
+    if image.ndim == 4:
+        return slices
+    whole: Tensor = slices.unflatten(0, (len(image), -1))
+    return whole.transpose(1, 2)
+
+
 def by_case(
     batches: Iterable[tuple[Tensor, Mapping[str, Tensor]]],
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -159,11 +183,14 @@ def by_case(
     gathered: list[tuple[Tensor, Tensor, Tensor]] = []
     last = None
     for image, context in batches:
-        for case, rows in _runs(context["case"]):
+        slices = as_slices(image, context)
+        cases = context["case"].repeat_interleave(len(slices[0]) // len(image))
+        for case, rows in _runs(cases):
             if case != last and gathered:
                 yield _joined(gathered)
                 gathered = []
-            gathered.append((image[rows], context["body"][rows], context["place"][rows]))
+            image, body, place = (one[rows] for one in slices)
+            gathered.append((image, body, place))
             last = case
     if gathered:
         yield _joined(gathered)

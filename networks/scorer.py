@@ -191,8 +191,11 @@ class AnomalyScorer(nn.Module):
         return judge(*self._encoded(image, context, self.amp and not exact))
 
     def _judged(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> ImageScores:
-        evidence = self._evidence(inputs, features, dtype)
-        maps = self.standardized_maps(evidence, inputs.image)
+        return self.judged(self._evidence(inputs, features, dtype), inputs.image)
+
+    def judged(self, evidence: Evidence, image: Tensor) -> ImageScores:
+        """What the raw evidence about a batch says of it, see `score_image`."""
+        maps = self.standardized_maps(evidence, image)
         parts = self.standardized_parts(self.raw_parts(evidence, maps))
         score = self.calibration.standardize(self.fusion.score(evidence.values, parts))
         alone = self.of_members(evidence, maps)

@@ -28,6 +28,12 @@ REFERENCE_SIDE = 224
 LEAST_SIGMA = 0.01
 """Standard deviation, in pixels, of a Gaussian that changes nothing."""
 
+VOLUME_NDIM = 5
+"""Axes of a batch of volumes; below, H and W stand for D, H and W of such."""
+
+LINEAR = {4: "bilinear", VOLUME_NDIM: "trilinear"}
+"""Names of linear interpolation, by a batch's axes."""
+
 
 @dataclass(frozen=True)
 class NormalVariation:
@@ -85,15 +91,27 @@ def log_uniform(
     return uniform(shape, math.log(low), math.log(high), like, generator).exp()
 
 
+def per_image(image: Tensor) -> tuple[int, ...]:
+    """The shape ``(B, 1, 1, 1)`` of one number per image."""
+    return (len(image), *(1 for _ in image.shape[1:]))
+
+
+def per_channel(image: Tensor) -> tuple[int, ...]:
+    """The shape ``(B, C, 1, 1)`` of one number per image and channel."""
+    return (*image.shape[:2], *(1 for _ in image.shape[2:]))
+
+
 def smooth_noise(like: Tensor, generator: Source, grids: tuple[int, ...]) -> Tensor:
     """Noise of about unit variance ``(B, 1, H, W)``: random grids of several finenesses, summed."""
     total = torch.zeros_like(like[:, :1])
+    depth, side = like.shape[2:-2], min(like.shape[-2:])
     for grid in grids:
+        cells = (*(max(2, round(grid * size / side)) for size in depth), grid, grid)
         coarse = torch.randn(
-            (len(like), 1, grid, grid), generator=generator, device=like.device, dtype=like.dtype
+            (len(like), 1, *cells), generator=generator, device=like.device, dtype=like.dtype
         )
         total = total + F.interpolate(
-            coarse, size=like.shape[-2:], mode="bilinear", align_corners=False
+            coarse, size=like.shape[2:], mode=LINEAR[like.ndim], align_corners=False
         )
     return total / math.sqrt(len(grids))
 
@@ -108,11 +126,17 @@ def gaussian_blur(image: Tensor, sigma: float | Tensor) -> Tensor:
         image: what is blurred.
         sigma: the standard deviation in pixels, one for all or one per image ``(B,)``.
     """
-    width = sigma.clamp_min(LEAST_SIGMA).view(-1, 1, 1, 1) if isinstance(sigma, Tensor) else sigma
+    width = sigma
+    if isinstance(sigma, Tensor):
+        width = sigma.clamp_min(LEAST_SIGMA).view(-1, *per_image(image)[1:])
     height, breadth = image.shape[-2:]
     rows = _blur_matrix(height, width, image)
     columns = rows if breadth == height else _blur_matrix(breadth, width, image)
-    return rows @ image @ columns.mT
+    blurred = rows @ image @ columns.mT
+    if image.ndim < VOLUME_NDIM:
+        return blurred
+    along = _blur_matrix(image.shape[2], width, image)
+    return (along @ blurred.transpose(2, 3)).transpose(2, 3)
 
 
 def _blur_matrix(size: int, width: float | Tensor, like: Tensor) -> Tensor:
@@ -141,7 +165,7 @@ def vary_appearance(
     """
     changed = _change_sharpness(image, generator, variation)
     changed = _change_intensity(changed, generator, variation)
-    level = uniform((len(image), 1, 1, 1), 0.0, variation.noise, image, generator)
+    level = uniform(per_image(image), 0.0, variation.noise, image, generator)
     changed = changed + level * torch.randn(
         image.shape, generator=generator, device=image.device, dtype=image.dtype
     )
@@ -175,7 +199,10 @@ def vary(
 
 
 def move(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
-    """Turns, zooms, shifts and flips images ``(B, C, H, W)``, all channels of one alike."""
+    """Turns, zooms, shifts and flips images ``(B, C, H, W)``, all channels of one alike.
+
+    Volumes are turned, shifted and flipped within their slices, and zoomed along all axes.
+    """
     batch = (len(image),)
     limit = math.radians(variation.rotation)
     angle = uniform(batch, -limit, limit, image, generator)
@@ -190,12 +217,15 @@ def move(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor
         ],
         dim=1,
     )
+    if image.ndim == VOLUME_NDIM:
+        plane, theta = theta, theta.new_zeros(len(image), 3, 4)
+        theta[:, :2, :2], theta[:, :2, 3], theta[:, 2, 2] = plane[:, :, :2], plane[:, :, 2], scale
     grid = F.affine_grid(theta.to(image.dtype), list(image.shape), align_corners=False)
     return F.grid_sample(image, grid, padding_mode="reflection", align_corners=False)
 
 
 def _change_sharpness(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
-    batch = (len(image), 1, 1, 1)
+    batch = per_image(image)
     fine, coarse = gaussian_blur(image, 0.8), gaussian_blur(image, 2.0)
     mix = uniform(batch, 0.0, 1.0, image, generator)
     gain = uniform(batch, *variation.sharpness, image, generator)
@@ -210,10 +240,10 @@ def _change_sharpness(image: Tensor, generator: Source, variation: NormalVariati
 
 
 def _change_intensity(image: Tensor, generator: Source, variation: NormalVariation) -> Tensor:
-    batch = (len(image), 1, 1, 1)
+    batch = per_image(image)
     exponent = uniform(batch, -variation.gamma, variation.gamma, image, generator).exp()
     contrast = 1.0 + uniform(batch, -variation.contrast, variation.contrast, image, generator)
     brightness = uniform(batch, -variation.brightness, variation.brightness, image, generator)
     bent = image.clamp(0.0, 1.0) ** exponent
-    mean = bent.mean(dim=(1, 2, 3), keepdim=True)
+    mean = bent.mean(dim=tuple(range(1, image.ndim)), keepdim=True)
     return (bent - mean) * contrast + mean + brightness

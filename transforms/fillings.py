@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from transforms.augment import Source, gaussian_blur, log_uniform, smooth_noise, uniform
+from transforms.augment import (
+    Source,
+    gaussian_blur,
+    log_uniform,
+    per_channel,
+    per_image,
+    smooth_noise,
+    uniform,
+)
 from transforms.recipe import AnomalyRecipe
 
 BLACK = 1e-3
@@ -39,37 +47,37 @@ def darkening(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor
 
 def haze(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Veiled by a level of its own."""
-    level = uniform((*image.shape[:2], 1, 1), 0.3, 0.95, image, generator)
+    level = uniform(per_channel(image), 0.3, 0.95, image, generator)
     veil = level + 0.05 * smooth_noise(image, generator, (16, 32))
     return image + _strength(image, generator, *recipe.contrast) * (veil - image)
 
 
 def blurred(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Without its detail."""
-    strength = uniform((len(image), 1, 1, 1), 0.6, 1.0, image, generator)
+    strength = uniform(per_image(image), 0.6, 1.0, image, generator)
     return image + strength * (gaussian_blur(image, 4.0) - image)
 
 
 def flattened(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Brighter, with structures of less contrast, as in consolidated lungs."""
     mean = gaussian_blur(image, min(image.shape[-2:]) / 28)
-    kept = uniform((len(image), 1, 1, 1), 0.2, 0.8, image, generator)
+    kept = uniform(per_image(image), 0.2, 0.8, image, generator)
     texture = 1.0 + 0.2 * smooth_noise(image, generator, (16, 32))
     return mean + kept * (image - mean) + 0.25 * _strength(image, generator, 0.0, 1.0) * texture
 
 
 def reticular(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Brighter, with a net of lines some pixels apart."""
-    each = (len(image), 1, 1, 1)
+    each = per_image(image)
     noise = torch.randn(
-        (len(image), 1, *image.shape[-2:]),
+        (len(image), 1, *image.shape[2:]),
         generator=generator,
         device=image.device,
         dtype=image.dtype,
     )
     sigma = log_uniform(each, 0.8, 2.5, image, generator)
     lines = gaussian_blur(noise, sigma) - gaussian_blur(noise, 2.8 * sigma)
-    lines = lines / lines.std(dim=(1, 2, 3), keepdim=True)
+    lines = lines / lines.std(dim=tuple(range(1, image.ndim)), keepdim=True)
     depth = uniform(each, 0.02, 0.1, image, generator)
     return image + depth * lines + 0.15 * _strength(image, generator, 0.0, 1.0)
 
@@ -85,8 +93,8 @@ def foreign(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     )
     rows = (torch.arange(height, device=image.device) + shift[0]) % height
     columns = (torch.arange(width, device=image.device) + shift[1]) % width
-    moved = torch.roll(image, shifts=1, dims=0)[:, :, rows][:, :, :, columns]
-    upright = uniform((len(image), 1, 1, 1), 0.0, 1.0, image, generator) < 0.5
+    moved = torch.roll(image, shifts=1, dims=0)[..., rows, :][..., columns]
+    upright = uniform(per_image(image), 0.0, 1.0, image, generator) < 0.5
     other = torch.where(upright, moved, torch.flip(moved, dims=(-2,)))
     (mean, std), (own_mean, own_std) = _moments(other), _moments(image)
     matched = (other - mean) / std * own_std + own_mean
@@ -95,7 +103,7 @@ def foreign(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
 
 def tissue(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Some classes of grey brighter, others darker: a bias on quantised intensities."""
-    each = (len(image), 1, 1, 1)
+    each = per_image(image)
     count = uniform(each, 2.0, MOST_CLASSES - 1.0, image, generator)
     phase = uniform(each, 0.0, 1.0, image, generator)
     classes = (gaussian_blur(image, 1.0).clamp(0.0, 1.0) * count + phase).long()
@@ -106,10 +114,11 @@ def tissue(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
 
 def deformed(image: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Pushed and pulled out of shape, as around a mass."""
-    still = torch.eye(2, 3, device=image.device, dtype=image.dtype).expand(len(image), 2, 3)
-    grid = F.affine_grid(still, list(image.shape), align_corners=False)
-    push = [smooth_noise(image, generator, (8, 16))[:, 0] for _ in range(2)]
-    reach = uniform((len(image), 1, 1, 1), *DEFORMATION, image, generator)
+    axes = image.ndim - 2
+    still = torch.eye(axes, axes + 1, device=image.device, dtype=image.dtype)
+    grid = F.affine_grid(still.expand(len(image), -1, -1), list(image.shape), align_corners=False)
+    push = [smooth_noise(image, generator, (8, 16))[:, 0] for _ in range(axes)]
+    reach = uniform(per_image(image), *DEFORMATION, image, generator)
     moved = grid + 2 * reach * torch.stack(push, dim=-1)
     return F.grid_sample(image, moved, padding_mode="reflection", align_corners=False)
 
@@ -132,15 +141,16 @@ FILLINGS: Mapping[str, Filling] = MappingProxyType(
 
 def _strength(image: Tensor, generator: Source, low: float, high: float) -> Tensor:
     """Strength per image and channel, so that several modalities differ in how they show it."""
-    common = uniform((len(image), 1, 1, 1), low, high, image, generator)
-    channel = uniform((*image.shape[:2], 1, 1), 0.3, 1.0, image, generator)
+    common = uniform(per_image(image), low, high, image, generator)
+    channel = uniform(per_channel(image), 0.3, 1.0, image, generator)
     return common * channel if image.shape[1] > 1 else common
 
 
 def _moments(image: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation ``(B, C, 1, 1)`` of what is not black."""
+    axes = tuple(range(2, image.ndim))
     shown = (image.amax(dim=1, keepdim=True) > BLACK).to(image.dtype)
-    count = shown.sum(dim=(2, 3), keepdim=True).clamp_min(1.0)
-    mean = (image * shown).sum(dim=(2, 3), keepdim=True) / count
-    square = ((image - mean).square() * shown).sum(dim=(2, 3), keepdim=True) / count
+    count = shown.sum(dim=axes, keepdim=True).clamp_min(1.0)
+    mean = (image * shown).sum(dim=axes, keepdim=True) / count
+    square = ((image - mean).square() * shown).sum(dim=axes, keepdim=True) / count
     return mean, square.sqrt().clamp_min(1e-3)

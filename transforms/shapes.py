@@ -9,7 +9,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from transforms.augment import Source, gaussian_blur, log_uniform, smooth_noise, uniform
+from transforms.augment import Source, gaussian_blur, log_uniform, per_image, smooth_noise, uniform
 from transforms.recipe import AnomalyRecipe
 
 Shape = Callable[[Tensor, Source, AnomalyRecipe], Tensor]
@@ -18,19 +18,24 @@ Shape = Callable[[Tensor, Source, AnomalyRecipe], Tensor]
 
 def ellipses(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Ellipses with noisy borders, centred in the region; most are confined to it."""
-    size, (height, width) = len(region), region.shape[-2:]
-    each = (size, 1, 1, 1)
-    centre = _random_centres(region > 0.5, generator).view(size, 2, 1, 1, 1)
-    radius = log_uniform((size, 2, 1, 1, 1), *recipe.radius, region, generator)
+    (height, width), each = region.shape[-2:], per_image(region)
+    per_axis = (len(region), region.ndim - 2, *each[1:])
+    centre = _random_centres(region > 0.5, generator).view(per_axis)
+    radius = log_uniform(per_axis, *recipe.radius, region, generator)
     radius = radius * min(height, width)
     # Very thin ellipses are no lesions: the axes stay within a factor of three.
     radius = torch.maximum(radius, radius.amax(dim=1, keepdim=True) / 3)
     angle = uniform(each, 0.0, math.pi, region, generator)
-    rows = torch.arange(height, device=region.device).view(-1, 1) - centre[:, 0]
-    columns = torch.arange(width, device=region.device) - centre[:, 1]
+    *slices, rows, columns = (
+        torch.arange(length, device=region.device).view(-1, *each[axis + 3 :]) - centre[:, axis]
+        for axis, length in enumerate(region.shape[2:])
+    )
     along = columns * torch.cos(angle) + rows * torch.sin(angle)
     across = rows * torch.cos(angle) - columns * torch.sin(angle)
-    distance = torch.sqrt((along / radius[:, 0]) ** 2 + (across / radius[:, 1]) ** 2)
+    square = (along / radius[:, -2]) ** 2 + (across / radius[:, -1]) ** 2
+    for through in slices:
+        square = square + (through / radius[:, 0]) ** 2
+    distance = torch.sqrt(square)
     border = uniform(each, *recipe.roughness, region, generator)
     border = border * smooth_noise(region, generator, (8, 16, 32))
     softness = 0.25 * uniform(each, *recipe.softness, region, generator)
@@ -41,7 +46,7 @@ def ellipses(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor
 
 def patches(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """Many foci at once: smooth noise above a threshold."""
-    each = (len(region), 1, 1, 1)
+    each = per_image(region)
     coarse, fine = (smooth_noise(region, generator, grids) for grids in ((6, 12), (12, 24)))
     noise = torch.where(uniform(each, 0.0, 1.0, region, generator) < 0.5, coarse, fine)
     threshold = uniform(each, 0.2, 1.2, region, generator)
@@ -50,9 +55,9 @@ def patches(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
 
 def diffuse(region: Tensor, generator: Source, recipe: AnomalyRecipe) -> Tensor:
     """The left, the right (a quarter of the images each) or the whole region, unevenly."""
-    (height, width), each = region.shape[-2:], (len(region), 1, 1, 1)
+    width, each = region.shape[-1], per_image(region)
     side = uniform(each, 0.0, 1.0, region, generator)
-    columns = torch.arange(width, device=region.device).expand(len(region), 1, height, width)
+    columns = torch.arange(width, device=region.device).expand(len(region), 1, *region.shape[2:])
     left = 2 * columns < width
     sides = torch.where(side < 0.25, left, torch.where(side < 0.5, ~left, torch.ones_like(left)))
     soft = gaussian_blur(sides.to(region.dtype), width / 56)
@@ -68,8 +73,7 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 
 def _random_centres(allowed: Tensor, generator: Source) -> Tensor:
     """Row and column ``(B, 2)`` of a pixel in ``allowed`` ``(B, 1, H, W)``, else of any."""
-    width = allowed.shape[-1]
     # `torch.multinomial` would wait for the device to check its weights.
     lots = uniform((len(allowed), allowed[0].numel()), 0.0, 1.0, allowed, generator)
     flat = (lots + allowed.flatten(1)).argmax(dim=1)
-    return torch.stack([flat // width, flat % width], dim=1)
+    return torch.stack(torch.unravel_index(flat, allowed.shape[2:]), dim=1)

@@ -20,7 +20,7 @@ from ..errors import ArgumentError
 from ..head import HeadOutput, head_loss
 from ..loss import AEFlowLoss, likelihoods
 from ..mixture import LabelledMixture
-from ..normative import NormativeMap, by_case, smoothed
+from ..normative import NormativeMap, as_images, as_slices, by_case, smoothed
 from ..pooling import top_mean
 from ..similarity import StructuralSimilarity, check_window
 from ..spatial import breadth, mean_in_cells, size_of
@@ -71,8 +71,8 @@ class AEFlowDetector(Detector):
             network that was trained briefly.
         smoothing: standard deviation of the Gaussian that smooths the residual, in pixels.
         contrast: see `Detector`.
-        normative: whether it has the parts ``bright`` and ``dark``, as slices of volumes may; None
-            lets `prepare` decide.
+        normative: whether it has the parts ``bright`` and ``dark``, as volumes may; None lets
+            `prepare` decide.
         labels: what labelled anomalies it learns from too: ``images`` that hold one, or ``masks``
             that say where; None for none. The head learns to find them; the flow maps them to a
             component of their own, see `LabelledMixture`, whose log odds are the part ``labelled``.
@@ -108,10 +108,10 @@ class AEFlowDetector(Detector):
         encoder = network.encoder
         known = {"in_channels": encoder.in_channels, "spatial_dims": encoder.spatial_dims}
         built = {} if network.config is None else dataclasses.asdict(network.config)
-        if normative and encoder.spatial_dims != 2:
+        if normative and encoder.spatial_dims < 2:
             raise ArgumentError(
-                f"normative: expected false for spatial_dims {encoder.spatial_dims}, got true; "
-                "only slices have a normative map."
+                "normative: expected false for spatial_dims 1, got true; signals have no place in "
+                "a body."
             )
         super().__init__(
             **known | built,
@@ -278,8 +278,7 @@ class AEFlowDetector(Detector):
         if self.config["normative"] is False:
             return
         fitted = NormativeMap(self.in_channels).to(self.input_mean.device)
-        placed = self.spatial_dims == 2 and "place" in batches.spread(1).context
-        agreement = fitted.fit(by_case(batches)) if placed else 0.0
+        agreement = fitted.fit(by_case(batches)) if "place" in batches.spread(1).context else 0.0
         if self.config["normative"] is None:
             self.config["normative"] = agreement >= LEAST_AGREEMENT
         self.normative = fitted if self.config["normative"] else None
@@ -314,7 +313,7 @@ class AEFlowDetector(Detector):
         maps["recon"] = separable_filtering(residual, [self.blur_kernel] * self.spatial_dims)
         if output.head is not None:
             maps["head"] = output.head.float()
-        maps |= {side: smoothed(value) for side, value in self._deviation(inputs).items()}
+        maps |= self._deviation(inputs)
         for stride, mixture, latent in zip(
             self.network.flow_strides, self._mixtures, output.latents, strict=False
         ):
@@ -337,7 +336,8 @@ class AEFlowDetector(Detector):
         if self.normative is None:
             return {}
         if "place" in inputs.context:
-            found = self.normative(inputs.image, inputs.context["body"], inputs.context["place"])
+            slices = smoothed(self.normative(*as_slices(inputs.image, inputs.context)))
+            found = as_images(slices, inputs.image)
         else:
             found = torch.zeros_like(inputs.image[:, :1])
         return {"bright": found, "dark": -found}

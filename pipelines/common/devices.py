@@ -43,13 +43,16 @@ def compiling_pays(wanted: str, device: torch.device, images: int, repaid: int) 
     return device.type == "cuda" and images >= repaid and bool(able)
 
 
-def pays_bfloat16(device: torch.device) -> bool:
-    """Whether a network computes faster in bfloat16: on a GPU, or a CPU with instructions for it.
+def pays_bfloat16(device: torch.device, spatial_dims: int = 2) -> bool:
+    """Whether a network trains faster in bfloat16: on a GPU, or a CPU with instructions for it.
 
     On a CPU with AVX512_BF16 a step of the pre-training took 0.55 of its time in float32; without
-    such instructions bfloat16 is emulated, and slower.
+    such instructions bfloat16 is emulated, and slower. Of volumes it is never taken there: the
+    weights' gradients of three-dimensional convolutions then hold NaN now and then (PyTorch 2.13).
     """
     if device.type == "cpu":
+        if spatial_dims > 2:
+            return False
         found: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
     return device.type == "cuda"

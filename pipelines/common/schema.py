@@ -65,9 +65,9 @@ def _one_of(*names: str) -> Takes:
     return Takes(f"one of {', '.join(names)}", check)
 
 
-def _divisible(size: int | list[int]) -> int | list[int]:
+def _divisible(size: int | list[int], axes: tuple[int, ...] = (1, 2)) -> int | list[int]:
     sides = [size] if isinstance(size, int) else size
-    if len(sides) not in (1, 2) or not all(side > 0 and side % STRIDE == 0 for side in sides):
+    if len(sides) not in axes or not all(side > 0 and side % STRIDE == 0 for side in sides):
         raise ValueError
     return size
 
@@ -135,6 +135,14 @@ Size = Annotated[
         _divisible,
     ),
 ]
+PatchSize = Annotated[
+    list[StrictInt],
+    Takes(
+        f"slices, height and width, divisible by {STRIDE}, such as [16,96,96]",
+        lambda size: _divisible(size, (3,)),
+    ),
+]
+Overlap = Annotated[float, Field(ge=0, lt=1, strict=True), Takes("a share from 0 to below 1")]
 Range = Annotated[
     tuple[FromZero, FromZero],
     Takes("the first and the last slice, such as [25,130]", _ordered),
@@ -188,6 +196,11 @@ class Options(BaseModel):
     intensity: Text = Field(description="how values become [0, 1], see *What may go in*")
     n4: Flag = Field(description="correct MR volumes for uneven brightness")
     resample: Flag = Field(description="resample a case's modalities onto the first one's grid")
+    patch_size: PatchSize = Field(
+        description="of the patches in which a network sees volumes in three dimensions; by "
+        "default it sees single slices"
+    )
+    overlap: Overlap = Field(description="share of a patch that the next one repeats")
     slice_range: Range = Field(description="the slices to use, by default all")
     min_body_fraction: Share = Field(
         description="smallest share of a slice that the body must fill"

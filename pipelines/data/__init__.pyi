@@ -25,6 +25,11 @@ from .layouts import holds_signals as holds_signals
 from .layouts import is_plain_folder as is_plain_folder
 from .layouts.files import shortened as shortened
 from .layouts.patients import kermany_patient as kermany_patient
+from .patches import NormalPatches as NormalPatches
+from .patches import as_seen as as_seen
+from .patches import consecutive as consecutive
+from .patches import refuse_patches as refuse_patches
+from .patches import spatial_dims as spatial_dims
 from .regions import Regions as Regions
 from .regions import choose_contrast as choose_contrast
 from .signals import SignalLoader as SignalLoader

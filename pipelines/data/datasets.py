@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.common import EpochSampler, counted, processes, rank, share, spare_threads, track
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
+from pipelines.data.patches import NormalPatches, consecutive
 from pipelines.data.regions import Regions
 from pipelines.data.signals import SignalLoader
 from pipelines.data.slices import CaseLoader, CaseSample, require_slices
@@ -88,6 +89,11 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         }  # fmt: skip
         return {name: value[sample.labels == 0] for name, value in everything.items()}
 
+    @property
+    def stretches(self) -> list[list[int]]:
+        """The positions of slices that follow each other in one volume."""
+        return consecutive(self.slice_numbers, self.case_numbers)
+
     def __len__(self) -> int:
         """Number of slices."""
         return len(self.images)
@@ -118,7 +124,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
 
 
 def slice_loader(
-    dataset: NormalSlices,
+    dataset: NormalSlices | NormalPatches,
     batch_size: int,
     seed: int = 0,
     phase: str | None = None,
@@ -129,15 +135,21 @@ def slice_loader(
 
     A shuffled epoch has no last batch of one slice, by which nothing can be normalised. Several
     processes have their shares: their shuffled batches together are the batch of one process.
+    Slices that a network sees in patches of their volume come in their order, by
+    `NormalSlices.stretches`, and all to each process.
 
     Args:
-        dataset: the slices.
+        dataset: the slices, or patches.
         batch_size: slices per batch of a process.
         seed: the run's seed.
         phase: name of the phase that shuffles them anew for each epoch; None keeps the order.
         min_samples: least length of an epoch; a smaller data set is gone through several times.
         num_workers: worker processes; the result does not depend on it.
     """
+    if isinstance(dataset, NormalSlices) and getattr(dataset.transform, "patch_size", None):
+        return DataLoader(
+            dataset, batch_sampler=dataset.stretches, num_workers=num_workers, collate_fn=_as_is
+        )
     sampler: Any = share(len(dataset), int(batch_size))
     if phase:
         sampler = EpochSampler(dataset, seed, phase, int(min_samples), processes(), rank())

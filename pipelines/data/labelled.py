@@ -58,6 +58,11 @@ class LabelledAnomalies:
         self, path: str | None, data: Data, transform: Callable[[Case], CaseSample]
     ) -> None:
         self.path = path
+        if path and getattr(transform, "patch_size", None):
+            raise InputError(
+                "labelled_anomalies: expected slices or pictures, found patches of volumes. Leave "
+                "this option or --patch_size out."
+            )
         self.cases = _cases(path, data) if path else ()
         self.transform = transform
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from pipelines.common import counted
 from pipelines.data.baselines import SliceBaselines, slice_baselines
 from pipelines.data.cases import Case
+from pipelines.data.patches import checked_patch_size, windows
 from transforms.errors import InputError
 from transforms.geometry import SliceAxis, SliceGeometry
 from transforms.intensity import ScaleBody, ScaleMethod, body_mask
@@ -134,6 +135,9 @@ class CaseLoader:
         volumetric: whether files must be volumes (True) or pictures (False); None accepts both.
         n4: whether MR volumes are corrected for uneven brightness first.
         resample: whether modalities of one case on other grids are resampled onto the first one's.
+        patch_size: (slices, height, width) of the patches that the network sees of a volume; None
+            for single slices.
+        overlap: share of a patch that the next one repeats, in [0, 1).
         with_baselines: whether to compute the trivial scores too, for evaluation.
     """
 
@@ -150,6 +154,8 @@ class CaseLoader:
         volumetric: bool | None = None,
         n4: bool = False,
         resample: bool = False,
+        patch_size: Sequence[int] | None = None,
+        overlap: float = 0.5,
         with_baselines: bool = False,
     ) -> None:
         self.slicer = Slicer(axis, image_size)
@@ -160,12 +166,15 @@ class CaseLoader:
         self.min_lesion_pixels = int(min_lesion_pixels)
         self.normal_margin = int(normal_margin)
         self.channels = channels
-        self.volumetric = volumetric
+        self.patch_size = checked_patch_size(patch_size, self.slicer.image_size, volumetric)
+        self.overlap = float(overlap)
+        self.volumetric = volumetric if self.patch_size is None else True
         self.with_baselines = with_baselines
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Plain values from which ``CaseLoader(**parameters)`` rebuilds this loader."""
+        patches = {"patch_size": list(self.patch_size or ()), "overlap": self.overlap}
         return {
             "image_size": list(self.slicer.image_size),
             "axis": self.slicer.axis,
@@ -178,7 +187,13 @@ class CaseLoader:
             "volumetric": self.volumetric,
             "n4": self.scale.n4,
             "resample": self.resample,
+            **(patches if self.patch_size else {}),
         }
+
+    def windows(self, length: int) -> list[tuple[slice, slice, slice]]:
+        """Where patches lie in so many slices; each a whole slice without a patch size."""
+        size = self.patch_size or (1, *self.slicer.image_size)
+        return windows(length, self.slicer.image_size, size, self.overlap)
 
     @property
     def normal_told(self) -> str:

@@ -1,7 +1,6 @@
 from . import formats as formats
 from . import package as package
 from .formats import FORMATS as FORMATS
-from .formats import ScriptableScorer as ScriptableScorer
 from .formats import export_model as export_model
 from .formats import load_onnx as load_onnx
 from .parity import Parity as Parity
@@ -9,3 +8,4 @@ from .registry import check_registry as check_registry
 from .registry import register_scorer as register_scorer
 from .serving import LabelBandsd as LabelBandsd
 from .serving import LoadSlicesd as LoadSlicesd
+from .serving import scriptable_scorer as scriptable_scorer

@@ -2,10 +2,9 @@
 
     python -m pipelines.export.formats --ckpt_dir bundles/aeflow/models --format onnx
 
-The file takes a float32 image (B, C, H, W) in [0, 1], of any B and of the model's H and W, and
-returns `networks.exported.OUTPUTS`: the anomaly map (B, 1, H, W), score, percentile and flagged
-(B,). Threshold and preprocessing lie beside them as metadata. A file that does not score like the
-model is not kept.
+The file takes a float32 image (B, C, H, W) in [0, 1], any B and the model's H and W, and returns
+`networks.exported.OUTPUTS`: the anomaly map (B, 1, H, W), score, percentile and flagged (B,), with
+threshold and preprocessing as metadata. A file that does not score like the model is not kept.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from pipelines.common import replacing
-from pipelines.data import require_images
+from pipelines.data import refuse_patches, require_images
 from pipelines.export.parity import (
     Outputs,
     Parity,
@@ -100,6 +99,7 @@ def export_model(
     """
     chosen = _choose_format(format_name)
     content = read_model(ckpt_dir)
+    refuse_patches(content, ckpt_dir)
     require_images(content, "export")
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device

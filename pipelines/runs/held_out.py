@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from monai.utils.enums import CommonKeys as Keys
+from torch import Tensor
 
 from pipelines.common import counted
 from pipelines.metrics import too_few
@@ -19,28 +18,29 @@ SHOWN = 4
 
 def highest_normals(calibrator: Calibrator) -> list[Example]:
     """The normal images of the calibration with the highest scores, the highest first."""
-    scorer, data = calibrator.scorer, calibrator.dataset.data
     highest = np.argsort(-calibrator.slice_scores, kind="stable")[:SHOWN]
-    dataset: Any = calibrator.loader.dataset
-    batch = dataset.__getitems__(highest.tolist())
+    return [_example(calibrator, number) for number in highest.tolist()]
+
+
+def _example(calibrator: Calibrator, number: int) -> Example:
+    scorer, dataset = calibrator.scorer, calibrator.loader.dataset
+    numbers = calibrator.around(number)
+    batch: dict[str, Tensor] = dataset.__getitems__(numbers)
     moved = {name: batch[name].to(calibrator.device) for name in scorer.detector.needs}
     with torch.no_grad():
         found = scorer.score_image(batch[Keys.IMAGE].to(calibrator.device), moved)
+    one, restored = numbers.index(number), found.reconstruction
     maps = {"anomaly_map": found.anomaly_map, **found.maps}
-    restored = found.reconstruction
-    return [
-        Example(
-            kind="held-out normal",
-            case=data[int(batch["case"][one])].name,
-            index=int(batch["slice"][one]),
-            score=float(found.score[one]),
-            image=batch[Keys.IMAGE][one, 0].numpy(),
-            reconstruction=None if restored is None else restored[one, 0].cpu().numpy(),
-            maps={name: value[one, 0].cpu().numpy() for name, value in maps.items()},
-            mask=None,
-        )
-        for one in range(len(highest))
-    ]
+    return Example(
+        kind="held-out normal",
+        case=calibrator.dataset.data[int(batch["case"][one])].name,
+        index=int(batch["slice"][one]),
+        score=float(found.score[one]),
+        image=batch[Keys.IMAGE][one, 0].numpy(),
+        reconstruction=None if restored is None else restored[one, 0].cpu().numpy(),
+        maps={name: value[one, 0].cpu().numpy() for name, value in maps.items()},
+        mask=None,
+    )
 
 
 def told_detection(found: SyntheticDetection) -> str:

@@ -20,6 +20,8 @@ from .model_file import read_model as read_model
 from .model_file import save_model as save_model
 from .packing import packed as packed
 from .packing import unpacked as unpacked
+from .patches import PatchScorer as PatchScorer
+from .patches import make_scorer as make_scorer
 from .predictor import Predictor as Predictor
 from .predictor import case_reference as case_reference
 from .scope import fit_scope as fit_scope

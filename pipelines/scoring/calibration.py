@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from monai.engines import SupervisedEvaluator
 from monai.utils.enums import CommonKeys as Keys
-from networks.spatial import axes_of, mean_in_cells, size_of
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 
 from networks import AnomalyScorer, Evidence
 from networks.conformal import patient_weights, patients_needed, supported_rate
+from networks.spatial import axes_of, mean_in_cells, size_of
 from pipelines.common import EngineProgress, counted, of_all, share, take_from_main
 from pipelines.scoring.weights import WeightFitter
 from transforms.errors import InputError
@@ -137,6 +137,13 @@ class Calibrator:
             float(calibration.target_fpr),
         )
 
+    def around(self, number: int) -> list[int]:
+        """What is scored together with an image: itself, or its stretch of slices of a volume."""
+        if self.loader.batch_size is not None:
+            return [number]
+        stretches: Any = self.loader.batch_sampler
+        return next(one for one in stretches if number in one)
+
     def scores(self, gathered: Gathered) -> NDArray[np.float64]:
         """The scores ``(N,)`` of evidence that was gathered, by the calibration as it is."""
         scorer = self.scorer
@@ -246,6 +253,11 @@ def _only(
     if chosen.all():
         return loader
     subset = Subset(loader.dataset, np.flatnonzero(chosen).tolist())
+    if loader.batch_size is None:  # stretches of volumes, whose patients are chosen as a whole
+        place = np.cumsum(chosen) - 1
+        whole: Any = loader.batch_sampler
+        stretches = [place[one].tolist() for one in whole if chosen[one[0]]]
+        return DataLoader(subset, batch_sampler=stretches, collate_fn=loader.collate_fn)
     size = loader.batch_size or 1
     return DataLoader(subset, size, sampler=shared(len(subset), size), collate_fn=loader.collate_fn)
 

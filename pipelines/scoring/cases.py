@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -23,6 +23,7 @@ from networks.scope import Scope
 from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import unpacked
+from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
 from transforms.readers import all_finite
@@ -167,6 +168,9 @@ def score_cases(
     """
     if not samples:
         return []
+    if isinstance(scorer, PatchScorer) and len(samples) > 1:  # a batch is one volume
+        alone = [[sample] for sample in samples]
+        return [score_cases(scorer, a, inferer, device, reference, scope)[0] for a in alone]
     images = torch.cat([sample.images for sample in samples])
     context = {
         name: torch.cat([sample.context[name] for sample in samples])
@@ -239,22 +243,37 @@ class ScoreSlices(Inferer):
         if inputs.ndim == SERVED_NDIM:
             images, context = unpacked(inputs[0], network.detector)
         gathered: dict[str, list[Tensor]] = {}
-        for start in range(0, len(images), self.batch_size):
-            where = slice(start, start + self.batch_size)
-            own = {"": images, **(context or {})}
-            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
-            batch, count = around.pop(""), len(images[where])
-            found = _columns(network.score_image(batch, around), network.calibration, count)
-            if not _finite(found):  # 16 bits were too few
-                exact = network.score_image(batch, around, exact=True)
-                found = _columns(exact, network.calibration, count)
-            for name, value in found.items():
+        for columns in self._scored(images, context or {}, network, device):
+            for name, value in columns.items():
                 gathered.setdefault(name, []).append(value)
         scored = {name: torch.cat(batches) for name, batches in gathered.items()}
         if inputs.ndim != SERVED_NDIM:
             return scored
         scored["quantiles"] = network.calibration.quantiles.cpu()
         return {name: value[None] for name, value in scored.items()}
+
+    def _scored(
+        self,
+        images: Tensor,
+        context: Mapping[str, Tensor],
+        network: AnomalyScorer,
+        device: torch.device | str,
+    ) -> Iterator[dict[str, Tensor]]:
+        """The columns of each batch."""
+        if isinstance(network, PatchScorer):
+            for scores in network.in_batches(images, context, self.batch_size):
+                yield _columns(scores, network.calibration, len(scores.score))
+            return
+        for start in range(0, len(images), self.batch_size):
+            where = slice(start, start + self.batch_size)
+            own = {"": images, **context}
+            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
+            batch, count = around.pop(""), len(images[where])
+            found = _columns(network.score_image(batch, around), network.calibration, count)
+            if not _finite(found):  # 16 bits were too few
+                exact = network.score_image(batch, around, exact=True)
+                found = _columns(exact, network.calibration, count)
+            yield found
 
     def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
         """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""

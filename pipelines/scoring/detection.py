@@ -15,11 +15,12 @@ from torch.utils.data import DataLoader
 from networks import AnomalyScorer
 from pipelines.common import generator, track
 from pipelines.scoring.cases import ScoreSlices
-from pipelines.scoring.stability import evenly_spaced
+from pipelines.scoring.patches import in_volumes
+from pipelines.scoring.stability import looked_at
 from transforms.synthetic import SyntheticAnomalies
 
 MOST_IMAGES = 48
-"""Held-out normal images that get anomalies, evenly spaced."""
+"""Held-out normal images that get anomalies, evenly spaced; of volumes, one stretch of slices."""
 
 SIZES: Mapping[str, tuple[float, float]] = {
     "small": (0.06, 0.12),
@@ -100,12 +101,12 @@ def measure_detection(
         device: where to compute the scores.
     """
     dataset: Any = loader.dataset
-    numbers = evenly_spaced(len(dataset), MOST_IMAGES)
+    numbers = looked_at(loader, MOST_IMAGES, MOST_IMAGES)[0]
     batch = dataset.__getitems__(numbers)
     images, body, region = batch[Keys.IMAGE], batch["body"], batch["region"]
     context = {need: batch[need] for need in scorer.detector.needs}
     scorer = scorer.to(device).eval()
-    score = ScoreSlices(int(loader.batch_size or 1))
+    score = ScoreSlices(int(loader.batch_size or MOST_IMAGES))
     with torch.no_grad():
         plain = score(images, scorer, context, device)["score"]
     threshold = float(scorer.calibration.threshold)
@@ -115,7 +116,7 @@ def measure_detection(
         low, high = SIZES[name]
         maker = synthetic.only(kind, low, high)
         source = generator(seed, f"detection {kind} {name}")
-        changed, mask = maker(images, body, region, source)
+        changed, mask = in_volumes(scorer, maker)(images, body, region, source)
         with torch.no_grad():
             scores = score(changed, scorer, context, device)["score"]
         shows = mask.flatten(1).any(dim=1)

@@ -13,6 +13,7 @@ from networks.choices import nearest
 from networks.errors import summary
 from pipelines.common import read_archive, replacing
 from pipelines.scoring.model_content import content_problem, lacking, state_problem
+from pipelines.scoring.patches import make_scorer
 from transforms.errors import InputError
 
 FORMAT = 4
@@ -148,7 +149,9 @@ def load_scorer(
 
 def _rebuilt(model: Mapping[str, Any]) -> AnomalyScorer:
     detector = DETECTORS[model["detector"]](**model["config"])
-    scorer = AnomalyScorer(detector, make_fusion(**model["fusion"]), model.get("amp", True))
+    seen = {n: v for n, v in model["preprocessing"].items() if n in ("patch_size", "overlap")}
+    fusion = make_fusion(**model["fusion"])
+    scorer = make_scorer(detector, fusion, model.get("amp", True), **seen)
     problem = (
         lacking("config", detector.config, model["config"])
         or lacking("fusion", scorer.fusion.config, model["fusion"])

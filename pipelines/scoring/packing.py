@@ -12,6 +12,9 @@ from networks import Detector
 CHANNELS = {"body": 1, "place": 3}
 """Channels that each takes when packed."""
 
+SLICES_NDIM = 4
+"""Axes of a batch of slices; a batch of patches has one more."""
+
 
 def packed(images: Tensor, context: Mapping[str, Tensor], detector: Detector) -> Tensor:
     """Slices ``(K, C, H, W)`` with what the detector needs as further channels."""
@@ -30,13 +33,17 @@ def packed(images: Tensor, context: Mapping[str, Tensor], detector: Detector) ->
 
 
 def unpacked(tensor: Tensor, detector: Detector) -> tuple[Tensor, dict[str, Tensor]]:
-    """Slices and context again; see `packed`."""
+    """Slices, or patches of volumes ``(B, C', D, h, w)``, and context again; see `packed`."""
     sizes = [detector.in_channels, *(CHANNELS[name] for name in detector.needs)]
     images, *further = tensor.split(sizes, dim=1)
     context = dict(zip(detector.needs, further, strict=True))
     if "body" in context:
         context["body"] = context["body"] > 0.5
     if "place" in context:
-        slices, rows, columns = context["place"].unbind(dim=1)
-        context["place"] = torch.cat([slices[:, 0, :1], rows[:, :, 0], columns[:, 0]], dim=1)
+        planes = context["place"].unbind(dim=1)
+        if images.ndim == SLICES_NDIM:
+            planes = [plane[:, None] for plane in planes]
+        slices, rows, columns = planes
+        lines = (slices[:, :, 0, 0], rows[:, 0, :, 0], columns[:, 0, 0])
+        context["place"] = torch.cat(lines, dim=1)
     return images, context

@@ -52,6 +52,27 @@ def evenly_spaced(count: int, most: int) -> list[int]:
     return torch.linspace(0, count - 1, min(count, most)).long().tolist()
 
 
+def looked_at(
+    loader: DataLoader[dict[str, Tensor]], most: int, size: int | None = None
+) -> list[list[int]]:
+    """Batches of at most so many of the images, evenly spaced.
+
+    Of slices that are seen in their volume, whole stretches; one at least.
+
+    Args:
+        loader: as for the calibration.
+        most: images.
+        size: of a batch; None for the loader's.
+    """
+    if loader.batch_size is None:
+        found: list[list[int]] = list(loader.batch_sampler)  # type: ignore[arg-type]
+        count = max(1, most // max(map(len, found)))
+        return [found[number] for number in evenly_spaced(len(found), count)]
+    dataset: Any = loader.dataset
+    numbers, size = evenly_spaced(len(dataset), most), size or loader.batch_size
+    return [numbers[start : start + size] for start in range(0, len(numbers), size)]
+
+
 def measure_stability(
     scorer: AnomalyScorer,
     loader: DataLoader[dict[str, Tensor]],
@@ -67,10 +88,7 @@ def measure_stability(
         strength: of the changes, see `mild_changes`.
     """
     dataset: Any = loader.dataset
-    numbers = evenly_spaced(len(dataset), MOST_IMAGES)
-    size = int(loader.batch_size or 1)
-    chosen = [numbers[start : start + size] for start in range(0, len(numbers), size)]
-    batches = [dataset.__getitems__(indices) for indices in chosen]
+    batches = [dataset.__getitems__(indices) for indices in looked_at(loader, MOST_IMAGES)]
     scorer = scorer.to(device).eval()
     changes: dict[str, Change] = {"none": torch.clone} | mild_changes_of(dataset.images, strength)
     found: dict[str, dict[str, Tensor]] = {}

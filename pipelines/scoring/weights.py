@@ -16,6 +16,7 @@ from torch import Tensor
 
 from networks import AnomalyScorer, WeightedFusion
 from pipelines.common import derive_seed, generator
+from pipelines.scoring.patches import Anomalies, in_volumes
 from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
@@ -106,14 +107,15 @@ class WeightFitter:
         self, scorer: AnomalyScorer, batches: Batches, device: torch.device | str
     ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor], Tensor, Tensor]]:
         """Parts, maps, anomalies and bodies of the images as they are, then with anomalies."""
-        pairs = with_and_without(batches, self.synthetic, self.seed, "weights", device)
+        synthetic = in_volumes(scorer, self.synthetic)
+        pairs = with_and_without(batches, synthetic, self.seed, "weights", device)
         for seen, hit, batch in pairs:
             yield *_standardized(scorer, seen, batch), hit, batch["body"]
 
 
 def with_and_without(
     batches: Batches,
-    synthetic: SyntheticAnomalies,
+    synthetic: Anomalies,
     seed: int,
     phase: str,
     device: torch.device | str,

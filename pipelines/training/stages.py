@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
+from networks.spatial import MEMORY_FORMATS
 from pipelines.common import (
     average,
     compiling_pays,
@@ -136,7 +137,7 @@ class StageTrainer(SupervisedTrainer):
             metric_cmp_fn=lambda current, best: current < best,
             **kwargs,
         )
-        self.amp = amp and pays_bfloat16(self.state.device)
+        self.amp = amp and pays_bfloat16(self.state.device, detector.spatial_dims)
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
         self.add_event_handler(Events.COMPLETED, self._finish)
@@ -178,7 +179,7 @@ class StageTrainer(SupervisedTrainer):
     @staticmethod
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
-        engine.network.to(memory_format=torch.channels_last)
+        engine.network.to(memory_format=MEMORY_FORMATS[engine.step.detector.spatial_dims])
         loader = engine.data_loader
         reside = getattr(loader.dataset, "reside", None)
         if reside and not loader.num_workers and reside(engine.state.device):

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from aeflow import planning
+from aeflow.commands import config_names
 from aeflow.plan import Plan
 from aeflow.planning import GIVEN, make_plan
 from aeflow.timing import Expected, Stage
@@ -101,6 +102,20 @@ def test_volumes_on_a_gpu(
     assert "gpu.json and gpu_volumes.json" in told and "--region lungs" not in told
     assert "2:00 to 3:45" in told and "pretrain 8 steps of 7.5 to 10 s" in told
     assert make_plan("auto", {**volumes, "device": "cpu"}).configs == ()
+
+
+def test_volumes_in_three_dimensions(
+    volumes: dict[str, Any], untimed: list[dict[str, Any]]
+) -> None:
+    plan = make_plan("volumes", {**volumes, "device": "cpu"})
+    assert plan.configs == ("volumes",)
+    assert config_names("volumes", gpu=True, volumetric=True) == ("gpu", "volumes")
+    assert values(plan)["image_size"] == 48 and values(plan)["patch_size"] == [16, 48, 48]
+    told = " ".join(str(plan).split())
+    assert "[16, 48, 48]: this preset's, within image_size" in told
+    assert "normal patches to train" in told
+    small = make_plan("volumes", {**volumes, "device": "cpu", "image_size": 32})
+    assert values(small)["patch_size"] == [16, 32, 32]
 
 
 def test_pictures_on_a_gpu(

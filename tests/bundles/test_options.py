@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[2]
 BUNDLE = ROOT / "bundles" / "aeflow"
 TABLE = ROOT / "docs" / "options.md"
 CONFIGS = ("train", "evaluate", "inference", "calibrate", "compare")
-PRESETS = ("quick", "gpu", "gpu_volumes", "paper")
+PRESETS = ("quick", "gpu", "gpu_volumes", "paper", "volumes")
 START, END = "<!-- options: python tests/bundles/test_options.py -->\n", "<!-- end of options -->"
 
 

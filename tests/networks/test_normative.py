@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks.normative import GRID, NormativeMap, smoothed
+from networks.normative import GRID, NormativeMap, as_images, as_slices, by_case, smoothed
 
 SLICES, SIDE = 24, 48
 Case = tuple[Tensor, Tensor, Tensor]
@@ -121,3 +121,17 @@ def test_channels_are_averaged() -> None:
     single.fit(patients())
     expected = single(image[:, :1], body, place)
     torch.testing.assert_close(found(image, body, place), expected, atol=1e-3, rtol=1e-3)
+
+
+def test_patches_of_volumes_are_taken_slice_by_slice() -> None:
+    image, body = torch.rand(6, 2, 8, 10), torch.rand(6, 1, 8, 10) > 0.5
+    own, across = torch.rand(6, 1), torch.rand(1, 18).repeat(6, 1)
+    patches = [one.unflatten(0, (2, 3)).transpose(1, 2) for one in (image, body)]
+    place = torch.cat([own.view(2, 3), across[:2]], dim=1)
+    context = {"body": patches[1], "place": place, "case": torch.tensor([0, 1])}
+    slices = as_slices(patches[0], context)
+    expected = (image, body, torch.cat([own, across], dim=1))
+    assert all(torch.equal(one, other) for one, other in zip(slices, expected, strict=True))
+    assert torch.equal(as_images(slices[1], patches[0]), patches[1])
+    cases = list(by_case([(patches[0], context)]))
+    assert [len(one[0]) for one in cases] == [3, 3] and torch.equal(cases[1][0], image[3:])

@@ -33,7 +33,7 @@ METHODS: dict[str, dict[str, Any]] = {
 
 
 class Images:
-    """Batches of given images, each slice of which would have a place."""
+    """Batches of given images, without a place in a body."""
 
     def __init__(self, images: Tensor) -> None:
         self.images = images
@@ -45,7 +45,7 @@ class Images:
         return self._inputs(self.images[:count])
 
     def _inputs(self, images: Tensor) -> Inputs:
-        return Inputs(images, {"place": torch.rand(len(images), 33)})
+        return Inputs(images)
 
 
 def images_of(spatial_dims: int, count: int = 6, seed: int = 0) -> Tensor:

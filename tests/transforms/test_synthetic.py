@@ -1,5 +1,6 @@
 """Synthetic anomalies in normal images."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from transforms.augment import NormalVariation
+from transforms.augment import NormalVariation, move
 from transforms.errors import InputError
 from transforms.fillings import FILLINGS
 from transforms.recipe import AnomalyRecipe, recipe_for, withheld_recipe
@@ -23,6 +24,11 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def as_volumes(image: Tensor, depth: int) -> Tensor:
+    """Images ``(B * D, C, H, W)`` as volumes ``(B, C, D, H, W)``."""
+    return image.unflatten(0, (-1, depth)).transpose(1, 2)
+
+
 def make_anomalies(
     image: Tensor,
     generator: torch.Generator,
@@ -34,12 +40,14 @@ def make_anomalies(
     return SyntheticAnomalies(recipe, variation)(image, body, body, generator)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 32, 32), (6, 4, 24, 40)])
+@pytest.mark.parametrize("shape", [(8, 1, 32, 32), (6, 4, 24, 40), (4, 2, 5, 24, 32)])
 @pytest.mark.parametrize("variation", [None, NormalVariation()])
 def test_the_seed_alone_decides(
     make_images: MakeImages, shape: tuple[int, ...], variation: NormalVariation | None
 ) -> None:
-    image = make_images(*shape)
+    depth = shape[2:-2]
+    image = make_images(shape[0] * math.prod(depth), shape[1], *shape[-2:])
+    image = as_volumes(image, *depth) if depth else image
     before = image.clone()
     first = make_anomalies(image, seeded(5), variation=variation)
     torch.manual_seed(99)
@@ -116,15 +124,40 @@ def test_larger_radii_make_larger_anomalies(make_images: MakeImages) -> None:
     assert large > 4 * small > 0
 
 
+@pytest.mark.parametrize("size", [(24, 40), (6, 24, 40)])
 @pytest.mark.parametrize("shape", list(SHAPES))
-def test_shapes_lie_in_the_region(make_images: MakeImages, shape: str) -> None:
-    region = torch.zeros(64, 1, 24, 40)
+def test_shapes_lie_in_the_region(shape: str, size: tuple[int, ...]) -> None:
+    region = torch.zeros(64, 1, *size)
     region[..., 5:15, 20:35] = 1
     recipe = AnomalyRecipe(radius=(0.08, 0.3), inside_share=1.0)
     soft = SHAPES[shape](region, seeded(), recipe)
-    assert soft.shape == (64, 1, 24, 40)
+    assert soft.shape == region.shape
     assert soft.min() >= 0 and soft.max() <= 1 and soft.max() > 0.9
     assert not soft[region == 0].any()
+
+
+def test_ellipses_of_volumes_end_in_all_directions() -> None:
+    region = torch.ones(32, 1, 24, 32, 32)
+    recipe = AnomalyRecipe(radius=(0.1, 0.15), roughness=(0.0, 0.0))
+    seen = SHAPES["ellipse"](region, seeded(), recipe) > 0.5
+    for axis in (2, 3, 4):
+        others = [one for one in (2, 3, 4) if one != axis]
+        lengths = seen.any(dim=others).sum(dim=2).float()  # along this axis
+        assert lengths.max() <= 11 and lengths.min() >= 1 and lengths.mean() > 5
+    # Whole where it is cut by no border: each slice's area rises and falls once.
+    areas = seen[:, 0].sum(dim=(2, 3)).float().diff(dim=1).sign()
+    assert all(len(one[one != 0].unique_consecutive()) <= 2 for one in areas)
+
+
+def test_volumes_move_within_their_slices(make_images: MakeImages) -> None:
+    image = as_volumes(make_images(12, 1, 24, 24), 6)
+    turned = move(image, seeded(), replace(QUIET, rotation=20, shift=0.1, flip=1.0))
+    for one in range(6):  # what a slice shows stays in it
+        alone = image.clone()
+        alone[:, :, one] = 0
+        again = move(alone, seeded(), replace(QUIET, rotation=20, shift=0.1, flip=1.0))
+        changed = (turned - again).abs().amax(dim=(0, 1, 3, 4)) > 1e-4
+        assert changed.nonzero().flatten().tolist() == [one]
 
 
 def test_some_ellipses_reach_out_of_the_region_that_they_are_centred_in() -> None:
@@ -143,9 +176,12 @@ def test_some_ellipses_reach_out_of_the_region_that_they_are_centred_in() -> Non
 
 
 @pytest.mark.parametrize("filling", list(FILLINGS))
-@pytest.mark.parametrize("channels", [1, 3])
-def test_every_filling_shows(make_images: MakeImages, filling: str, channels: int) -> None:
+@pytest.mark.parametrize(("channels", "depth"), [(1, 0), (3, 0), (1, 3)])
+def test_every_filling_shows(
+    make_images: MakeImages, filling: str, channels: int, depth: int
+) -> None:
     image = make_images(24, channels)
+    image = as_volumes(image, depth) if depth else image
     recipe = AnomalyRecipe(clean_share=0, fillings=(filling,), radius=(0.2, 0.3))
     changed, mask = make_anomalies(image, seeded(), recipe)
     # Phantoms are as smooth as what is blurred; some stay as they are.

@@ -47,6 +47,7 @@ _FROM_CLIENTS = ("client_id", "device", "model")
 _STATS, _PROGRESS = "training.json", "training-progress.json"
 _KEPT_FROM_MODEL = (
     *("channels", "image_size", "axis", "intensity", "n4", "slice_range", "min_body_fraction"),
+    *("patch_size", "overlap"),
 )
 
 
@@ -173,7 +174,7 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
         options: dict[str, Any] = {}
         if self.model.available:
             model = self.model.loaded().predictor.model
-            options = {name: model["preprocessing"][name] for name in _KEPT_FROM_MODEL}
+            options = {name: model["preprocessing"].get(name) for name in _KEPT_FROM_MODEL}
             options["modalities"] = list(model["modalities"])
         merged = {**options, **self.options.train, **asked}
         return {name: value for name, value in merged.items() if value is not None}
@@ -192,7 +193,8 @@ class NormalTraining(TrainTask):  # type: ignore[misc]
     def _run(self, folder: Path, options: Mapping[str, Any], calibrate: bool) -> None:
         run_id, config = ("calibrating", "calibrate") if calibrate else ("training", "train")
         command = [sys.executable, "-m", "monai.bundle", "run", run_id, "--layout", "list"]
-        command += ["--config_file", str(self.options.bundle / f"{config}.json")]
+        configs = [config, "volumes"] if "patch_size" in options else [config]
+        command += ["--config_file", str([str(self.options.bundle / f"{n}.json") for n in configs])]
         command += ["--dataset_dir", str(folder / "cases.csv")]
         models = str(folder / "models")
         if calibrate:

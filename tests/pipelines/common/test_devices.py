@@ -28,4 +28,6 @@ def test_bfloat16_pays_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
     for found, expected in (({"avx512_bf16": True}, True), ({"avx2": True}, False), ({}, False)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=found: found)
         assert pays_bfloat16(torch.device("cpu")) is expected
+        assert not pays_bfloat16(torch.device("cpu"), spatial_dims=3)
+    assert pays_bfloat16(torch.device("cuda"), spatial_dims=3)
     assert pays_bfloat16(torch.device("cuda")) and not pays_bfloat16(torch.device("mps"))

@@ -309,7 +309,7 @@ def test_mixed_precision_is_taken_where_it_pays(
     trainer_of: TrainerOf,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipelines.training.stages.pays_bfloat16", lambda device: pays)
+    monkeypatch.setattr("pipelines.training.stages.pays_bfloat16", lambda *_: pays)
     mixed, plain = make_scorer().detector, make_scorer().detector
     trainer = trainer_of(mixed, amp=True, val_data_loader=slice_loader(dataset, 4))
     with warnings.catch_warnings():
