@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,10 +78,7 @@ def case_result(
 def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
     """Rows of ``scores.csv`` for one case: its slices or windows, then all; or the picture."""
     sample, case = scored.sample, scored.sample.case
-    times: list[Any] = [None] * len(sample.indices)
-    if isinstance(sample, SignalSample):
-        times = sample.window_times
-    volumetric = sample.geometry.slice_axis is not None
+    (part, whole_level), times = sample.levels, sample.times
     trivial, whole = baseline_scores(scored), scored.case_score
     score_std = scored.scores.get("score_std")
     scope: dict[str, Any] = {"in_scope": whole.in_scope, "out_of_scope": whole.out_of_scope}
@@ -89,7 +86,7 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level=_level(sample),
+            level=part,
             slice=int(index),
             label=None if label < 0 else int(label),
             score=float(scored.scores["score"][position]),
@@ -100,13 +97,13 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             score_std=None if score_std is None else float(score_std[position]),
             baselines={name: float(values[position]) for name, values in trivial.items()},
             time=times[position],
-            **({} if volumetric else scope),
+            **(scope if whole_level is None else {}),
         )
-    if volumetric:
+    if whole_level is not None:
         yield ScoreRow(
             case=case.name,
             patient=case.patient,
-            level="signal" if isinstance(sample, SignalSample) else "volume",
+            level=whole_level,
             slice=None,
             label=volume_label(sample),
             score=whole.score,
@@ -118,12 +115,6 @@ def case_rows(scored: ScoredCase) -> Iterator[ScoreRow]:
             baselines={name: case_score(values) for name, values in trivial.items()},
             **scope,
         )
-
-
-def _level(sample: CaseSample) -> Literal["image", "slice", "window"]:
-    if isinstance(sample, SignalSample):
-        return "window"
-    return "image" if sample.geometry.slice_axis is None else "slice"
 
 
 def baseline_scores(scored: ScoredCase) -> dict[str, NDArray[np.float64]]:
@@ -155,27 +146,8 @@ def volume_label(sample: CaseSample) -> int | None:
 
 
 def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.float32]) -> None:
-    sample = scored.sample
-    if isinstance(sample, SignalSample):
-        _add_samples(histogram, sample, maps)
-        return
-    judged = (sample.labels >= 0).numpy()
-    masks = _known_masks(sample)
-    if masks is None or not judged.any():
-        return
-    body = sample.body.numpy()
-    for index in np.flatnonzero(judged):
-        histogram.add(sample.case.patient, maps[index], masks[index], body[index])
-
-
-def _add_samples(
-    histogram: PixelHistogram, sample: SignalSample, maps: NDArray[np.float32]
-) -> None:
-    """Adds each sample of a signal once, however many windows hold it; none of a gap."""
-    marked = sample.marked
-    if marked is not None:
-        trace = sample.trace(maps)[None]
-        histogram.add(sample.case.patient, trace, marked[None], np.isfinite(trace))
+    for judged in scored.sample.judged(maps):
+        histogram.add(scored.sample.case.patient, *judged)
 
 
 def _events(scored: ScoredCase, pixel_threshold: float) -> dict[str, list[EventCounts]]:
@@ -199,15 +171,6 @@ def _events(scored: ScoredCase, pixel_threshold: float) -> dict[str, list[EventC
             for level in ((pixel_threshold,) if name == OURS else LEVELS)
         ]
     return found
-
-
-def _known_masks(sample: CaseSample) -> NDArray[np.bool_] | None:
-    """Masks of the slices; a normal picture has an empty one, an anomalous one may have none."""
-    if sample.masks is not None:
-        return sample.masks.numpy()
-    if sample.case.label == 0:
-        return np.zeros(sample.body.shape, dtype=bool)
-    return None
 
 
 def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Path] = ()) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipelines.data.signal_baselines import (
     seasonal_difference,
     window_score,
 )
-from pipelines.data.slices import CaseLoader, CaseSample
+from pipelines.data.slices import CaseLoader, CaseSample, Part, Whole
 from transforms.errors import InputError
 from transforms.signals import (
     Signal,
@@ -70,7 +70,12 @@ class SignalSample(CaseSample):
         return low + (windows.clamp(0.0, 1.0) - INNER[0]) / (INNER[1] - INNER[0]) * (high - low)
 
     @property
-    def window_times(self) -> list[Any]:
+    def levels(self) -> tuple[Part, Whole]:
+        """Windows, and the signal."""
+        return "window", "signal"
+
+    @property
+    def times(self) -> list[Any]:
         """When the windows begin, as the file tells the time, ``(K,)``."""
         return self.signal.told_time(self.signal.time[list(self.geometry.starts)])
 
@@ -84,6 +89,19 @@ class SignalSample(CaseSample):
     def trace(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
         """Maps of windows ``(K, L)`` as `on_grid` joins them, ``(T,)``."""
         return np.asarray(self.on_grid(torch.from_numpy(maps)))
+
+    def judged(self, maps: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Each sample once, however many windows hold it; none of a gap.
+
+        Args:
+            maps: ``(K, L)``.
+
+        Yields:
+            Trace, marks and what has a trace, ``(1, T)``; nothing where the marks are not known.
+        """
+        if self.marked is not None:
+            trace = self.trace(maps)[None]
+            yield trace, self.marked[None], np.isfinite(trace)
 
     def native(self, maps: Tensor) -> Tensor:
         """Maps of windows ``(K, L)`` at the resolution of the file, which they have."""

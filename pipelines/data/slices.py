@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -30,6 +30,10 @@ KEPT_HEADER = (
     "dicom_files", "dicom_frames",
 )  # fmt: skip
 """What stays of a file's header: units and codes of the grid, and the files of a DICOM series."""
+
+
+Part = Literal["image", "slice", "window"]
+Whole = Literal["volume", "signal"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,33 @@ class CaseSample:
             outlines = np.stack([_filled(one) for one in self.body.numpy()])
             maps = maps * torch.from_numpy(outlines)
         return on_grid(maps, self.geometry, self.indices)
+
+    @property
+    def levels(self) -> tuple[Part, Whole | None]:
+        """What the scores are of, and what of these together, if anything."""
+        return ("image", None) if self.geometry.slice_axis is None else ("slice", "volume")
+
+    @property
+    def times(self) -> Sequence[Any]:
+        """When the parts begin, as the file tells the time, ``(K,)``; None where it does not."""
+        return [None] * len(self.indices)
+
+    def judged(self, maps: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], ...]]:
+        """Maps at the file's resolution beside what is true.
+
+        Args:
+            maps: ``(K, h, w)``.
+
+        Yields:
+            Of each image whose label and mask are known: map, mask and body ``(h, w)``. A normal
+            picture has an empty mask, an anomalous one may have none.
+        """
+        masks, body = self.masks, self.body.numpy()
+        if masks is None and self.case.label == 0:
+            masks = torch.zeros(body.shape, dtype=torch.bool)
+        if masks is not None:
+            for index in np.flatnonzero(self.labels >= 0):
+                yield maps[index], masks[index].numpy(), body[index]
 
 
 def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:

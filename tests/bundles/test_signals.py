@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from monai.bundle import run
@@ -115,6 +116,8 @@ def test_the_model_scores_the_same_in_evaluation_inference_and_python(
     assert [row["score"] for row in new] == pytest.approx([row["score"] for row in first])
     assert found.score == pytest.approx(float(first[-1]["score"]), abs=1e-4)
     assert found.map.shape == (LENGTH,)
+    assert len(found.show().axes) == 4  # two channels, the trace, and room below it
+    plt.close("all")
     assert (trained / "inference" / "report.html").is_file()
 
 
