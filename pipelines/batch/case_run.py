@@ -29,7 +29,7 @@ from pipelines.common import (
 )
 from pipelines.data import Case, CaseDataset, FailedCase, case_loader
 from pipelines.metrics import EventCounts, PixelHistogram, ScoreRow, default_edges
-from pipelines.outputs import Example, ExampleKeeper, candidates
+from pipelines.outputs import Example, ExampleKeeper, PatchTable, candidates
 from pipelines.scoring import MODEL_NAME, CaseEvaluator
 
 logger = logging.getLogger(__name__)
@@ -151,6 +151,8 @@ class CaseRun:
         self.save_maps = bool(save_maps)
         self.save_panels = bool(save_panels)
         self.further = tuple(further)
+        if self.save_maps and getattr(dataset.read, "patch_size", None):
+            self.further += (PatchTable(dataset.read),)
 
     def run(self) -> Gathered:
         """Scores the cases and gathers all results; a scorer must be calibrated by then.
