@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,7 @@ class CaseResult:
         thumbnail: a JPEG of the case.
         examples: slices that may be shown.
         events: of a signal with marks, the counts of its events, see `summarize`.
+        threshold: the one that is an edge of ``pixels``.
     """
 
     rows: list[ScoreRow]
@@ -53,6 +55,7 @@ class CaseResult:
     thumbnail: bytes
     examples: list[Example] = field(default_factory=list)
     events: dict[str, list[EventCounts]] = field(default_factory=dict)
+    threshold: float = math.inf
 
 
 def case_result(
@@ -72,6 +75,7 @@ def case_result(
         thumbnail(scored),
         list(examples),
         _events(scored, pixel_threshold),
+        pixel_threshold,
     )
 
 
@@ -182,18 +186,23 @@ def save_result(path: Path, result: CaseResult, stamp: str, written: Iterable[Pa
         stamp: says of what model and which files it is the result.
         written: the files of the output folder that belong to it.
     """
-    files = {str(file.relative_to(path.parent.parent)): _digest(file) for file in written}
+    facts = {
+        "stamp": stamp,
+        "files": {str(file.relative_to(path.parent.parent)): _digest(file) for file in written},
+        "rows": [vars(row) for row in result.rows],
+        "examples": [_facts(one) for one in result.examples],
+        "events": {name: [*map(vars, counts)] for name, counts in result.events.items()},
+        "threshold": result.threshold,
+    }
     arrays: dict[str, Any] = {
-        "stamp": np.array(stamp),
-        "files": np.array(json.dumps(files)),
-        "rows": np.array(json.dumps([vars(row) for row in result.rows])),
+        "facts": np.array(json.dumps(facts)),
         "thumbnail": np.frombuffer(result.thumbnail, np.uint8),
-        "events": np.array(json.dumps({n: [*map(vars, one)] for n, one in result.events.items()})),
     }
     trivial = {f"{BASELINE}{name}": value for name, value in result.baseline_pixels.items()}
     for name, histogram in {"pixels": result.pixels, **trivial}.items():
-        arrays |= {f"{name}/{key}": value for key, value in histogram.state_dict().items()}
-    arrays["examples"] = np.array(json.dumps([_facts(one) for one in result.examples]))
+        state = histogram.state_dict()
+        del state["edges"]  # which the threshold tells
+        arrays |= {f"{name}/{key}": value for key, value in state.items()}
     for number, example in enumerate(result.examples):
         arrays |= {f"{number}/{key}": value for key, value in _pictures(example).items()}
     with replacing(path) as temporary:
@@ -204,12 +213,14 @@ def is_whole(path: Path, stamp: str) -> bool:
     """Whether a result with this stamp and all files that belong to it are there, undamaged."""
     try:
         with zipfile.ZipFile(path) as archive, np.load(path) as stored:
-            files = json.loads(str(stored["files"]))
+            facts = json.loads(str(stored["facts"]))
             return (
-                str(stored["stamp"]) == stamp
-                and "events" in stored  # those of earlier versions have none
+                facts["stamp"] == stamp
                 and archive.testzip() is None
-                and all(_digest(path.parent.parent / file) == d for file, d in files.items())
+                and all(
+                    _digest(path.parent.parent / file) == digest
+                    for file, digest in facts["files"].items()
+                )
             )
     except Exception:  # missing, cut short or foreign: the case is simply scored again
         return False
@@ -223,23 +234,33 @@ def _digest(file: Path) -> str:
 def load_result(path: Path) -> CaseResult:
     """Reads what `save_result` wrote."""
     with np.load(path) as stored:
-        facts = json.loads(str(stored["examples"]))
+        facts = json.loads(str(stored["facts"]))
         groups = dict.fromkeys(key.split("/", 1)[0] for key in stored)
-        trivial = [name for name in groups if name.startswith(BASELINE)]
         return CaseResult(
-            rows=[ScoreRow(**row) for row in json.loads(str(stored["rows"]))],
-            pixels=PixelHistogram.from_state(_group(stored, "pixels")),
+            rows=[ScoreRow(**row) for row in facts["rows"]],
+            pixels=_histogram(stored, "pixels", facts["threshold"]),
             baseline_pixels={
-                name.removeprefix(BASELINE): PixelHistogram.from_state(_group(stored, name))
-                for name in trivial
+                name.removeprefix(BASELINE): _histogram(stored, name)
+                for name in groups
+                if name.startswith(BASELINE)
             },
             thumbnail=stored["thumbnail"].tobytes(),
-            examples=[_example(fact, _group(stored, str(n))) for n, fact in enumerate(facts)],
+            examples=[
+                _example(fact, _group(stored, str(n))) for n, fact in enumerate(facts["examples"])
+            ],
             events={
                 name: [EventCounts(**one) for one in counts]
-                for name, counts in json.loads(str(stored["events"])).items()
+                for name, counts in facts["events"].items()
             },
+            threshold=facts["threshold"],
         )
+
+
+def _histogram(
+    stored: Mapping[str, NDArray[Any]], name: str, threshold: float | None = None
+) -> PixelHistogram:
+    edges = default_edges(threshold=threshold)
+    return PixelHistogram.from_state({"edges": edges, **_group(stored, name)})
 
 
 def _group(stored: Mapping[str, NDArray[Any]], name: str) -> dict[str, NDArray[Any]]:
