@@ -38,6 +38,7 @@ from .signals import loader_of as loader_of
 from .signals import model_loader as model_loader
 from .signals import reads_signals as reads_signals
 from .signals import require_images as require_images
+from .signals import seen_size as seen_size
 from .slices import CaseLoader as CaseLoader
 from .slices import CaseSample as CaseSample
 from .slices import require_slices as require_slices

@@ -254,6 +254,13 @@ def reads_signals(model: Mapping[str, Any]) -> bool:
     return "window" in model.get("preprocessing", ())
 
 
+def seen_size(model: Mapping[str, Any]) -> tuple[int, ...]:
+    """What the network of a model sees at once: (H, W), or (L,) of signals."""
+    preprocessing = model["preprocessing"]
+    sides = [preprocessing["window"]] if reads_signals(model) else preprocessing["image_size"]
+    return tuple(int(side) for side in sides)
+
+
 def require_images(model: Mapping[str, Any], what: str) -> None:
     """Refuses a model of signals where only images are served.
 

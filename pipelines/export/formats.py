@@ -29,8 +29,9 @@ from networks.choices import nearest
 from networks.errors import ArgumentError
 from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
+from networks.spatial import SHAPES
 from pipelines.common import replacing
-from pipelines.data import refuse_patches, require_images
+from pipelines.data import refuse_patches, seen_size
 from pipelines.export.parity import (
     Outputs,
     Parity,
@@ -97,14 +98,12 @@ def export_model(
         InputError: for an unknown format, a missing model, a missing package or another suffix.
         ParityError: when the file disagrees with the model; it is not kept.
     """
-    chosen = _choose_format(format_name)
-    content = read_model(ckpt_dir)
+    chosen, content = _choose_format(format_name), read_model(ckpt_dir)
     refuse_patches(content, ckpt_dir)
-    require_images(content, "export")
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
-    image_size = content["preprocessing"]["image_size"]
+    image_size = seen_size(content)
     scorer.amp = False  # a file computes in 32 bits, and is compared so
     exported = ExportedScorer(scorer, image_size)
     with replacing(output) as temporary:
@@ -126,11 +125,11 @@ def check_parity(scorer: AnomalyScorer, run: Runner, image_size: Sequence[int]) 
     Args:
         scorer: the scorer that was exported.
         run: scores a batch by the exported file.
-        image_size: (H, W).
+        image_size: (H, W), or (L,) of signals.
     """
     detector, device = scorer.detector, scorer.calibration.threshold.device
     found = []
-    for image in probe_images(detector.in_channels, (int(image_size[0]), int(image_size[1]))):
+    for image in probe_images(detector.in_channels, image_size):
         context = probe_context(detector.needs, image)
         outputs = run(image.to(device), *(value.to(device) for value in context.values()))
         found.append(compare(scorer, image, outputs, context))
@@ -144,6 +143,7 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         content: what `read_model` returned.
         scorer: the scorer of that model.
     """
+    size = SHAPES[scorer.detector.spatial_dims]
     return {
         "threshold": float(scorer.calibration.threshold),
         "pixel_threshold": float(scorer.calibration.pixel_threshold),
@@ -151,7 +151,7 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
         "n_normal": int(scorer.calibration.n_normal),
         "outputs": list(OUTPUTS),
         "units": "standard deviations above held-out normal images; percentile in [0, 100]",
-        "input": "float32 (B, C, H, W) in [0, 1], after the model's preprocessing",
+        "input": f"float32 (B, C, {size}) in [0, 1], after the model's preprocessing",
         "inputs": ["image", *scorer.detector.needs],
         **{key: content[key] for key in ("modalities", "preprocessing", "versions", "created")},
     }
@@ -178,7 +178,7 @@ class ScriptableScorer(AnomalyScorer):
         scorer = load_scorer(model, device, target_fpr)
         super().__init__(scorer.detector, scorer.fusion)
         self.calibration = scorer.calibration
-        self.image_size = model["preprocessing"].get("image_size", ())  # signals have none
+        self.image_size = seen_size(model)
         self.eval()
 
     def load_state_dict(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from networks.scorer import AnomalyScorer
+from networks.spatial import resized, size_of
 
 TOLERANCE = 1e-4
 """Largest difference of scores and maps that passes, in standard deviations; beyond 1 relative."""
@@ -48,48 +49,47 @@ class Parity(NamedTuple):
         )
 
 
-def probe_images(channels: int, size: tuple[int, int], seed: int = 0) -> Iterator[Tensor]:
+def probe_images(channels: int, size: Sequence[int], seed: int = 0) -> Iterator[Tensor]:
     """Random and extreme images, in batches of each of `BATCH_SIZES`.
 
     Args:
         channels: C.
-        size: (H, W) in pixels.
+        size: (H, W) in pixels, or (L,) of signals.
         seed: of the random images.
 
     Yields:
-        Batches ``(B, C, H, W)`` in [0, 1].
+        Batches ``(B, C, *size)`` in [0, 1].
     """
     generator = torch.Generator().manual_seed(seed)
     for count in BATCH_SIZES:
         noise = torch.rand(count, channels, *size, generator=generator)
-        coarse = torch.rand(count, channels, 4, 4, generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+        coarse = torch.rand(count, channels, *[4] * len(size), generator=generator)
+        smooth = resized(coarse, size)
         yield noise
         yield smooth * (smooth > 0.3)  # a background of exactly 0, as in skull-stripped scans
         yield torch.stack(_extremes(channels, size)[:count])
 
 
-def _extremes(channels: int, size: tuple[int, int]) -> list[Tensor]:
+def _extremes(channels: int, size: Sequence[int]) -> list[Tensor]:
     black = torch.zeros(channels, *size)
-    checkered = (torch.arange(size[0])[:, None] + torch.arange(size[1])) % 2
+    numbers = torch.meshgrid(*(torch.arange(side) for side in size), indexing="ij")
+    checkered = torch.stack(numbers).sum(dim=0) % 2
     point = black.clone()
-    point[:, size[0] // 2, size[1] // 2] = 1.0
-    slope = torch.linspace(0.0, 1.0, size[1]).expand(channels, *size)
+    middle: Any = (slice(None), *(side // 2 for side in size))
+    point[middle] = 1.0
+    slope = torch.linspace(0.0, 1.0, size[-1]).expand(channels, *size)
     return [checkered.float().expand(channels, *size), black, black + 1.0, point, slope]
 
 
 def probe_context(needs: Sequence[str], image: Tensor, seed: int = 0) -> dict[str, Tensor]:
-    """A context for images ``(B, C, H, W)``: their bright half as body, at any place in it.
+    """A context for images ``(B, C, *s)``: their bright half as body, at any place in it.
 
     Raises:
         KeyError: for a context that is not known here.
     """
     generator = torch.Generator().manual_seed(seed)
-    count, (height, width) = len(image), image.shape[-2:]
-    known = {
-        "body": image.mean(dim=1, keepdim=True) > 0.5,
-        "place": torch.rand(count, 1 + height + width, generator=generator).to(image),
-    }
+    place = torch.rand(len(image), 1 + sum(size_of(image)), generator=generator)
+    known = {"body": image.mean(dim=1, keepdim=True) > 0.5, "place": place.to(image)}
     return {name: known[name] for name in needs}
 
 
@@ -107,7 +107,7 @@ def compare(
 
     Args:
         scorer: the scorer that was exported.
-        image: ``(B, C, H, W)`` in [0, 1].
+        image: ``(B, C, *s)`` in [0, 1].
         found: the export's outputs.
         context: what the detector needs beside the image.
     """

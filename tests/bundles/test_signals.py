@@ -13,6 +13,7 @@ from monai.bundle import run
 
 from aeflow import Predictor
 from pipelines.export.formats import export_model
+from pipelines.export.package import package_bundle
 from transforms.errors import InputError
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
@@ -124,8 +125,9 @@ def test_the_model_scores_the_same_in_evaluation_inference_and_python(
 def test_what_is_not_made_for_signals_says_so(
     trained: Path, tmp_path: Path, mistake_of: Callable[..., str]
 ) -> None:
-    with pytest.raises(InputError, match="export: expected a model of images"):
-        export_model(trained / "models", "onnx")
+    assert export_model(trained / "models", "torchscript", tmp_path / "model.ts").parity.agrees
+    with pytest.raises(InputError, match="package: expected a model of images"):
+        package_bundle(BUNDLE, trained / "models", tmp_path / "packed")
     (tmp_path / "a.png").touch()
     told = mistake_of(
         "inferring", "inference.json", **places(trained, "x"), input=str(tmp_path / "a.png")
