@@ -98,7 +98,7 @@ def windows(
     """Where patches lie in so many slices: slices, rows and columns of each.
 
     Example:
-        >>> [along.start for along, _, _ in windows(24, (96, 96), (16, 96, 96), 0.5)]
+        >>> [int(along.start) for along, _, _ in windows(24, (96, 96), (16, 96, 96), 0.5)]
         [0, 8]
     """
     shape = [max(length, patch_size[0]), *image_size]

@@ -14,13 +14,13 @@ def test_every_variant_is_timed(tmp_path: Path, capsys: pytest.CaptureFixture[st
     main([*small, *brief, "--output", str(tmp_path / "found.json")])
     found = json.loads((tmp_path / "found.json").read_text())
     told = [(one["phase"], one["name"]) for one in found["variants"]]
-    names = ("ours, their decoder", "ours")
+    names = ("ours, same arithmetic", "ours")
     assert set(told) == {
         *((phase, "reproduction, fp32") for phase in ("training", "scoring")),
         *((phase, name) for phase in ("training", "scoring", "score_image") for name in names),
     }
     assert all(one["images_per_second"] > 0 and one["gflop"] > 0 for one in found["variants"])
-    assert "| training | ours, their decoder |" in capsys.readouterr().out
+    assert "| training | ours, same arithmetic |" in capsys.readouterr().out
 
 
 def test_the_reproduction_s_log_det_is_that_of_its_flow() -> None:
