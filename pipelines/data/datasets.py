@@ -108,18 +108,20 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         index = torch.as_tensor(indices)
         case = torch.from_numpy(self.case_numbers)[index]
         numbers = {"index": index, "case": case, "slice": self.slice_numbers[index]}
-        kept = self._resident or {Keys.IMAGE: self.images, **self.context}
-        there = index.to(kept[Keys.IMAGE].device, non_blocking=True)
-        return numbers | {name: value[there] for name, value in kept.items()}
+        there = index.to(self._kept[Keys.IMAGE].device, non_blocking=True)
+        return numbers | {name: value[there] for name, value in self._kept.items()}
+
+    @property
+    def _kept(self) -> dict[str, Tensor]:
+        """Images and context, where batches are taken from."""
+        return self._resident or {Keys.IMAGE: self.images, **self.context}
 
     def reside(self, device: torch.device) -> bool:
         """Gives batches from a copy on a GPU from now on, if its memory has room; tells if so."""
-        if device.type != "cuda" or self._resident:
-            return bool(self._resident)
-        kept = {Keys.IMAGE: self.images, **self.context}
-        room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
-        if sum(value.nbytes for value in kept.values()) <= room:
-            self._resident = {name: value.to(device) for name, value in kept.items()}
+        if device.type == "cuda" and not self._resident:
+            room = RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+            if sum(value.nbytes for value in self._kept.values()) <= room:
+                self._resident = {name: value.to(device) for name, value in self._kept.items()}
         return bool(self._resident)
 
 
