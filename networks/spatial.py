@@ -17,8 +17,11 @@ SIDES: Mapping[int, str] = MappingProxyType(
 )
 """What the size of such an image is, in words."""
 
+KINDS: Mapping[int, str] = MappingProxyType({1: "signals", 2: "images", 3: "patches of volumes"})
+"""What has so many axes."""
+
 SHAPES: Mapping[int, str] = MappingProxyType({1: "L", 2: "H, W", 3: "D, H, W"})
-"""The same in letters."""
+"""Its size in letters."""
 
 MEMORY_FORMATS: Mapping[int, torch.memory_format] = MappingProxyType(
     {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d}

@@ -69,7 +69,7 @@ class DonutDetector(Detector):
         spatial_dims: 1, the only one.
 
     Raises:
-        ArgumentError: for other dimensions, or for windows of another length.
+        ArgumentError: for windows of another length.
     """
 
     dims = (1,)
@@ -89,16 +89,11 @@ class DonutDetector(Detector):
         pool: float = 0.01,
         spatial_dims: int = 1,
     ) -> None:
-        if spatial_dims != 1:
-            raise ArgumentError(
-                f"spatial_dims: expected 1, got {spatial_dims}; donut is a method for signals. "
-                "Choose another one for images, such as 'vae'."
-            )
         (length,) = ensure_tuple_rep(image_size, 1)
         super().__init__(
-            in_channels, spatial_dims=1, image_size=int(length), hidden=[int(h) for h in hidden],
-            latent=int(latent), injected=float(injected), samples=int(samples), steps=int(steps),
-            pool=float(pool),
+            in_channels, spatial_dims=spatial_dims, image_size=int(length), latent=int(latent),
+            hidden=[int(h) for h in hidden], injected=float(injected), samples=int(samples),
+            steps=int(steps), pool=float(pool),
         )  # fmt: skip
         size = in_channels * int(length)
         self.network = VarFullyConnectedNet(

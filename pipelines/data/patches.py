@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from pipelines.data.slices import CaseLoader
 
 
-def spatial_dims(patch_size: Sequence[int] | None) -> int:
-    """Axes of what a detector sees: 3 with a patch size, else 2."""
+def spatial_dims(patch_size: Sequence[int] | None = None, signals: bool = False) -> int:
+    """Axes of what a detector sees: 1 of signals, 3 of volumes with a patch size, else 2."""
+    if signals:
+        return 1
     return 2 if patch_size is None else 3
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from networks import DETECTORS
 from networks.choices import nearest
+from networks.spatial import KINDS
 from pipelines.common import (
     FolderLock,
     StopSignals,
@@ -28,7 +29,7 @@ from pipelines.common import (
     installed_version,
     write_json,
 )
-from pipelines.data import Case, Data
+from pipelines.data import Case, Data, spatial_dims
 from pipelines.metrics import REFERENCE
 from pipelines.runs.compared import Finished, write_comparison
 from pipelines.runs.evaluation import about_data
@@ -51,9 +52,9 @@ SHOWN = 6
 
 SHARED = (
     "axis", "image_size", "intensity", "n4", "resample", "slice_range", "min_body_fraction",
-    "min_lesion_pixels", "normal_margin", "target_fpr", "pixel_fpr",
+    "min_lesion_pixels", "normal_margin", "target_fpr", "pixel_fpr", "patch_size", "overlap",
 )  # fmt: skip
-"""Options of ``train.json`` that must be the same for all methods."""
+"""Options of ``train.json`` that must be the same for all methods, whatever their configs say."""
 
 TRAINING = [
     "$@session.begin()",
@@ -133,14 +134,16 @@ class Comparison:
         self.tracker = tracker
         self.bundle = Path(bundle_root)
         self.output_dir = Path(output_dir)
-        self.methods = chosen_methods(methods, self.bundle, 1 if data.cohort.signals else 2)
         self.seeds = tuple(dict.fromkeys(seeds))
         self.minutes = float(minutes)
         self.parallel = int(parallel)
         kind = ["signals"] if data.cohort.signals else []
         self.further = tuple(self._config(str(name)) for name in [*kind, *_listed(configs)])
         given = {name: value for name, value in (options or {}).items() if value is not None}
-        self.options = self._shared() | given
+        config = self._below()
+        dims = spatial_dims(config["patch_size"], data.cohort.signals)
+        self.methods = chosen_methods(methods, self.bundle, dims)
+        self.options = {name: config[name] for name in SHARED} | given
         self.split_path = self.output_dir / "split.json"
         self.stops = StopSignals()
         self.running: set[subprocess.Popen[bytes]] = set()
@@ -201,16 +204,16 @@ class Comparison:
             "seeds": list(self.seeds),
             "training time of each": f"{self.minutes:g} min" if self.minutes else "as configured",
             "trainings at once": self.parallel,
-            "options of all": self.options,
+            "options of all": {n: v for n, v in self.options.items() if str(v)[:1] != "@"},
             "configs of all": [path.name for path in self.further],
         }
 
-    def _shared(self) -> dict[str, Any]:
-        """The preprocessing of all methods; a method's config does not change it."""
+    def _below(self) -> dict[str, Any]:
+        """What lies below all methods' configs."""
         config: dict[str, Any] = {}
         for path in (self.bundle / "train.json", *self.further):
             config |= json.loads(path.read_text())
-        return {name: config[name] for name in SHARED}
+        return config
 
     def _config(self, name: str) -> Path:
         path = self.bundle / f"{name}.json"
@@ -332,9 +335,10 @@ def chosen_methods(methods: str | Sequence[str], bundle: Path, dims: int = 2) ->
     names = _listed(methods)
     for name in names:
         if name not in (ALL, *known):
+            hint = "" if name in found else nearest(name, known)
             raise InputError(
-                f"methods: expected {ALL} or some of {', '.join(known)}, found {name!r}. "
-                f"{nearest(name, known)}".rstrip()
+                f"methods: expected {ALL} or some of {', '.join(known)}, which take {KINDS[dims]}, "
+                f"found {name!r}. {hint}".rstrip()
             )
     return tuple(dict.fromkeys(known if ALL in names or not names else names))
 
@@ -360,11 +364,12 @@ def _spaced(cases: Sequence[Case], count: int) -> list[Case]:
 
 
 def _last_words(log: Path) -> str:
-    """The end of what a process said: a user's mistake, or the last line of a traceback."""
+    """The end of what a process said: a user's mistake, or the error that led to all others."""
     text = log.read_text(errors="replace").strip()
     if "\nError: " in text:
         return " ".join(text.rsplit("\nError: ", 1)[1].split())
-    return text.splitlines()[-1] if text else "it said nothing"
+    first = text.partition("\n\nThe above exception was the direct cause")[0]
+    return first.splitlines()[-1] if first else "it said nothing"
 
 
 def _told(reasons: Mapping[tuple[str, int], str]) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from networks import DETECTORS, Detector
 from networks.choices import nearest
+from networks.spatial import KINDS, check_spatial_dims
 from pipelines.common import derive_seed
 from transforms.errors import InputError
 
@@ -21,6 +22,7 @@ def make_detector(
     encoder_sha256: str | None = None,
     ensemble: int = 1,
     seed: int = 0,
+    spatial_dims: int = 2,
     **config: Any,
 ) -> Detector:
     """Builds a detector; its initial weights are a function of the seed alone.
@@ -31,6 +33,7 @@ def make_detector(
         encoder_sha256: the file's expected SHA-256, in hexadecimal.
         ensemble: number of such detectors that are trained as one.
         seed: the run's seed.
+        spatial_dims: axes of what it sees: 1 of signals, 2 of images, 3 of patches of volumes.
         config: the arguments of the method.
 
     Raises:
@@ -44,11 +47,12 @@ def make_detector(
             f"detector: expected one of {', '.join(known)}, found {detector!r}. "
             f"{nearest(detector, known)}"
         )
-    dims = config.get("spatial_dims")
-    if dims is not None and dims not in DETECTORS[detector].dims:
-        fit = ", ".join(name for name, one in DETECTORS.items() if dims in one.dims)
-        kind = "signals" if dims == 1 else "images" if dims == 2 else "patches of volumes"
+    kind = KINDS[check_spatial_dims(spatial_dims)]
+    if spatial_dims not in DETECTORS[detector].dims:
+        fit = ", ".join(name for name, one in DETECTORS.items() if spatial_dims in one.dims)
         raise InputError(f"detector: expected one for {kind} ({fit}), found {detector!r}.")
+    if spatial_dims != 2:  # a method for images alone has no such argument
+        config["spatial_dims"] = spatial_dims
     devices = list(range(torch.cuda.device_count()))
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(seed, "weights"))

@@ -86,7 +86,7 @@ def test_signals_are_recognised(tmp_path: Path, untimed: list[dict[str, Any]]) -
     np.save(tmp_path / "recording.npy", np.sin(np.arange(3000) / 7))
     plan = make_plan("quick", {**SMALL, "dataset_dir": str(tmp_path), "window": 48})
     assert plan.configs == ("signals", "quick") and values(plan)["window"] == 48
-    assert untimed[0]["network_def"]["detector"]["spatial_dims"] == 1
+    assert untimed[0]["spatial_dims"]["signals"] is True
     assert "signals" in plan.facts["data"] and "windows of 48 samples" in plan.facts["data"]
 
 

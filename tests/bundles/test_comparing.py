@@ -77,7 +77,8 @@ def test_methods_are_compared_and_resumed(checkout: Path, phantoms: Path, tmp_pa
 
 def test_no_method_changes_the_preprocessing(phantoms: Path, tmp_path: Path) -> None:
     further = tmp_path / "further.json"
-    further.write_text(json.dumps({"image_size": 48, "axis": "coronal"}))
+    patches = {"patch_size": [16, 48, 48]}
+    further.write_text(json.dumps({"image_size": 48, "axis": "coronal", **patches}))
     given = {"axis": "sagittal", "region": None}
     comparison = Comparison(
         open_data(str(phantoms)), Tracker(str(tmp_path), "none"), str(BUNDLE), str(tmp_path),
@@ -88,7 +89,12 @@ def test_no_method_changes_the_preprocessing(phantoms: Path, tmp_path: Path) -> 
     assert [path.name for path in first.configs] == ["train.json", "further.json"]
     told = {name: first.options.get(name) for name in ("image_size", "axis", "min_body_fraction")}
     assert told == {"image_size": 48, "axis": "sagittal", "min_body_fraction": 0.1}
-    assert "region" not in first.options
+    assert "region" not in first.options and patches.items() <= first.options.items()
+    with pytest.raises(InputError, match="which take patches of volumes, found 'vae'"):
+        Comparison(
+            comparison.data, comparison.tracker, str(BUNDLE), str(tmp_path), "vae",
+            configs=str(further),
+        )  # fmt: skip
 
 
 def test_a_config_is_a_method_if_its_detector_is_known(tmp_path: Path) -> None:
@@ -105,9 +111,16 @@ def test_a_config_is_a_method_if_its_detector_is_known(tmp_path: Path) -> None:
 def test_an_unknown_method_is_told_with_the_nearest() -> None:
     assert chosen_methods("all", BUNDLE)[0] == "aeflow"
     assert chosen_methods(["aeflow", "aeflow"], BUNDLE) == ("aeflow",)
-    assert "donut" not in chosen_methods("all", BUNDLE)
-    assert {"aeflow", "donut"} <= {*chosen_methods("all", BUNDLE, 1)} and "vae" not in (
-        chosen_methods("all", BUNDLE, 1)
-    )
-    with pytest.raises(InputError, match="aeflow"):
+    with pytest.raises(InputError, match="which take images, found 'aeflo'. Did you .*'aeflow'"):
         chosen_methods("aeflo", BUNDLE)
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind", "unfit"),
+    [(1, "signals", "vae"), (2, "images", "donut"), (3, "patches of volumes", "vae")],
+)
+def test_methods_for_other_data_are_left_out_and_refused(dims: int, kind: str, unfit: str) -> None:
+    fit = {*chosen_methods("all", BUNDLE, dims)}
+    assert {"aeflow", "ae", "padim"} <= fit and unfit not in fit
+    with pytest.raises(InputError, match=f"which take {kind}, found '{unfit}'.$"):
+        chosen_methods(unfit, BUNDLE, dims)

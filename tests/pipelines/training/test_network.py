@@ -116,6 +116,16 @@ def test_an_unknown_method_is_told() -> None:
         make_detector("aeflo")
 
 
+@pytest.mark.parametrize(
+    ("name", "dims", "kind"), [("donut", 2, "images"), ("vae", 3, "patches of volumes")]
+)
+def test_a_method_for_other_data_is_told(name: str, dims: int, kind: str) -> None:
+    with pytest.raises(
+        InputError, match=f"detector: expected one for {kind} .*ae.*, found '{name}'"
+    ):
+        make_detector(name, spatial_dims=dims)
+
+
 def test_options_reach_the_method(weights: Path) -> None:
     built = make_detector("aeflow", in_channels=2, flow_strides=[8], flow_steps=1, alpha=0.25)
     assert built.in_channels == 2 and built.config["alpha"] == 0.25
