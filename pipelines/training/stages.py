@@ -18,6 +18,7 @@ from monai.handlers.validation_handler import ValidationHandler
 from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.memory_format import convert_conv3d_weight_memory_format
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn, update_bn
 
 from networks import Detector, Inputs
@@ -179,7 +180,11 @@ class StageTrainer(SupervisedTrainer):
     @staticmethod
     def _start(engine: Any) -> None:
         engine.began = time.monotonic()
-        engine.network.to(memory_format=MEMORY_FORMATS[engine.step.detector.spatial_dims])
+        dims = engine.step.detector.spatial_dims
+        if dims == 3:  # where Module.to stops at a buffer of four axes
+            convert_conv3d_weight_memory_format(engine.network, MEMORY_FORMATS[dims])
+        else:
+            engine.network.to(memory_format=MEMORY_FORMATS[dims])
         loader = engine.data_loader
         reside = getattr(loader.dataset, "reside", None)
         if reside and not loader.num_workers and reside(engine.state.device):

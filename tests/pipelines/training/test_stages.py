@@ -11,9 +11,10 @@ import torch
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from networks import AnomalyScorer, Detector, Inputs, Stage
+from networks import DETECTORS, AnomalyScorer, Detector, Inputs, Stage
 from pipelines.common import derive_seed
 from pipelines.data.datasets import NormalSlices, slice_loader
+from pipelines.training.batches import NormalBatches
 from pipelines.training.stages import StageTrainer
 from transforms.synthetic import SyntheticAnomalies
 
@@ -59,6 +60,19 @@ def test_the_loss_falls(make_scorer: MakeScorer, trainer_of: TrainerOf) -> None:
         assert order.losses[-1][name] < order.losses[0][name], name
     last = order.losses[-1]
     assert last["loss"] == pytest.approx(0.5 * last["flow_loss"] + 0.5 * last["recon_loss"])
+
+
+def test_a_method_trains_on_patches_of_volumes(
+    make_slices: Callable[[Tensor], NormalSlices], trainer_of: TrainerOf
+) -> None:
+    """Deep SVDD's centre has an axis less than the weights of its convolutions."""
+    patches = make_slices(torch.rand(4, 1, 16, 32, 32))
+    detector = DETECTORS["deep_svdd"](in_channels=1, size=8, spatial_dims=3)
+    detector.prepare(NormalBatches(patches), "train")
+    before = flat(detector.parameters())
+    loader = slice_loader(patches, 4, 1, "train")
+    trainer_of(detector, epochs=1, prepared=False, train_data_loader=loader).run()
+    assert not torch.equal(flat(detector.parameters()), before)
 
 
 def test_a_frozen_encoder_does_not_change(make_scorer: MakeScorer, trainer_of: TrainerOf) -> None:
