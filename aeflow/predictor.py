@@ -241,8 +241,9 @@ class Predictor:
     def _written(self, values: NDArray[Any], spacing: Sequence[float] | None, folder: Path) -> Path:
         """An array as a file, so that it is read as files are."""
         if reads_signals(self._predict.model):
-            np.save(folder / f"{ARRAY}.npy", values)
-            return folder / f"{ARRAY}.npy"
+            path = folder / f"{ARRAY}.npz"
+            np.savez(path, signal=values, channels=self._predict.model["modalities"])
+            return path
         if self._predict.model["volumetric"]:
             if values.ndim not in (3, 4) or spacing is None or len(spacing) != 3:
                 raise InputError(

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
+from networks.detectors.donut import DonutDetector
 from networks.scope import Scope
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
+from pipelines.data.signals import SignalLoader
 from pipelines.data.slices import CaseLoader, CaseSample
 from pipelines.scoring.calibration import Calibrator
 from pipelines.scoring.cases import ScoredCase
@@ -210,9 +212,9 @@ def write_volume(tmp_path: Path) -> WriteVolume:
     return write
 
 
-def any_scope(channels: int = 1) -> dict[str, Tensor]:
+def any_scope(channels: int = 1, spatial_dims: int = 2) -> dict[str, Tensor]:
     """The state of a scope that every image is in."""
-    scope = Scope(channels)
+    scope = Scope(channels, spatial_dims)
     scope.limits.fill_(1e9)
     return dict(scope.state_dict())
 
@@ -263,6 +265,32 @@ def write_model(
             "scope": any_scope(channels),
             "preprocessing": loader.parameters,
             "volumetric": volumetric,
+            **facts,
+        }
+        save_model(tmp_path / folder / MODEL_NAME, scorer, content)
+        return content
+
+    return write
+
+
+@pytest.fixture
+def write_signal_model(
+    tmp_path: Path, calibrate: Calibrate, model_facts: dict[str, Any]
+) -> WriteModel:
+    """Writes a calibrated Donut of two channels, windows of 64 samples, as `write_model` does."""
+
+    def write(folder: str = "models", **facts: Any) -> dict[str, Any]:
+        detector = DonutDetector(2, 64, hidden=(16,), latent=2, samples=8, steps=1)
+        scorer = calibrate(AnomalyScorer(detector, make_fusion()).eval(), torch.rand(6, 2, 64))
+        loader = SignalLoader(64, modalities=("load", "rate"), limits=[(-1, 1)] * 2, season=20)
+        content: dict[str, Any] = {
+            **model_facts,
+            "case_scores": [0.0, 0.5, 1.0],
+            "case_weights": [1.0, 1.0, 1.0],
+            "scope": any_scope(2, 1),
+            "preprocessing": loader.parameters,
+            "modalities": ["load", "rate"],
+            "layout": "signals",
             **facts,
         }
         save_model(tmp_path / folder / MODEL_NAME, scorer, content)

@@ -262,7 +262,7 @@ def seen_size(model: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def require_images(model: Mapping[str, Any], what: str) -> None:
-    """Refuses a model of signals where only images are served.
+    """Refuses a model of signals where viewers of images are served.
 
     Args:
         model: content of the model file.
@@ -273,8 +273,8 @@ def require_images(model: Mapping[str, Any], what: str) -> None:
     """
     if reads_signals(model):
         raise InputError(
-            f"{what}: expected a model of images, found one of signals, for which this is not "
-            "made yet. Score signals with 'aeflow predict' or aeflow.Predictor."
+            f"{what}: expected a model of images, found one of signals, which 3D Slicer and "
+            "OHIF do not show. Score signals with 'aeflow predict' or aeflow.Predictor."
         )
 
 

@@ -28,7 +28,8 @@ import networks
 import pipelines
 import transforms
 from pipelines.common import installed_version, writable_folder, write_json
-from pipelines.data import PHANTOM_NOTE, require_images
+from pipelines.data import PHANTOM_NOTE, reads_signals, seen_size
+from pipelines.export.card import describe_package
 from pipelines.scoring import LABELS, MODEL_NAME, read_model
 from transforms.errors import InputError
 
@@ -41,77 +42,12 @@ NEEDED = (
 NOTES_REMOVED = "What was noted about the training data was removed with the names of its cases."
 
 _NO_CODE = shutil.ignore_patterns("__pycache__", ".*", "*.py[co]", "*~")
-_COMMAND_LINE = ("fire", "tqdm", "pillow")
 _HOW_TO_RUN = re.compile(r"^## How to run it$.*?(?=^## )", re.MULTILINE | re.DOTALL)
 """The part of the model card that holds in a clone only."""
 
 LARGE_FILES = "large_files.yml"
 ZOO_LIMIT = 25_000_000
 """Bytes of a file that the model zoo takes; of a larger one it wants the address."""
-
-_README = """## This package
-
-The model was made {created} from {kind} of {modalities}; its network sees {height} x {width}
-pixels. A map value above {threshold:.2f} standard deviations is suspicious; {fpr:.3g} % of the
-pixels of held-out normal images are. One above the percentile `very_suspicious` of these pixels (in
-`configs/inference.json`) is very suspicious.
-
-It brings its own code, in `networks`, `pipelines` and `transforms`. It needs Python 3.11 or newer,
-and:
-
-```bash
-pip install {requirements}
-```
-
-From this folder, so that Python takes the code in it, also where AE-Flow is installed:
-
-```bash
-run="python -m monai.bundle run --config_file"
-$run configs/inference.json --input <image or folder> --output_dir <folder>
-$run configs/evaluate.json --dataset_dir <data> --output_dir <folder>
-$run configs/train.json --dataset_dir <data> --ckpt_dir <new folder>
-```
-
-For MONAI's model zoo and the Hugging Face hub, from this folder too, with
-`pip install jsonschema huggingface_hub`; the first downloads MONAI's schema, the last uploads.
-`trt_export` is not supported.
-
-```bash
-bundle="python -m monai.bundle"
-$bundle verify_metadata --meta_file configs/metadata.json --filepath eval/schema.json
-$bundle verify_net_in_out --net_id network_def --meta_file configs/metadata.json \\
-  --config_file configs/inference.json
-$bundle ckpt_export --config_file configs/inference.json --filepath models/model.ts
-$bundle push_to_hf_hub --repo <user or organisation>/<name> --name <this folder> --bundle_dir ..
-```
-
-`models/model.ts` takes one tensor, as `pre_transforms` in `configs/inference.json` give it, and
-returns map, score, percentile and decision.
-
-MONAI Label's own app serves the package as a segmentation with the labels {labels}.
-Put this folder into `model/` of the `monaibundle` app, under a name without `deepedit`,
-`deepgrow`, `detection` or `classification`, and start
-
-```bash
-monailabel start_server --app monaibundle --studies <folder> --host 127.0.0.1 \\
-  --conf models <name> --conf zoo_source local --conf sam2 false --conf skip_trainers true
-```
-
-Start it again after `models/{model}` was replaced. It does not train this model.
-
-{names}
-
-Data and figures below are those of the project's own experiments, not of this model.
-
-"""
-
-_NAMED = """`models/{model}` holds the names of the {count} cases that it was trained, calibrated
-and tested on, so that an evaluation leaves out those that it has seen. Package it
-without `--keep_names` before handing it to others if these names tell who someone is."""
-
-_STRIPPED = """The names of the cases that the model was trained on were removed. An evaluation
-leaves out what it has seen by fingerprints of the files' content; a file that was converted since
-is not recognised."""
 
 
 def package_bundle(
@@ -141,7 +77,6 @@ def package_bundle(
             f"lacks {', '.join(missing)}."
         )
     content = read_model(ckpt_dir)
-    require_images(content, "package")
     licence = _licence(bundle)
     _check_output(output, bundle)
     if not keep_names:
@@ -169,6 +104,8 @@ def package_bundle(
 def packaged_metadata(metadata: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a bundle with one model: its channels, and the labels that a server shows.
 
+    Of signals they tell the windows, and no labels.
+
     Args:
         metadata: of the bundle.
         content: of the model file.
@@ -183,6 +120,20 @@ def packaged_metadata(metadata: Mapping[str, Any], content: Mapping[str, Any]) -
         "num_channels": count,
         "channel_def": {str(index): name for index, name in enumerate(names)},
     }
+    if reads_signals(content):
+        series = {
+            "type": "series", "format": "sequence", "spatial_shape": list(seen_size(content)),
+            "is_patch_data": True,
+        }  # fmt: skip
+        told = "standard deviations above the samples of held-out normal signals"
+        pred = tensors["outputs"]["pred"] | series | {"channel_def": {"0": told}}
+        return {
+            **metadata,
+            "task": "Unsupervised anomaly detection in signals",
+            "data_type": "CSV, NumPy, EDF, WFDB",
+            "pred_classes": f"anomaly trace in {told}",
+            "network_data_format": {"inputs": {"image": image | series}, "outputs": {"pred": pred}},
+        }
     labels = {"0": "background"} | {str(value): name for name, value in LABELS.items()}
     pred = tensors["outputs"]["pred"] | {"channel_def": labels}
     told = ", ".join(f"{value} {name}" for value, name in labels.items())
@@ -216,41 +167,6 @@ def without_names(content: Mapping[str, Any]) -> dict[str, Any]:
     kept = [note for note in content["notes"] if note == PHANTOM_NOTE]
     lost = [NOTES_REMOVED] if len(kept) < len(content["notes"]) else []
     return {**content, "split": numbered, "notes": [*kept, *lost]}
-
-
-def describe_package(
-    content: Mapping[str, Any], metadata: Mapping[str, Any], stripped: bool
-) -> str:
-    """The part of the model card that tells what this package is and how it is run.
-
-    Args:
-        content: of the model file.
-        metadata: of the package; names the versions that are needed.
-        stripped: whether the names of the cases were removed.
-    """
-    height, width = content["preprocessing"]["image_size"]
-    versions = {
-        "torch": metadata["pytorch_version"],
-        "monai": metadata["monai_version"],
-        "numpy": metadata["numpy_version"],
-        **metadata["required_packages_version"],
-    }
-    wanted = [f"{name}=={version}" for name, version in versions.items()]
-    wanted += [name for name in _COMMAND_LINE if name not in versions]
-    count = sum(len(names) for names in content["split"].values())
-    return _README.format(
-        created=content["created"],
-        kind="volumes" if content["volumetric"] else "pictures",
-        modalities=", ".join(content["modalities"]),
-        height=height,
-        width=width,
-        threshold=float(content["model"]["calibration.pixel_threshold"]),
-        fpr=100 * float(content["model"]["calibration.pixel_fpr"]),
-        requirements=" ".join(wanted),
-        labels=" and ".join(f"`{name}` ({value})" for name, value in LABELS.items()),
-        model=MODEL_NAME,
-        names=_STRIPPED if stripped else _NAMED.format(model=MODEL_NAME, count=count),
-    )
 
 
 def _write_configs(folder: Path, bundle: Path, content: Mapping[str, Any]) -> None:

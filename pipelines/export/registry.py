@@ -3,7 +3,7 @@
 A registered model takes images as the network sees them, the form that a REST server needs:
 
     model = mlflow.pyfunc.load_model("models:/name/1")
-    model.predict(images)  # float32 (N, C, H, W) in [0, 1]
+    model.predict(images)  # float32 (N, C, H, W) in [0, 1]; windows (N, C, L) of signals
     model.predict(images, params={"maps": True})  # with a column "anomaly_map"
 
 and, where the files are at hand, the files themselves, read and scaled as in training. MLflow's
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.common import installed_version, writable_folder
-from pipelines.data import Case, require_images
+from pipelines.data import Case, reads_signals
 from pipelines.export.package import code_folders
 from pipelines.scoring import (
     MODEL_NAME,
@@ -60,6 +60,9 @@ REQUIREMENTS = (
     "pyjpegls",
 )
 """What scoring needs; pinned as installed, and left out where it is not."""
+
+SIGNAL_READERS = ("edfio", "wfdb")
+"""What it needs of signals too."""
 
 KEPT_BACK = ("split", "notes")
 """What a model file says of the cases it was trained on; a model that is handed on does not."""
@@ -137,7 +140,6 @@ def package_scorer(model_path: Path, folder: Path) -> None:
     import mlflow.pyfunc
 
     content = read_model(model_path)
-    require_images(content, "register_model")
     example = synthetic_example(content)
     with tempfile.TemporaryDirectory() as temporary:
         weights = Path(temporary) / MODEL_NAME
@@ -147,7 +149,7 @@ def package_scorer(model_path: Path, folder: Path) -> None:
             loader_module=__name__,
             data_path=str(weights),
             code_paths=[str(path) for path in code_folders()],
-            pip_requirements=pinned_requirements(),
+            pip_requirements=pinned_requirements(SIGNAL_READERS if reads_signals(content) else ()),
             signature=_signature(example, score_columns(load_scorer(content))),
             input_example=example,
         )
@@ -156,22 +158,28 @@ def package_scorer(model_path: Path, folder: Path) -> None:
 def synthetic_example(content: dict[str, Any]) -> NDArray[np.float32]:
     """An ellipse within an ellipse, of no patient: ``(1, C, H, W)`` in [0, 1].
 
+    Of signals it is a step within a step, ``(1, C, L)``.
+
     Args:
         content: of the model file; says how large the network's input is.
     """
-    height, width = content["preprocessing"]["image_size"]
-    rows = np.linspace(-1.0, 1.0, height)[:, None]
-    columns = np.linspace(-1.0, 1.0, width)[None, :]
-    radius = rows**2 + columns**2
+    sides = (np.linspace(-1.0, 1.0, side) for side in _input_size(content))
+    radius = np.sum(np.square(np.meshgrid(*sides, indexing="ij")), axis=0)
     image = np.where(radius < 0.7, 0.5, 0.0) + np.where(radius < 0.2, 0.25, 0.0)
     channels = int(content["config"]["in_channels"])
     return np.repeat(image[None, None], channels, axis=1).astype(np.float32)
 
 
-def pinned_requirements() -> list[str]:
-    """`REQUIREMENTS` with the versions installed here, without build labels such as ``+cpu``."""
-    versions = {package: installed_version(package) for package in REQUIREMENTS}
+def pinned_requirements(further: Sequence[str] = ()) -> list[str]:
+    """`REQUIREMENTS` and `further` with the versions installed here, no labels such as ``+cpu``."""
+    versions = {package: installed_version(package) for package in (*REQUIREMENTS, *further)}
     return [f"{name}=={found.partition('+')[0]}" for name, found in versions.items() if found]
+
+
+def _input_size(content: Mapping[str, Any]) -> tuple[int, ...]:
+    """(H, W) of the images that a registered model takes, (L,) of windows."""
+    own = content["preprocessing"]
+    return (own["window"],) if reads_signals(content) else tuple(own["image_size"])
 
 
 class ServedScorer:
@@ -197,15 +205,16 @@ class ServedScorer:
         """Scores images or files.
 
         Args:
-            model_input: images ``(N, C, H, W)`` in [0, 1] as the network sees them; or a table
-                with a column ``path`` that holds a file, a folder of one DICOM series, or a list
-                of files, one per modality.
+            model_input: images ``(N, C, H, W)``, or windows of signals ``(N, C, L)``, in [0, 1]
+                as the network sees them; or a table with a column ``path`` that holds a file, a
+                folder of one DICOM series, or a list of files, one per modality.
             params: ``maps``, whether images are to come back with their map.
 
         Returns:
-            A row per image, or per file (a volume is judged as a whole): ``score`` and its parts in
-            standard deviations, ``percentile`` in [0, 100], ``flagged``; for files also ``path``;
-            ``anomaly_map`` as lists of H rows of W standard deviations, where it is asked for.
+            A row per image, or per file (a volume or signal is judged as a whole): ``score`` and
+            its parts in standard deviations, ``percentile`` in [0, 100], ``flagged``; for files
+            also ``path``; ``anomaly_map`` as lists of H rows of W standard deviations, or of L,
+            where it is asked for.
 
         Raises:
             InputError: for images of another shape or range, or files that cannot be used.
@@ -239,17 +248,18 @@ class ServedScorer:
 
     def _check(self, images: torch.Tensor) -> None:
         model, needs = self.predictor.model, self.predictor.scorer.detector.needs
+        kind = "windows" if reads_signals(model) else "images"
         if needs:
             raise InputError(
-                f"model_input: this model needs {', '.join(needs)} beside the images; give files, "
+                f"model_input: this model needs {', '.join(needs)} beside the {kind}; give files, "
                 "in a column 'path'."
             )
         channels = model["config"]["in_channels"]
-        wanted = (channels, *model["preprocessing"]["image_size"])
-        if images.ndim != 4 or tuple(images.shape[1:]) != wanted or not len(images):
+        wanted = (channels, *_input_size(model))
+        if tuple(images.shape[1:]) != wanted or not len(images):
             raise InputError(
-                f"model_input: expected images of the shape (N, {', '.join(map(str, wanted))}), "
-                f"found {tuple(images.shape)}. Resize them, or give files: see this module."
+                f"model_input: expected {kind} of the shape (N, {', '.join(map(str, wanted))}), "
+                f"found {tuple(images.shape)}. Bring them to it, or give files: see this module."
             )
         # Not finite fails the comparison too.
         if not bool(((images >= 0) & (images <= 1)).all()):
@@ -270,7 +280,10 @@ def _signature(example: NDArray[np.float32], scores: Sequence[str]) -> Any:
     from mlflow.types.schema import Array
 
     columns = [ColSpec(DataType.double, name) for name in scores]
-    map_column = ColSpec(Array(Array(DataType.double)), "anomaly_map", required=False)
+    values: Any = DataType.double
+    for _ in example.shape[2:]:
+        values = Array(values)
+    map_column = ColSpec(values, "anomaly_map", required=False)
     return ModelSignature(
         inputs=Schema([TensorSpec(example.dtype, (-1, *example.shape[1:]), name=None)]),
         outputs=Schema([*columns, ColSpec(DataType.boolean, "flagged"), map_column]),

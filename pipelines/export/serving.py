@@ -22,7 +22,7 @@ from torch import Tensor
 
 from networks.scope import Scope
 from networks.scorer import AnomalyScorer
-from pipelines.data import Case, CaseLoader, CaseSample, require_slices
+from pipelines.data import Case, CaseLoader, CaseSample, require_images, require_slices
 from pipelines.export.formats import ScriptableScorer
 from pipelines.scoring import (
     VERY_SUSPICIOUS_PERCENTILE,
@@ -73,8 +73,9 @@ class LoadSlicesd(MapTransform):
         """Reads the file.
 
         Raises:
-            InputError: when it cannot be used.
+            InputError: when it cannot be used, or the model is one of signals.
         """
+        require_images({"preprocessing": self.loader.parameters}, "ckpt_dir")
         d = dict(data)
         for key in self.key_iterator(d):
             paths = tuple(Path(one) for one in ensure_tuple(d[key]))

@@ -36,7 +36,6 @@ from pipelines.data import (
     LabelledAnomalies,
     SignalLoader,
     content_digest,
-    require_images,
     seen_content,
 )
 from pipelines.export import check_registry, register_scorer
@@ -184,8 +183,6 @@ class Training(Evaluation):
         for note in filter(None, (self.calibrator.check(), labels)):
             self.notes.append(note)
             logger.warning("Note: %s", note)
-        if self.register_model:
-            require_images({"preprocessing": self.preprocessing.parameters}, "register_model")
         check_registry(self.tracker, self.register_model)
         super()._open()
         logger.info("Tracking: %s", self.tracker.where)

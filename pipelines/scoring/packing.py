@@ -17,12 +17,12 @@ SLICES_NDIM = 4
 
 
 def packed(images: Tensor, context: Mapping[str, Tensor], detector: Detector) -> Tensor:
-    """Slices ``(K, C, H, W)`` with what the detector needs as further channels."""
-    height, width = images.shape[-2:]
+    """Slices ``(K, C, H, W)``, or windows, with what the detector needs as further channels."""
     further = [images]
     for name in detector.needs:
         value = context[name].to(images.dtype)
         if name == "place":
+            height, width = images.shape[-2:]
             plane = images.new_empty((len(images), CHANNELS[name], height, width))
             plane[:, 0] = value[:, :1, None]
             plane[:, 1] = value[:, 1 : 1 + height, None]

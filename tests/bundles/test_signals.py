@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import mlflow
 import numpy as np
+import pandas as pd
 import pytest
-from monai.bundle import run
+from monai.bundle import ConfigParser, run
 
 from aeflow import Predictor
 from pipelines.export.formats import export_model
 from pipelines.export.package import package_bundle
+from pipelines.export.registry import package_scorer
 from transforms.errors import InputError
 
 BUNDLE = Path(__file__).parents[2] / "bundles" / "aeflow"
@@ -117,17 +120,48 @@ def test_the_model_scores_the_same_in_evaluation_inference_and_python(
     assert [row["score"] for row in new] == pytest.approx([row["score"] for row in first])
     assert found.score == pytest.approx(float(first[-1]["score"]), abs=1e-4)
     assert found.map.shape == (LENGTH,)
+    given = Predictor(trained / "models", "cpu")(found.scored.sample.signal.values)
+    assert given.score == pytest.approx(found.score, abs=1e-4)
     assert len(found.show().axes) == 4  # two channels, the trace, and room below it
     plt.close("all")
     assert (trained / "inference" / "report.html").is_file()
 
 
-def test_what_is_not_made_for_signals_says_so(
-    trained: Path, tmp_path: Path, mistake_of: Callable[..., str]
+def test_a_package_and_a_registered_model_score_signals(
+    trained: Path, data: Path, tmp_path: Path
 ) -> None:
     assert export_model(trained / "models", "torchscript", tmp_path / "model.ts").parity.agrees
-    with pytest.raises(InputError, match="package: expected a model of images"):
-        package_bundle(BUNDLE, trained / "models", tmp_path / "packed")
+    path = data / "anomalous" / "anomalous0.csv"
+    sample = (found := Predictor(trained / "models", "cpu")(path)).scored.sample
+    package_bundle(BUNDLE, trained / "models", packed := tmp_path / "packed")
+    config = str(packed / "configs" / "inference.json")
+    run("inferring", config_file=config, **places(packed, "found"), input=str(path))
+    own = rows(packed / "found" / "scores.csv")[-1]
+    assert (own["level"], float(own["score"])) == ("signal", pytest.approx(found.score, abs=1e-4))
+
+    package_scorer(trained / "models", tmp_path / "registered")
+    model = mlflow.pyfunc.load_model(str(tmp_path / "registered"))
+    windows = model.predict(sample.images.numpy(), params={"maps": True})
+    np.testing.assert_allclose(windows["score"], found.scored.scores["score"], atol=1e-4)
+    maps = np.array(windows["anomaly_map"].tolist())
+    np.testing.assert_allclose(maps, found.scored.anomaly_map, atol=1e-4)
+    files = model.unwrap_python_model().predict(pd.DataFrame({"path": [str(path)]}))
+    assert files["score"][0] == pytest.approx(found.score, abs=1e-4)
+    with pytest.raises(InputError, match=r"windows of the shape \(N, 2, 64\), found \(3, 2, 32\)"):
+        model.unwrap_python_model().predict(np.zeros((3, 2, 32), np.float32))
+
+
+def test_what_is_not_made_for_signals_says_so(
+    trained: Path, data: Path, tmp_path: Path, mistake_of: Callable[..., str]
+) -> None:
+    parser = ConfigParser()
+    parser.read_config(str(BUNDLE / "inference.json"))
+    parser.update({"ckpt_dir": str(trained / "models"), "device": "cpu"})
+    load = parser.get_parsed_content("pre_transforms").transforms[0]
+    with pytest.raises(InputError, match="which 3D Slicer and OHIF do not show"):
+        load({"image": data / "normal" / "normal0.csv"})
+    with pytest.raises(InputError, match="expected 3 names of channels, found first, second"):
+        Predictor(trained / "models", "cpu")(np.zeros((3, LENGTH)))
     (tmp_path / "a.png").touch()
     told = mistake_of(
         "inferring", "inference.json", **places(trained, "x"), input=str(tmp_path / "a.png")

@@ -41,7 +41,7 @@ TINY: dict[str, Any] = {
 }
 VERY_SUSPICIOUS = 99.5
 SECRET = "Doe^Jane"
-ANYWHERE = ("test_imports.py", "test_options.py")
+ANYWHERE = ("test_imports.py", "test_options.py", "test_serving.py")
 """Tests that need no label environment."""
 
 

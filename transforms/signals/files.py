@@ -146,6 +146,10 @@ def _read_npz(path: Path) -> _Raw:
         )
     values = _channels_first(path, arrays.get("signal", next(iter(arrays.values()))))
     names = _numbered(len(values)) if channels is None else tuple(str(n) for n in channels)
+    if len(names) != len(values):
+        raise InputError(
+            f"{path}: expected {len(values)} names of channels, found {', '.join(names)}."
+        )
     for name, one in (("time", told.get("time")), ("label", told.get("labels"))):
         if one is not None and one.shape != values.shape[1:]:
             raise InputError(

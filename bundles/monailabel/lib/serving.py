@@ -18,6 +18,8 @@ from transforms.errors import InputError
 
 logger = logging.getLogger("aeflow.label")
 
+NO_MODEL = "model: there is no usable model file yet; train one, or see the guide."
+
 _Stamp = tuple[int, int, int]
 
 
@@ -64,6 +66,7 @@ class ServedModel:
         self._scoring = threading.Lock()  # another one, so that a long inference blocks no look-up
         self._stamp: _Stamp | None = None
         self._loaded: Loaded | None = None
+        self._missing = NO_MODEL
 
     @property
     def available(self) -> bool:
@@ -81,9 +84,7 @@ class ServedModel:
             if stamp is not None and stamp != self._stamp:
                 self._load(stamp)
             if self._loaded is None:
-                raise Refusal(
-                    409, "model: there is no usable model file yet; train one, or see the guide."
-                )
+                raise Refusal(409, self._missing)
             return self._loaded
 
     def score(self, path: Path) -> tuple[ScoredCase, Loaded]:
@@ -112,11 +113,11 @@ class ServedModel:
         _copy(candidate, self.path)
 
     def _load(self, stamp: _Stamp) -> None:
-        self._stamp = stamp
+        self._stamp, self._missing = stamp, NO_MODEL
         try:
             content = self.path.read_bytes()
             predictor = Predictor(self.path, self.device, self.batch_size)
-            require_images(predictor.model, "model")
+            self._require_images(predictor)
             bands = Bands.of(predictor.scorer, self.very_suspicious)
         except Exception as error:  # whatever a half-written or foreign file leads to
             cause = error if isinstance(error, InputError) else type(error).__name__
@@ -126,6 +127,13 @@ class ServedModel:
         fingerprint = hashlib.sha256(content).hexdigest()[:16]
         self._loaded = Loaded(predictor, bands, fingerprint)
         logger.info("Model %s loaded.", fingerprint)
+
+    def _require_images(self, predictor: Predictor) -> None:
+        try:
+            require_images(predictor.model, "model")
+        except InputError as error:
+            self._missing = str(error)
+            raise
 
 
 def _stamp(path: Path) -> _Stamp | None:

@@ -130,6 +130,24 @@ def test_metadata_tell_channels_and_labels() -> None:
     assert image["channel_def"] == {"0": "image 0", "1": "image 1", "2": "image 2"}
 
 
+def test_metadata_and_card_of_signals_tell_windows(
+    write_signal_model: WriteModel, tmp_path: Path
+) -> None:
+    write_signal_model()
+    package_bundle(BUNDLE, tmp_path / "models", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "configs" / "metadata.json").read_text())
+    tensors = found["network_data_format"]
+    image, pred = tensors["inputs"]["image"], tensors["outputs"]["pred"]
+    for one in (image, pred):
+        assert (one["type"], one["format"], one["spatial_shape"]) == ("series", "sequence", [64])
+    assert image["num_channels"] == 2 and image["channel_def"] == {"0": "load", "1": "rate"}
+    assert "normal signals" in pred["channel_def"]["0"] and set(found) == set(METADATA)
+    card = (tmp_path / "out" / "docs" / "README.md").read_text()
+    assert "signals of load, rate; its network sees windows of 64 samples" in card
+    assert "'configs/signals.json'" in card and "--input <signal or folder>" in card
+    assert "MONAI Label does not serve" in card and "monaibundle" not in card and "{" not in card
+
+
 @pytest.mark.parametrize("what", ["file", "filled", "inside", "bundle", "model"])
 def test_mistakes_leave_nothing_behind(what: str, models: Path, tmp_path: Path) -> None:
     bundle, ckpt_dir, output = BUNDLE, models, tmp_path / "place" / "out"

@@ -212,17 +212,25 @@ def test_a_volume_is_one_row(
     assert set(found["flagged"]) <= {True, False}
 
 
+@pytest.mark.parametrize("kind", ["volumes", "signals"])
 def test_a_model_that_needs_more_than_images_takes_files(
-    write_model: Any, write_volume: Any, tmp_path: Path
+    kind: str, write_model: Any, write_signal_model: Any, write_volume: Any, tmp_path: Path
 ) -> None:
-    write_model(normative=True)
+    if kind == "signals":
+        write_signal_model()
+        path, told, parts = str(tmp_path / "a.npz"), "body beside the windows", ("probability",)
+        values = np.random.default_rng(0).uniform(-1, 1, (2, 200))
+        np.savez(path, signal=values, channels=["load", "rate"])
+    else:
+        write_model(normative=True)
+        path, told = str(write_volume("flair")), "body, place beside the images"
+        parts = ("bright", "dark")
     served = ServedScorer(tmp_path / "models" / "model.pt")
-    with pytest.raises(InputError, match="needs body, place beside the images; give files"):
+    with pytest.raises(InputError, match=f"needs {told}; give files"):
         served.predict(np.zeros((2, 1, 32, 32), np.float32))
-    path = str(write_volume("flair"))
     found = served.predict(pd.DataFrame({"path": [path]}))
     judged = Predictor(tmp_path / "models")(Case("a", "a", (Path(path),))).case_score.as_dict()
-    for name in ("score", "bright_score", "dark_score"):
+    for name in ("score", *(f"{part}_score" for part in parts)):
         assert found[name][0] == pytest.approx(judged[name]), name
     package_scorer(tmp_path / "models" / "model.pt", tmp_path / "package")
     again = mlflow.pyfunc.load_model(str(tmp_path / "package")).unwrap_python_model()

@@ -20,6 +20,7 @@ from monai.bundle import (
 )
 from torch import Tensor
 
+from pipelines.data import seen_size
 from pipelines.export import package
 from pipelines.export.formats import check_parity
 from pipelines.export.package import LARGE_FILES, main, package_bundle
@@ -60,22 +61,33 @@ def verify(bundle: Path) -> Path:
     return exported
 
 
-@pytest.mark.parametrize(("channels", "normative"), [(1, True), (2, None)])
+@pytest.mark.parametrize(
+    ("kind", "needs"),
+    [("volumes", ("body", "place")), ("channels", ()), ("signals", ("body",))],
+)
 def test_a_package_passes_the_zoo_s_checks(
-    channels: int, normative: bool | None, write_model: WriteModel, tmp_path: Path
+    kind: str,
+    needs: tuple[str, ...],
+    write_model: WriteModel,
+    write_signal_model: WriteModel,
+    tmp_path: Path,
 ) -> None:
-    write_model(channels=channels, normative=normative, modalities=["flair", "t2"][:channels])
+    if kind == "signals":
+        content = write_signal_model()
+    elif kind == "volumes":
+        content = write_model(normative=True)
+    else:
+        content = write_model(channels=2, modalities=["flair", "t2"])
     package_bundle(BUNDLE, tmp_path / "models", tmp_path / "zoo" / "aeflow")
     module = torch.jit.load(verify(tmp_path / "zoo" / "aeflow"), map_location="cpu")
     scorer = load_scorer(read_model(tmp_path / "models"))
-    needs = scorer.detector.needs
-    assert bool(needs) == bool(normative)
+    assert scorer.detector.needs == needs
 
     def run(image: Tensor, *context: Tensor) -> Any:
         return module(packed(image, dict(zip(needs, context, strict=True)), scorer.detector))
 
     with torch.no_grad():
-        assert check_parity(scorer, run, (32, 32)).agrees
+        assert check_parity(scorer, run, seen_size(content)).agrees
 
 
 def test_a_unit_test_in_the_zoo_s_form(
