@@ -50,3 +50,4 @@ from .seeding import generator as generator
 from .stopping import StopSignals as StopSignals
 from .versions import installed_version as installed_version
 from .words import counted as counted
+from .words import plainly as plainly

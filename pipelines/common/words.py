@@ -1,4 +1,4 @@
-"""Counts in words; quick to import."""
+"""Counts and names in words; quick to import."""
 
 
 def counted(count: int, thing: str) -> str:
@@ -9,3 +9,13 @@ def counted(count: int, thing: str) -> str:
         ('1 normal image', '2 patients')
     """
     return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def plainly(name: str) -> str:
+    """A name as words.
+
+    Example:
+        >>> plainly("seasonal_difference")
+        'seasonal difference'
+    """
+    return name.replace("_", " ")

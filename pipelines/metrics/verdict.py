@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from pipelines.common import counted
+from pipelines.common import counted, plainly
 from pipelines.metrics.figure import LEAST_PATIENTS, told_figure, too_few
 
 CLASSES = ("normal", "anomalous")
@@ -30,9 +30,14 @@ class Verdict(NamedTuple):
         return f"{self.text} {self.advice}".strip()
 
 
-def verdict(metrics: Mapping[str, Any]) -> Verdict:
-    """Judges the figures of `summarize`, with ``target_fpr`` beside them."""
-    judged = _unjudged(metrics)
+def verdict(metrics: Mapping[str, Any], image: str = "image") -> Verdict:
+    """Judges the figures of `summarize`, with ``target_fpr`` beside them.
+
+    Args:
+        metrics: the figures.
+        image: what is judged, in a word.
+    """
+    judged = _unjudged(metrics, image)
     if judged is not None:
         return judged
     ours = metrics["image_auroc"]
@@ -42,8 +47,8 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
     if ours["value"] < 0.5:
         return Verdict(
             "below chance",
-            f"Below chance: {told}. Normal images score higher than anomalous ones.",
-            "Look at the panels: the labels may be swapped, or the images unlike those of the "
+            f"Below chance: {told}. Normal {image}s score higher than anomalous ones.",
+            "Look at the panels: the labels may be swapped, or the data unlike those of the "
             "training (aeflow doctor <data>).",
         )
     name, best = max(
@@ -52,8 +57,8 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
         default=("", None),
     )
     if best is None:
-        return Verdict("usable", f"Usable: {told}.", _rate_advice(metrics))
-    trivial = f"{name} alone reaches {best['image_auroc']['value']:.3f}"
+        return Verdict("usable", f"Usable: {told}.", _rate_advice(metrics, image))
+    trivial = f"{plainly(name)} alone reaches {best['image_auroc']['value']:.3f}"
     low, high = best["difference"]["ci95"] or (best["difference"]["value"],) * 2
     if high < 0.0:
         return Verdict(
@@ -69,39 +74,39 @@ def verdict(metrics: Mapping[str, Any]) -> Verdict:
         )
     return Verdict(
         "usable", f"Usable: {told}, better than any trivial score ({trivial}).",
-        _rate_advice(metrics),
+        _rate_advice(metrics, image),
     )  # fmt: skip
 
 
-def missing_for_evaluation(metrics: Mapping[str, Any]) -> list[str]:
-    """What these test images lack to be judged by; nothing where they can be."""
+def missing_for_evaluation(metrics: Mapping[str, Any], image: str = "image") -> list[str]:
+    """What these test images, or windows, lack to be judged by; nothing where they can be."""
     lacking = []
     for name in CLASSES:
         images, patients = _count(metrics, name), _count(metrics, f"{name}_patients")
         if too_few(patients):
-            found = f"{counted(images, 'image')} of {counted(patients, 'patient')}"
+            found = f"{counted(images, image)} of {counted(patients, 'patient')}"
             lacking.append(
-                f"{name} test images of {LEAST_PATIENTS} patients at least; there "
+                f"{name} test {image}s of {LEAST_PATIENTS} patients at least; there "
                 f"{'is' if images == 1 else 'are'} {found if images else 'none'}"
             )
     return lacking
 
 
-def _unjudged(metrics: Mapping[str, Any]) -> Verdict | None:
+def _unjudged(metrics: Mapping[str, Any], image: str) -> Verdict | None:
     missing = [name for name in CLASSES if not _count(metrics, name)]
     if missing:
         return Verdict(
             "not to be judged",
-            f"Not to be judged: there is no {' and no '.join(missing)} test image.",
-            "Add labelled images, and evaluate: aeflow evaluate <labelled data>.",
+            f"Not to be judged: there is no {' and no '.join(missing)} test {image}.",
+            "Add labelled data, and evaluate: aeflow evaluate <labelled data>.",
         )
     patients, rarer = min((_count(metrics, f"{name}_patients"), name) for name in CLASSES)
     if too_few(patients):
         return Verdict(
             "not to be judged",
-            f"Not to be judged: {rarer} test images of {counted(patients, 'patient')} are too few, "
-            f"of at least {LEAST_PATIENTS} are needed.",
-            "Add labelled images of other patients, and evaluate: aeflow evaluate <labelled data>.",
+            f"Not to be judged: {rarer} test {image}s of {counted(patients, 'patient')} are too "
+            f"few, of at least {LEAST_PATIENTS} are needed.",
+            "Add labelled data of other patients, and evaluate: aeflow evaluate <labelled data>.",
         )
     return None
 
@@ -110,15 +115,15 @@ def _count(metrics: Mapping[str, Any], name: str) -> int:
     return int(metrics[f"n_{name}"]["value"])
 
 
-def _rate_advice(metrics: Mapping[str, Any]) -> str:
+def _rate_advice(metrics: Mapping[str, Any], image: str) -> str:
     realised, target = metrics.get("realised_fpr"), metrics.get("target_fpr")
     if not (realised and target and _known(realised) and realised.get("ci95")):
         return ""
     if realised["ci95"][0] <= target["value"]:
         return ""
     return (
-        f"But {realised['value']:.1%} of the normal images are flagged, {target['value']:.1%} were "
-        "promised: calibrate on this site (aeflow calibrate <normal images>)."
+        f"But {realised['value']:.1%} of the normal {image}s are flagged, {target['value']:.1%} "
+        "were promised: calibrate on this site (aeflow calibrate <normal data>)."
     )
 
 

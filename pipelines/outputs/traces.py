@@ -122,10 +122,10 @@ def save_traces_beside(path: Path, shown: Mapping[str, Shown]) -> None:
     values = np.atleast_2d(one.image)
     time = np.arange(values.shape[1])
     axes[0].plot(time, values[0], color=SIGNAL, linewidth=0.8)
-    axes[0].set_ylabel("signal")
+    axes[0].set_ylabel("signal", rotation=0, ha="right", va="center")
     for axis, (name, each) in zip(axes[1:], shown.items(), strict=True):
         axis.plot(time, each.map, color=RESTORED, linewidth=0.9)
-        axis.set_ylabel(name)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center")
     for axis in axes:
         _shade(axis, time, one.mask, np.asarray(np.isnan(values).any(axis=0)))
     highest = max(float(np.nanmax(each.map)) for each in shown.values())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines.common import counted, duration, replacing
+from pipelines.common import counted, duration, plainly, replacing
 from pipelines.metrics import EVENT_FIGURES, REFERENCE
 from pipelines.outputs import Shown, save_beside
 from pipelines.report.page import Picture, environment, picture_of
@@ -71,19 +71,19 @@ def write_comparison_page(folder: Path, content: ComparisonContent) -> Path:
 def comparison_tables(content: ComparisonContent) -> list[Table]:
     """Ranking, maps, events, decisions and cost; the method that ranks best first."""
     compared, words = content.compared, content.words
-    trivial = (compared["best_trivial"] or "the best trivial score").replace("_", " ")
+    trivial = plainly(compared["best_trivial"] or "the best trivial score")
     methods = _ranked(compared["methods"])
     baselines = {
-        f"baseline {name.replace('_', ' ')}": one
-        for name, one in _ranked(compared["baselines"]).items()
+        f"baseline {plainly(name)}": one for name, one in _ranked(compared["baselines"]).items()
     }
     every = methods | baselines
+    matched = ["matched AUROC"] if words.matched else []
     tables = [
         Table(
             f"How well the scores rank {counted(compared['images'], f'test {words.image}')}; in "
             "brackets 95 % intervals over patients",
             [
-                "method", "AUROC", "of each training", "average precision", "matched AUROC",
+                "method", "AUROC", "of each training", "average precision", *matched,
                 f"AUROC minus {REFERENCE}'s", f"AUROC minus {trivial}'s",
             ],
             [
@@ -93,7 +93,7 @@ def comparison_tables(content: ComparisonContent) -> list[Table]:
                         tell(one.get("image_auroc")),
                         _each(content.aurocs.get(name, ())),
                         tell(one.get("image_ap")),
-                        _plain(one.get("matched_auroc")),
+                        *(_plain(one.get("matched_auroc")) for _ in matched),
                         difference(one.get("minus_reference")),
                         difference(one.get("minus_trivial")),
                     ],

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from pipelines.common import replacing
+from pipelines.common import plainly, replacing
 from pipelines.outputs import MAP_RANGE, SHOWN_FROM
 from pipelines.report.content import ViewerVolume
 from pipelines.report.curves import Curve, Judged, false_positives, precision_recall, roc
@@ -52,7 +52,7 @@ def draw_roc(path: Path, judged: Judged, threshold: float, baseline: str | None)
             _plot(
                 axis,
                 compute(judged, judged.baselines[baseline], 0),
-                baseline.replace("_", " "),
+                plainly(baseline),
                 area,
                 OTHER,
                 "--",

@@ -14,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
-from pipelines.common import counted, replacing, writable_folder
+from pipelines.common import counted, plainly, replacing, writable_folder
 from pipelines.metrics import (
     Figure,
     ScoreRow,
@@ -111,7 +111,7 @@ def write_report(folder: Path, content: ReportContent) -> Path:
         calibration=_calibration(folder / "calibration.png", content, judged, measured),
         measured=measured,
         counted=counted,
-        missing=missing_for_evaluation(metrics) if metrics else [],
+        missing=missing_for_evaluation(metrics, words.image) if metrics else [],
         synthetic=synthetic_table(metrics.get("synthetic_detection"), words),
         stability=stability_table(content.stability, words),
         curves=_curves(folder / "curves.png", content),
@@ -335,9 +335,7 @@ def _headline(content: ReportContent, words: Words) -> list[tuple[str, str, str]
     if preferred and trivial and trivial["difference"]["value"] is not None:
         told = difference(trivial["difference"])
         number, _, interval = told.text.partition(" ")
-        cards.append(
-            (f"AUROC minus {preferred.replace('_', ' ')}'s", number, f"{interval} {told.remark}")
-        )
+        cards.append((f"AUROC minus {plainly(preferred)}'s", number, f"{interval} {told.remark}"))
     if content.failures:
         cards.append(("failed", str(len(content.failures)), "see below"))
     return cards

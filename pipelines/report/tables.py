@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from networks import part_column
-from pipelines.common import counted
+from pipelines.common import counted, plainly
 from pipelines.metrics import EVENT_FIGURES, told_figure, too_few
 from pipelines.report.words import Words
 
@@ -137,7 +137,7 @@ def _ranking_table(metrics: Mapping[str, Any], words: Words) -> Table | None:
     compared = [name for name in DIFFERENCES if any(name in one for one in baselines.values())]
     named = {"AE-Flow (score)": metrics}
     named |= {f"{_part(name)} alone": one for name, one in (metrics.get("parts") or {}).items()}
-    named |= {f"baseline {_plainly(name)}": one for name, one in baselines.items()}
+    named |= {f"baseline {plainly(name)}": one for name, one in baselines.items()}
     rows = [
         (
             name,
@@ -181,13 +181,9 @@ def _beside(
     for baseline, trivial in (metrics.get("baselines") or {}).items():
         if _known(trivial, names):
             rows.append(
-                (f"baseline {_plainly(baseline)}", [tell(trivial.get(name)) for name in names])
+                (f"baseline {plainly(baseline)}", [tell(trivial.get(name)) for name in names])
             )
     return Table(caption, [of, *heads], rows)
-
-
-def _plainly(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _single(figures: Mapping[str, Any], names: Sequence[str], caption: str) -> Table | None:
@@ -290,12 +286,12 @@ class Fact:
 
 def facts(about: Mapping[str, Any]) -> list[Fact]:
     """What was run on what, line by line."""
-    return [_fact(str(name).replace("_", " "), value) for name, value in about.items()]
+    return [_fact(plainly(str(name)), value) for name, value in about.items()]
 
 
 def _fact(name: str, value: Any) -> Fact:
     if isinstance(value, Mapping):
-        lines = [(str(key).replace("_", " "), _words(one)) for key, one in value.items()]
+        lines = [(plainly(str(key)), _words(one)) for key, one in value.items()]
         if len(lines) >= LONG:
             return Fact(name, f"{len(lines)} values", lines)
         return Fact(name, ", ".join(f"{key} {one}" for key, one in lines))

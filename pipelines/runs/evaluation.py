@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from pipelines.batch import CaseRun, Gathered
-from pipelines.common import counted, write_json
+from pipelines.common import counted, plainly, write_json
 from pipelines.data import Case, Data, SplitName, content_digest
 from pipelines.metrics import summarize, told_figure, verdict
 from pipelines.runs.session import Session
@@ -112,7 +112,7 @@ class Evaluation(Session):
             "notes": self.notes,
             **self._further(),
         }
-        judged = verdict(metrics)
+        judged = verdict(metrics, self._judged)
         self.verdict, metrics["verdict"] = judged, judged._asdict()
         write_json(self.output_dir / "metrics.json", metrics)
         return metrics
@@ -131,7 +131,12 @@ class Evaluation(Session):
         return {"results": self.output_dir, "tracking": self.tracker.where} | self.tracker.pages
 
     def _lines(self, gathered: Gathered, metrics: Mapping[str, Any]) -> list[str]:
-        return told_figures(metrics, "window" if self.data.cohort.signals else "image")
+        return told_figures(metrics, self._judged)
+
+    @property
+    def _judged(self) -> str:
+        """What is judged."""
+        return "window" if self.data.cohort.signals else "image"
 
     def _track(self, metrics: Mapping[str, Any]) -> None:
         self.tracker.log_metrics(tracked_figures(metrics))
@@ -214,7 +219,7 @@ def told_figures(metrics: Mapping[str, Any], one: str = "image") -> list[str]:
         if name in metrics and metrics[name]["value"] is not None
     ]
     return lines + [
-        f"  {'baseline ' + name:<21} {told_figure(content['image_auroc'])} image_auroc, "
+        f"  {'baseline ' + plainly(name):<21} {told_figure(content['image_auroc'])} image_auroc, "
         f"ours minus it {told_figure(content['difference'])}"
         for name, content in metrics["baselines"].items()
         if content["image_auroc"]["value"] is not None

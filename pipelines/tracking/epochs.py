@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.common import EngineProgress, EpochLine, ProgressFile
+from pipelines.common import EngineProgress, EpochLine, ProgressFile, plainly
 from pipelines.tracking.tracker import EpochTracker, Tracker
 
 TITLES = {"pretrain": ("Pre-training", "Pre-training epoch"), "train": ("Training", "Epoch")}
@@ -43,4 +43,4 @@ def _words(metric: str) -> str:
         >>> _words("val_flow_loss")
         'held-out flow loss'
     """
-    return metric.replace("val_", "held-out ", 1).replace("_", " ")
+    return plainly(metric.replace("val_", "held-out ", 1))

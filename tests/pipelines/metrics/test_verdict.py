@@ -14,6 +14,7 @@ def figures(
     patients: int = 20,
     anomalous: int = 10,
     realised: tuple[float, float] = (0.02, 0.08),
+    trivial: str = "sharpness",
 ) -> dict[str, Any]:
     def figure(value: float | None, ci95: Any = None) -> dict[str, Any]:
         return {"value": value, "ci95": ci95}
@@ -25,7 +26,7 @@ def figures(
         "n_normal_patients": figure(9), "n_anomalous_patients": figure(min(patients, anomalous)),
         "image_auroc": figure(auroc if anomalous else None, [auroc - 0.1, auroc + 0.05]),
         "matched_auroc": figure(0.85), "realised_fpr": figure(0.05, list(realised)),
-        "target_fpr": figure(0.05), "baselines": {"mean": weak, "sharpness": strong},
+        "target_fpr": figure(0.05), "baselines": {"mean": weak, trivial: strong},
     }  # fmt: skip
 
 
@@ -36,6 +37,7 @@ def figures(
         (figures(realised=(0.1, 0.2)), "usable", "5.0% were promised: calibrate"),
         (figures(difference=(-0.02, 0.2)), "not surely better", "sharpness alone reaches 0.800"),
         (figures(difference=(-0.2, -0.01)), "weaker", "Weaker than a trivial score"),
+        (figures(trivial="moving_median"), "usable", "(moving median alone reaches 0.800)"),
         (figures(auroc=0.267), "below chance", "AUROC 0.267 [0.167, 0.317], matched 0.850"),
         (figures(anomalous=0), "not to be judged", "there is no anomalous test image"),
         (
@@ -48,6 +50,15 @@ def figures(
 def test_figures_are_judged(found: dict[str, Any], kind: str, words: str) -> None:
     judged = verdict(found)
     assert judged.kind == kind and words in str(judged)
+
+
+def test_windows_are_called_so() -> None:
+    assert verdict(figures(auroc=0.2), "window").text.endswith(
+        "Normal windows score higher than anomalous ones."
+    )
+    assert missing_for_evaluation(figures(anomalous=0), "window")[0].startswith(
+        "anomalous test windows of"
+    )
 
 
 def test_without_a_baseline_the_figure_stands_alone() -> None:

@@ -1,5 +1,6 @@
 """The page of a comparison: what it tells, what it escapes, and how it looks with many methods."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipelines.report.comparison import (
     comparison_tables,
     write_comparison_page,
 )
+from pipelines.report.words import SIGNALS, VOLUMES, Words
 
 HOSTILE = "<script>alert(1)</script>"
 COST = {
@@ -62,6 +64,15 @@ def test_the_tables_tell_the_best_first_and_what_is_decided(content: ComparisonC
     assert [cell.remark for cell in cells[-2:]] == ["worse than it", "undecided"]
     assert len(maps.rows) == len(decisions.rows) == len(content.costs)
     assert [cell.text for cell in dict(cost.rows)["weak"]][:2] == ["1:15", "2.0"]
+
+
+@pytest.mark.parametrize(("words", "matched"), [(VOLUMES, True), (SIGNALS, False)])
+def test_a_matched_figure_stands_where_there_is_one(
+    words: Words, matched: bool, content: ComparisonContent
+) -> None:
+    table = comparison_tables(replace(content, words=words))[0]
+    assert ("matched AUROC" in table.columns) == matched
+    assert {len(cells) + 1 for _, cells in table.rows} == {len(table.columns)}
 
 
 def test_the_page_is_complete_and_escapes(content: ComparisonContent, tmp_path: Path) -> None:

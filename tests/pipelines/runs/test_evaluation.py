@@ -117,7 +117,7 @@ def test_the_description_is_whole_in_markdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     judged = Verdict("usable", "Usable.", "aeflow predict <images>")
-    monkeypatch.setattr("pipelines.runs.evaluation.verdict", lambda metrics: judged)
+    monkeypatch.setattr("pipelines.runs.evaluation.verdict", lambda *_: judged)
     make_run(tmp_path).run()
     assert tracker.tags["mlflow.note.content"] == "Usable. aeflow predict &lt;images&gt;"
 
