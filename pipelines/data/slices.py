@@ -224,7 +224,7 @@ class CaseLoader:
         body = self._body(raw, native)
         indices = torch.zeros(1, dtype=torch.long)
         if raw.ndim == 4:
-            indices = select_slices(body, None, self.min_body_fraction, self.slice_range)
+            indices = select_slices(body, self.min_body_fraction, self.slice_range)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
         context = {"body": body[indices, None]}
