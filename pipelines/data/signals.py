@@ -254,9 +254,10 @@ def reads_signals(model: Mapping[str, Any]) -> bool:
 
 
 def seen_size(model: Mapping[str, Any]) -> tuple[int, ...]:
-    """What the network of a model sees at once: (H, W), or (L,) of signals."""
+    """What the network of a model sees at once: (H, W), (L,) of signals, (D, H, W) of volumes."""
     preprocessing = model["preprocessing"]
-    sides = [preprocessing["window"]] if reads_signals(model) else preprocessing["image_size"]
+    images = preprocessing.get("patch_size") or preprocessing.get("image_size")
+    sides = [preprocessing["window"]] if reads_signals(model) else images
     return tuple(int(side) for side in sides)
 
 

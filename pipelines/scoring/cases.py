@@ -22,7 +22,7 @@ from networks.calibration import Calibration
 from networks.scope import Scope
 from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
-from pipelines.scoring.packing import unpacked
+from pipelines.scoring.packing import filled, unpacked
 from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
@@ -267,20 +267,10 @@ class ScoreSlices(Inferer):
         for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
             own = {"": images, **context}
-            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
+            size = self.batch_size if network.accelerated else 0
+            around = {name: filled(v[where], size).to(device) for name, v in own.items()}
             batch, count = around.pop(""), len(images[where])
-            found = _columns(network.score_image(batch, around), network.calibration, count)
-            if not _finite(found):  # 16 bits were too few
-                exact = network.score_image(batch, around, exact=True)
-                found = _columns(exact, network.calibration, count)
-            yield found
-
-    def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
-        """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""
-        missing = self.batch_size - len(values)
-        if not (network.accelerated and missing):
-            return values
-        return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
+            yield _columns(network.score_image(batch, around), network.calibration, count)
 
 
 def _finite(scored: Mapping[str, Tensor]) -> bool:
