@@ -172,7 +172,7 @@ def as_images(slices: Tensor, image: Tensor) -> Tensor:
     """What `as_slices` made of images, as the images' own: ``(B, 1, H, W)`` or with D before H."""
     if image.ndim == 4:
         return slices
-    whole: Tensor = slices.unflatten(0, (len(image), -1))
+    whole: Tensor = slices.unflatten(0, (-1, image.shape[2]))
     return whole.transpose(1, 2)
 
 

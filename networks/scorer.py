@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,9 @@ class ImageScores(NamedTuple):
     std_map: Tensor | None = None
 
 
+Found = TypeVar("Found", Evidence, ImageScores)
+
+
 class AnomalyScorer(nn.Module):
     """Wraps a detector, its calibration and the fusion of its parts.
 
@@ -57,7 +60,8 @@ class AnomalyScorer(nn.Module):
     Args:
         detector: the method.
         fusion: how its parts become one score and one map.
-        amp: whether the detector runs in the `scoring_type` of the device.
+        amp: whether the detector runs in the `scoring_type` of the device; a batch about which
+            that says nothing finite is scored again in 32 bits.
 
     Attributes:
         parts: the detector's parts by name.
@@ -118,14 +122,22 @@ class AnomalyScorer(nn.Module):
 
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
         """The raw evidence about a batch ``(B, C, *s)`` in [0, 1]."""
-        return self._evidence(*self._encoded(image, context, self.amp))
+        return self._seen(self._evidence, image, context)
 
-    def _encoded(
-        self, image: Tensor, context: Mapping[str, Tensor] | None, amp: bool
-    ) -> tuple[Inputs, Any, torch.dtype]:
+    def _seen(
+        self, judge: Callable[..., Found], image: Tensor, context: Mapping[str, Tensor] | None
+    ) -> Found:
+        """What follows the encoder, in 32 bits where fewer are too few."""
         inputs = Inputs(image, context or {})
-        dtype = scoring_type(image.device) if amp else torch.float32
-        with _precision(image.device, dtype):
+        dtype = scoring_type(image.device) if self.amp else torch.float32
+        found = judge(*self._encoded(inputs, dtype))
+        if dtype == torch.float32 or _finite(found):
+            return found
+        plain = judge.plain if isinstance(judge, Compiled) else judge
+        return plain(*self._encoded(inputs, torch.float32))
+
+    def _encoded(self, inputs: Inputs, dtype: torch.dtype) -> tuple[Inputs, Any, torch.dtype]:
+        with _precision(inputs.image.device, dtype):
             return inputs, self.detector.encode(inputs), dtype
 
     def _evidence(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> Evidence:
@@ -175,20 +187,18 @@ class AnomalyScorer(nn.Module):
         return {name: self.calibration.parts(name, value) for name, value in raw.items()}
 
     def score_image(
-        self, image: Tensor, context: Mapping[str, Tensor] | None = None, exact: bool = False
+        self, image: Tensor, context: Mapping[str, Tensor] | None = None
     ) -> ImageScores:
         """Scores a batch of images.
 
         Args:
             image: ``(B, C, *s)`` in [0, 1].
             context: what the detector needs beside it.
-            exact: whether in 32 bits, whatever `amp` and `accelerate` say.
 
         Returns:
             The scores with their parts and maps.
         """
-        judge = self._judged if exact else self._judge
-        return judge(*self._encoded(image, context, self.amp and not exact))
+        return self._seen(self._judge, image, context)
 
     def _judged(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> ImageScores:
         return self.judged(self._evidence(inputs, features, dtype), inputs.image)
@@ -244,6 +254,14 @@ class AnomalyScorer(nn.Module):
     def percentile(self, score: Tensor) -> Tensor:
         """Rank of scores ``(B,)`` among held-out normal images, in [0, 100]."""
         return self.calibration.percentile(score)
+
+
+def _finite(found: Evidence | ImageScores) -> bool:
+    if isinstance(found, Evidence):
+        told = [*found.maps.values(), *found.values.values()]
+    else:
+        told = [found.score, found.anomaly_map]
+    return all(bool(one.isfinite().all()) for one in told)
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

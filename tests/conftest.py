@@ -20,6 +20,7 @@ from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
 from networks.detectors.donut import DonutDetector
 from networks.scope import Scope
+from networks.spatial import resized
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
 from pipelines.data.signals import SignalLoader
@@ -27,6 +28,7 @@ from pipelines.data.slices import CaseLoader, CaseSample
 from pipelines.scoring.calibration import Calibrator
 from pipelines.scoring.cases import ScoredCase
 from pipelines.scoring.model_file import MODEL_NAME, save_model
+from pipelines.scoring.patches import make_scorer as scorer_of
 from pipelines.scoring.volume import CaseScore
 from pipelines.training.batches import NormalBatches
 
@@ -94,14 +96,23 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture
 def make_images() -> MakeImages:
-    """Bodies on a background of exactly 0: `(count, channels, height, width)` in [0, 1]."""
+    """Bodies on a background of exactly 0: `(count, channels, height, width)` in [0, 1].
+
+    With a depth patches of volumes, `(count, channels, depth, height, width)`.
+    """
 
     def make(
-        count: int = 4, channels: int = 1, height: int = 32, width: int = 32, seed: int = 0
+        count: int = 4,
+        channels: int = 1,
+        height: int = 32,
+        width: int = 32,
+        seed: int = 0,
+        depth: int | None = None,
     ) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        coarse = torch.rand(count, channels, 6, 6, generator=generator)
-        smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
+        size = [one for one in (depth, height, width) if one is not None]
+        coarse = torch.rand(count, channels, *[6] * len(size), generator=generator)
+        smooth = resized(coarse, size)
         rows = torch.linspace(-1, 1, height).view(-1, 1)
         columns = torch.linspace(-1, 1, width).view(1, -1)
         body = (rows**2 + columns**2 < 0.8).float()
@@ -111,7 +122,7 @@ def make_images() -> MakeImages:
 
 
 @cache
-def _network(channels: int, with_head: bool, strides: tuple[int, ...]) -> AEFlow:
+def _network(channels: int, with_head: bool, strides: tuple[int, ...], dims: int) -> AEFlow:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = build_aeflow(
@@ -121,6 +132,7 @@ def _network(channels: int, with_head: bool, strides: tuple[int, ...]) -> AEFlow
             hidden=8,
             decoder_width=4,
             with_head=with_head,
+            spatial_dims=dims,
         )
         with torch.no_grad():  # couplings start as the identity, which would hide mistakes
             for parameter in network.flows.parameters():
@@ -130,7 +142,7 @@ def _network(channels: int, with_head: bool, strides: tuple[int, ...]) -> AEFlow
 
 @pytest.fixture
 def make_scorer() -> MakeScorer:
-    """Tiny scorers with random flows, not calibrated."""
+    """Tiny scorers with random flows, not calibrated; with a patch size of volumes."""
 
     def make(
         channels: int = 1,
@@ -140,28 +152,31 @@ def make_scorer() -> MakeScorer:
         weights: dict[str, float] = WEIGHTS,
         map_weights: dict[str, float] = WEIGHTS,
         beta: float = 0.9,
+        patch_size: tuple[int, ...] | None = None,
         **settings: Any,
     ) -> AnomalyScorer:
-        network = copy.deepcopy(_network(channels, with_head, strides))
+        dims = 2 if patch_size is None else 3
+        network = copy.deepcopy(_network(channels, with_head, strides, dims))
         detector = AEFlowDetector(network, **settings)
         if detector.normative is not None:
             detector.normative.mean.uniform_(0.2, 0.8)
             detector.normative.std.uniform_(0.1, 0.3)
         fusion = make_fusion(score, weights, map_weights, beta)
-        return AnomalyScorer(detector, fusion).eval()
+        return scorer_of(detector, fusion, patch_size=patch_size).eval()
 
     return make
 
 
 @pytest.fixture
 def make_slices() -> MakeSlices:
-    """A data set of given slices `(N, C, H, W)`, one case each, perhaps with places in a body."""
+    """A data set of given images `(N, C, *s)`, one case each, perhaps with places in a body."""
 
     def make(images: Tensor, placed: bool = False) -> NormalSlices:
         cases = [Case(f"case{i:03d}", f"patient{i}", ()) for i in range(len(images))]
         everything = {"body": (images > 0).any(dim=1, keepdim=True)}
         if placed:
-            everything["place"] = torch.rand(len(images), 1 + sum(images.shape[-2:]))
+            lengths = images.shape[2:-2].numel() + sum(images.shape[-2:])
+            everything["place"] = torch.rand(len(images), lengths)
 
         def cut(case: Case) -> Any:
             one = int(case.name.removeprefix("case"))
@@ -313,7 +328,7 @@ def fake_scored() -> FakeScored:
         count = len(sample.images)
         score = np.arange(float(count)) if scores is None else np.array(scores, dtype=float)
         if anomaly_map is None:
-            anomaly_map = np.zeros((count, *sample.raw.shape[-2:]))
+            anomaly_map = np.zeros((count, *sample.body.shape[1:]))
         first = sample.images[:, 0]
         canvas = torch.arange(float(count)).view(-1, *[1] * (first.ndim - 1)).expand(first.shape)
         told: dict[str, Any] = {

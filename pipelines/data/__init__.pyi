@@ -28,7 +28,6 @@ from .layouts.patients import kermany_patient as kermany_patient
 from .patches import NormalPatches as NormalPatches
 from .patches import as_seen as as_seen
 from .patches import consecutive as consecutive
-from .patches import refuse_patches as refuse_patches
 from .patches import spatial_dims as spatial_dims
 from .regions import Regions as Regions
 from .regions import choose_contrast as choose_contrast

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -54,23 +53,6 @@ def checked_patch_size(
             f"{height} x {width}. Make image_size larger or the patch smaller."
         )
     return depth, height, width
-
-
-def refuse_patches(model: Mapping[str, Any], place: str | Path) -> None:
-    """Refuses a model of patches where single slices must do.
-
-    Args:
-        model: content of the model file.
-        place: where it lies.
-
-    Raises:
-        InputError: for such a model.
-    """
-    if model["preprocessing"].get("patch_size"):
-        raise InputError(
-            f"ckpt_dir: {place} holds a model of patches, which are blended over a whole volume, "
-            "as no export does. Serve the model file itself (aeflow predict, MONAI Label)."
-        )
 
 
 def consecutive(slices: Tensor, cases: NDArray[np.int64] | None = None) -> list[list[int]]:

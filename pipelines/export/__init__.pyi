@@ -6,6 +6,6 @@ from .formats import load_onnx as load_onnx
 from .parity import Parity as Parity
 from .registry import check_registry as check_registry
 from .registry import register_scorer as register_scorer
+from .scripted import scriptable_scorer as scriptable_scorer
 from .serving import LabelBandsd as LabelBandsd
 from .serving import LoadSlicesd as LoadSlicesd
-from .serving import scriptable_scorer as scriptable_scorer

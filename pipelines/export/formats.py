@@ -4,7 +4,8 @@
 
 The file takes a float32 image (B, C, H, W) in [0, 1], any B and the model's H and W, and returns
 `networks.exported.OUTPUTS`: the anomaly map (B, 1, H, W), score, percentile and flagged (B,), with
-threshold and preprocessing as metadata. A file that does not score like the model is not kept.
+threshold and preprocessing as metadata. Of signals it takes windows (B, C, L), of volumes in three
+dimensions patches (B, C, D, H, W). A file that does not score like the model is not kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 
 import torch
 from monai.data.torchscript_utils import load_net_with_metadata, save_net_with_metadata
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export.passes import move_to_device_pass
 
 from networks.choices import nearest
@@ -31,7 +32,7 @@ from networks.exported import OUTPUTS, ExportedScorer
 from networks.scorer import AnomalyScorer
 from networks.spatial import SHAPES
 from pipelines.common import replacing
-from pipelines.data import refuse_patches, seen_size
+from pipelines.data import seen_size
 from pipelines.export.parity import (
     Outputs,
     Parity,
@@ -40,7 +41,7 @@ from pipelines.export.parity import (
     probe_context,
     probe_images,
 )
-from pipelines.scoring import load_scorer, packed, read_model, unpacked
+from pipelines.scoring import load_scorer, read_model
 from transforms.errors import InputError
 
 METADATA_KEY = "aeflow"
@@ -99,7 +100,6 @@ def export_model(
         ParityError: when the file disagrees with the model; it is not kept.
     """
     chosen, content = _choose_format(format_name), read_model(ckpt_dir)
-    refuse_patches(content, ckpt_dir)
     output = _output_file(Path(ckpt_dir), chosen, output)
     device = "cpu" if format_name == "onnx" else device
     scorer = load_scorer(content, _available(device))
@@ -125,7 +125,7 @@ def check_parity(scorer: AnomalyScorer, run: Runner, image_size: Sequence[int]) 
     Args:
         scorer: the scorer that was exported.
         run: scores a batch by the exported file.
-        image_size: (H, W), or (L,) of signals.
+        image_size: (H, W), (L,) of signals, or (D, H, W) of patches.
     """
     detector, device = scorer.detector, scorer.calibration.threshold.device
     found = []
@@ -157,81 +157,29 @@ def describe(content: Mapping[str, Any], scorer: AnomalyScorer) -> Metadata:
     }
 
 
-class ScriptableScorer(AnomalyScorer):
-    """A model's scorer that ``python -m monai.bundle ckpt_export`` can load and script.
-
-    The script takes what the bundle's ``pre_transforms`` give, one tensor (see `packed`), and
-    returns `networks.exported.OUTPUTS`.
-
-    Args:
-        model: the content of the file, see `read_model`.
-        device: where the scorer is wanted.
-        target_fpr: the false-positive rate of the threshold; None for the model's own.
-    """
-
-    def __init__(
-        self,
-        model: Mapping[str, Any],
-        device: torch.device | str = "cpu",
-        target_fpr: float | None = None,
-    ) -> None:
-        scorer = load_scorer(model, device, target_fpr)
-        super().__init__(scorer.detector, scorer.fusion)
-        self.calibration = scorer.calibration
-        self.image_size = seen_size(model)
-        self.eval()
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> Any:
-        """Takes a state dict, or the content of a model file, which is what MONAI hands on."""
-        return super().load_state_dict(state_dict.get("model", state_dict), strict, assign)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """What `torch.jit.script` compiles instead."""
-        scorer = _OneTensor(self, self.image_size)
-        image, *context = _example(scorer)
-        named = dict(zip(scorer.detector.needs, context, strict=True))
-        return _Scripted(_trace(scorer, (packed(image, named, scorer.detector),)))
-
-
-class _OneTensor(ExportedScorer):
-    def forward(self, image: Tensor, *_: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        image, context = unpacked(image, self.detector)
-        return super().forward(image, *context.values())
-
-
-class _Scripted(nn.Module):
-    """A trace cannot be scripted, a module that calls one can."""
-
-    def __init__(self, scorer: torch.jit.ScriptModule) -> None:
-        super().__init__()
-        self.scorer = scorer
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = self.scorer(image)
-        return found
-
-
-def _example(scorer: ExportedScorer) -> tuple[Tensor, ...]:
+def example_for(scorer: ExportedScorer) -> tuple[Tensor, ...]:
     """What `ExportedScorer.forward` takes, for two images."""
     device = scorer.calibration.threshold.device
     image = torch.rand(2, scorer.detector.in_channels, *scorer.image_size, device=device)
     return (image, *probe_context(scorer.detector.needs, image).values())
 
 
-def _trace(scorer: ExportedScorer, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
+def traced(scorer: ExportedScorer, example: tuple[Tensor, ...]) -> torch.jit.ScriptModule:
+    """A scorer as TorchScript."""
     with warnings.catch_warnings(), torch.no_grad():
         # Sizes become constants by intention: the module checks them.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced: torch.jit.ScriptModule = torch.jit.trace(scorer, example)
-    return traced
+        found: torch.jit.ScriptModule = torch.jit.trace(scorer, example)
+    return found
 
 
 def _write_torchscript(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
     save_net_with_metadata(
-        _trace(scorer, _example(scorer)), str(path), include_config_vals=False, meta_values=metadata
+        traced(scorer, example_for(scorer)),
+        str(path),
+        include_config_vals=False,
+        meta_values=metadata,
     )
 
 
@@ -251,7 +199,7 @@ def _write_torch_export(scorer: ExportedScorer, path: Path, metadata: Metadata) 
     # Exported on the CPU and then moved: on a GPU the export would fix the batch size.
     device = scorer.calibration.threshold.device
     on_cpu = copy.deepcopy(scorer).cpu()
-    program = torch.export.export(on_cpu, _example(on_cpu), **_batches(on_cpu))
+    program = torch.export.export(on_cpu, example_for(on_cpu), **_batches(on_cpu))
     if device.type != "cpu":
         program = move_to_device_pass(program, device)
     torch.export.save(program, path, extra_files={METADATA_KEY: json.dumps(metadata)})
@@ -271,7 +219,7 @@ def _write_onnx(scorer: ExportedScorer, path: Path, metadata: Metadata) -> None:
         warnings.simplefilter("ignore")
         torch.onnx.export(
             scorer,
-            _example(scorer),
+            example_for(scorer),
             path,
             input_names=list(scorer.inputs),
             output_names=list(OUTPUTS),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from networks.scorer import AnomalyScorer
-from networks.spatial import resized, size_of
+from networks.spatial import resized
 
 TOLERANCE = 1e-4
 """Largest difference of scores and maps that passes, in standard deviations; beyond 1 relative."""
@@ -17,7 +17,7 @@ TOLERANCE = 1e-4
 BATCH_SIZES = (1, 2, 5)
 
 Outputs = tuple[Tensor, ...]
-"""Map ``(B, 1, H, W)``, score, percentile and flagged ``(B,)``."""
+"""Map ``(B, 1, *s)``, score, percentile and flagged ``(B,)``."""
 
 
 class Parity(NamedTuple):
@@ -54,7 +54,7 @@ def probe_images(channels: int, size: Sequence[int], seed: int = 0) -> Iterator[
 
     Args:
         channels: C.
-        size: (H, W) in pixels, or (L,) of signals.
+        size: (H, W) in pixels, (L,) of signals, or (D, H, W) of patches.
         seed: of the random images.
 
     Yields:
@@ -88,7 +88,8 @@ def probe_context(needs: Sequence[str], image: Tensor, seed: int = 0) -> dict[st
         KeyError: for a context that is not known here.
     """
     generator = torch.Generator().manual_seed(seed)
-    place = torch.rand(len(image), 1 + sum(size_of(image)), generator=generator)
+    slices = image.shape[2:-2].numel()
+    place = torch.rand(len(image), slices + sum(image.shape[-2:]), generator=generator)
     known = {"body": image.mean(dim=1, keepdim=True) > 0.5, "place": place.to(image)}
     return {name: known[name] for name in needs}
 

@@ -23,13 +23,11 @@ from torch import Tensor
 from networks.scope import Scope
 from networks.scorer import AnomalyScorer
 from pipelines.data import Case, CaseLoader, CaseSample, require_images, require_slices
-from pipelines.export.formats import ScriptableScorer
 from pipelines.scoring import (
     VERY_SUSPICIOUS_PERCENTILE,
     Bands,
     CaseReference,
     findings,
-    load_scorer,
     packed,
     scored_case,
 )
@@ -40,16 +38,6 @@ CASE = "case"
 
 RESULT = "result"
 """Key of the plain values of an answer."""
-
-
-def scriptable_scorer(
-    model: Mapping[str, Any],
-    device: torch.device | str = "cpu",
-    target_fpr: float | None = None,
-) -> AnomalyScorer:
-    """A `ScriptableScorer`; of a model that sees patches its scorer, which cannot be scripted."""
-    make = load_scorer if model["preprocessing"].get("patch_size") else ScriptableScorer
-    return make(model, device, target_fpr)
 
 
 class LoadSlicesd(MapTransform):

@@ -22,7 +22,7 @@ from networks.calibration import Calibration
 from networks.scope import Scope
 from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
-from pipelines.scoring.packing import unpacked
+from pipelines.scoring.packing import filled, unpacked
 from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, CaseScore, score_volume
 from transforms.errors import InputError
@@ -242,11 +242,18 @@ class ScoreSlices(Inferer):
         images = inputs
         if inputs.ndim == SERVED_NDIM:
             images, context = unpacked(inputs[0], network.detector)
-        gathered: dict[str, list[Tensor]] = {}
+        scored: dict[str, Tensor] = {}
+        done = 0
         for columns in self._scored(images, context or {}, network, device):
+            where = slice(done, done + len(columns["score"]))
+            done = where.stop
             for name, value in columns.items():
-                gathered.setdefault(name, []).append(value)
-        scored = {name: torch.cat(batches) for name, batches in gathered.items()}
+                if name not in scored:  # pinned, a GPU writes there by itself
+                    shape = (len(images), *value.shape[1:])
+                    scored[name] = torch.empty(shape, dtype=value.dtype, pin_memory=value.is_cuda)
+                scored[name][where].copy_(value, non_blocking=True)
+        if network.calibration.threshold.is_cuda:
+            torch.cuda.current_stream(network.calibration.threshold.device).synchronize()
         if inputs.ndim != SERVED_NDIM:
             return scored
         scored["quantiles"] = network.calibration.quantiles.cpu()
@@ -267,20 +274,10 @@ class ScoreSlices(Inferer):
         for start in range(0, len(images), self.batch_size):
             where = slice(start, start + self.batch_size)
             own = {"": images, **context}
-            around = {name: self._batch(v[where], network).to(device) for name, v in own.items()}
+            size = self.batch_size if network.accelerated else 0
+            around = {name: filled(v[where], size).to(device) for name, v in own.items()}
             batch, count = around.pop(""), len(images[where])
-            found = _columns(network.score_image(batch, around), network.calibration, count)
-            if not _finite(found):  # 16 bits were too few
-                exact = network.score_image(batch, around, exact=True)
-                found = _columns(exact, network.calibration, count)
-            yield found
-
-    def _batch(self, values: Tensor, network: AnomalyScorer) -> Tensor:
-        """Values ``(N, ...)`` of a batch, filled up with the last where one size is wanted."""
-        missing = self.batch_size - len(values)
-        if not (network.accelerated and missing):
-            return values
-        return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])
+            yield _columns(network.score_image(batch, around), network.calibration, count)
 
 
 def _finite(scored: Mapping[str, Tensor]) -> bool:
@@ -288,7 +285,7 @@ def _finite(scored: Mapping[str, Tensor]) -> bool:
 
 
 def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[str, Tensor]:
-    """What is told of the first `count` images of a batch, on the CPU."""
+    """What is told of the first `count` images of a batch."""
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
     values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
@@ -298,11 +295,7 @@ def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[s
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    # Not to be waited for, copies go to pinned memory, several times as fast.
-    copied = {n: value[:count].to("cpu", non_blocking=True) for n, value in values.items()}
-    if found.score.is_cuda:
-        torch.cuda.current_stream(found.score.device).synchronize()
-    return copied
+    return {name: value[:count] for name, value in values.items()}
 
 
 def scored_case(

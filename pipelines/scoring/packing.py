@@ -47,3 +47,11 @@ def unpacked(tensor: Tensor, detector: Detector) -> tuple[Tensor, dict[str, Tens
         lines = (slices[:, :, 0, 0], rows[:, 0, :, 0], columns[:, 0, 0])
         context["place"] = torch.cat(lines, dim=1)
     return images, context
+
+
+def filled(values: Tensor, size: int) -> Tensor:
+    """Values ``(N, ...)`` filled up to a size with the last, for what is compiled for it."""
+    missing = size - len(values)
+    if missing <= 0:
+        return values
+    return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])

@@ -10,8 +10,9 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor
 
 from networks import AnomalyScorer, Detector, Evidence, ImageScores, WeightedFusion
+from networks.compiled import Compiled
 from networks.spatial import resized
-from pipelines.scoring.packing import SLICES_NDIM, packed, unpacked
+from pipelines.scoring.packing import SLICES_NDIM, filled, packed, unpacked
 from transforms.errors import InputError
 
 Anomalies = Callable[..., tuple[Tensor, Tensor]]
@@ -50,9 +51,17 @@ class PatchScorer(AnomalyScorer):
         super().__init__(detector, fusion, amp)
         self.patch_size = tuple(patch_size)
         self.overlap = float(overlap)
+        self._show: Callable[..., Evidence] = self._evidence
 
     def accelerate(self) -> None:
-        """Changes nothing: most of the time goes into the network, patch by patch."""
+        """Compiles what follows the encoder as far as it is of patches, `AT_ONCE` at a time."""
+        if not self.accelerated:
+            self._show = Compiled(self._evidence)
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it is compiled."""
+        return isinstance(self._show, Compiled)
 
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
         """The raw evidence about the slices ``(K, C, H, W)`` of a volume, or about patches.
@@ -62,15 +71,10 @@ class PatchScorer(AnomalyScorer):
         """
         if image.ndim > SLICES_NDIM:
             return super().evidence(image, context)
-        return self._blended(image, context, self.amp)
-
-    def _blended(self, image: Tensor, context: Mapping[str, Tensor] | None, amp: bool) -> Evidence:
         names: list[tuple[str, str]] = []
 
         def of_patches(patches: Tensor) -> Tensor:
-            found = self._of_patches(patches, amp)
-            if amp and not all(bool(one.isfinite().all()) for one in found.values()):
-                found = self._of_patches(patches, amp=False)  # 16 bits were too few
+            found = self._of_patches(patches)
             names[:] = found
             return torch.cat(list(found.values()), dim=1)
 
@@ -87,25 +91,24 @@ class PatchScorer(AnomalyScorer):
         values = {name: one.mean(dim=(1, 2, 3)) for name, one in found["values"].items()}
         return Evidence(found["maps"], values, found["reconstruction"].get(""))
 
-    def _of_patches(self, patches: Tensor, amp: bool) -> dict[tuple[str, str], Tensor]:
+    def _of_patches(self, patches: Tensor) -> dict[tuple[str, str], Tensor]:
         """All evidence about patches ``(B, C', D, h, w)`` on their voxels, by kind and name."""
-        patch, own = unpacked(patches, self.detector)
-        evidence = self._evidence(*self._encoded(patch, own, amp))
+        size = AT_ONCE if self.accelerated else 0
+        patch, own = unpacked(filled(patches, size), self.detector)
+        evidence = self._seen(self._show, patch, own)
         kinds = {"maps": evidence.maps, "values": evidence.values}
-        found = {
-            (k, n): _spread(v, patch).float() for k, own in kinds.items() for n, v in own.items()
-        }
+        found = {(k, n): _spread(v, patch) for k, own in kinds.items() for n, v in own.items()}
         if evidence.reconstruction is not None:
-            found["reconstruction", ""] = evidence.reconstruction.float()
-        return found
+            found["reconstruction", ""] = evidence.reconstruction
+        return {name: value[: len(patches)].float() for name, value in found.items()}
 
     def score_image(
-        self, image: Tensor, context: Mapping[str, Tensor] | None = None, exact: bool = False
+        self, image: Tensor, context: Mapping[str, Tensor] | None = None
     ) -> ImageScores:
         """Scores the slices of a volume, or patches; see `AnomalyScorer.score_image`."""
         if image.ndim > SLICES_NDIM:
-            return super().score_image(image, context, exact)
-        return self.judged(self._blended(image, context, self.amp and not exact), image)
+            return super().score_image(image, context)
+        return self.judged(self.evidence(image, context), image)
 
     def in_batches(
         self, image: Tensor, context: Mapping[str, Tensor] | None, size: int

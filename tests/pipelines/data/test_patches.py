@@ -10,7 +10,7 @@ import torch
 
 from pipelines.data.cases import Case
 from pipelines.data.datasets import NormalSlices, slice_loader
-from pipelines.data.patches import NormalPatches, as_seen, refuse_patches
+from pipelines.data.patches import NormalPatches, as_seen
 from pipelines.data.slices import CaseLoader
 from transforms.errors import InputError
 
@@ -61,9 +61,6 @@ def test_a_loader_is_rebuilt_by_its_parameters() -> None:
     again = CaseLoader(**loader.parameters)
     assert again.patch_size == (16, 32, 32) and again.overlap == 0.25 and again.volumetric
     assert "patch_size" not in CaseLoader(32).parameters  # models of slices are as they were
-    refuse_patches({"preprocessing": CaseLoader(32).parameters}, "models")
-    with pytest.raises(InputError, match="models holds a model of patches"):
-        refuse_patches({"preprocessing": loader.parameters}, "models")
 
 
 def test_patches_that_cannot_be_are_told(tmp_path: Path, picture: Case) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from networks import AnomalyScorer
+from pipelines.data.slices import CaseLoader
 from pipelines.export import formats as export
 from pipelines.export.formats import FORMATS, ParityError, export_model, main
 from pipelines.export.parity import compare, probe_context, probe_images
@@ -72,28 +73,42 @@ def test_a_file_scores_like_the_model_and_says_what_it_is(
         run(make_images(1, 1, 64, 64))
 
 
-@pytest.mark.parametrize("weighted", ["bright", "flow"])
-@pytest.mark.parametrize("name", list(FORMATS))
+@pytest.mark.parametrize(
+    ("name", "weighted", "depth"),
+    [
+        *((name, "bright", depth) for name in FORMATS for depth in (None, 16)),
+        ("torchscript", "flow", None),
+    ],
+)
 def test_a_file_takes_what_the_model_needs_beside_the_image(
     name: str,
     weighted: str,
+    depth: int | None,
     tmp_path: Path,
     make_scorer: MakeScorer,
     make_images: MakeImages,
     calibrate: Calibrate,
     model_facts: dict[str, Any],
 ) -> None:
+    """Images, and patches of volumes."""
     need(name)
     weights = {weighted: 0.75, "recon": 0.25}
-    scorer = make_scorer(normative=True, weights=weights, map_weights=weights)
-    save_model(tmp_path / "model.pt", calibrate(scorer, make_images(8)), model_facts | FACTS)
+    patch_size = None if depth is None else (depth, 32, 32)
+    scorer = make_scorer(
+        normative=True, weights=weights, map_weights=weights, patch_size=patch_size
+    )
+    preprocessing = CaseLoader(32, volumetric=True, patch_size=patch_size).parameters
+    facts = model_facts | FACTS | {"preprocessing": preprocessing}
+    save_model(tmp_path / "model.pt", calibrate(scorer, make_images(8, depth=depth)), facts)
     done = export_model(tmp_path, name)
     assert done.parity.agrees and done.parity.images == 24
     run, metadata = FORMATS[name].load(done.path, "cpu")
     assert metadata["inputs"] == ["image", "body", "place"]
+    assert metadata["input"].startswith("float32 (B, C, " + ("D, H, W)" if depth else "H, W)"))
     for count in (1, 3, 7):
-        image, body = make_images(count, seed=count), make_images(count, seed=9) > 0.3
-        context = {"body": body, "place": torch.rand(count, 1 + 32 + 32)}
+        image, other = (make_images(count, seed=s, depth=depth) for s in (count, 9))
+        body = other > 0.3
+        context = {"body": body, "place": torch.rand(count, (depth or 1) + 32 + 32)}
         found = run(image, *context.values())
         assert compare(scorer, image, found, context).agrees
         shifted = {"body": body, "place": 1 - context["place"]}

@@ -26,7 +26,9 @@ from pipelines.scoring.cases import (
     score_cases,
     score_columns,
 )
+from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, score_volume
+from transforms.readers import read_case
 from transforms.slices import to_native
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -60,37 +62,58 @@ def evaluated(scorer: AnomalyScorer, cases: list[Case], **kwargs: Any) -> dict[s
     return output
 
 
+@pytest.fixture(params=[None, (16, 32, 32)], ids=["slices", "patches"])
+def either(
+    request: pytest.FixtureRequest,
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+) -> AnomalyScorer:
+    """A scorer of slices, and one of patches of volumes."""
+    size = request.param
+    images = make_images(6, depth=None if size is None else size[0])
+    return calibrate(make_scorer(with_head=True, patch_size=size), images)
+
+
 def test_a_compiled_scorer_sees_batches_of_one_size(
-    scorer: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+    either: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, seen = make_images(5, seed=1), []
+    images, seen = make_images(30, seed=1), []
     monkeypatch.setattr(
         torch, "compile", lambda run: lambda *a: seen.append(len(a[0].image)) or run(*a)
     )
     with torch.no_grad():
-        expected = ScoreSlices(2)(images, scorer)
-        scorer.accelerate()
-        found = ScoreSlices(2)(images, scorer)
-    assert seen == [2, 2, 2]
-    torch.testing.assert_close(found, expected)
+        expected = ScoreSlices(4)(images, either)
+        either.accelerate()
+        found = ScoreSlices(4)(images, either)
+    assert seen == ([4] if isinstance(either, PatchScorer) else [4] * 8)  # 3 patches, 30 slices
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_what_leaves_the_range_of_16_bits_is_scored_in_32(
-    scorer: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+    either: AnomalyScorer, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    images, judge = make_images(3), scorer._judge
-    images[0] *= 0.5
-    scorer.eval()
+    images, evidence, seen = make_images(3), either.detector.evidence, []
+    images[0] *= 0.1
 
-    def overflowing(inputs: Any, *rest: Any) -> Any:
-        found = judge(inputs, *rest)
-        return found._replace(score=torch.where(inputs.image.mean() < 0.4, torch.inf, found.score))
+    def overflowing(output: Any, inputs: Any) -> Any:
+        seen.append(output.reconstruction.dtype)
+        found = evidence(output, inputs)
+        if seen[-1] == torch.bfloat16 and (inputs.image.amax(dim=(-2, -1)) < 0.1).any():
+            found.maps["head"].fill_(torch.inf)
+        return found
 
+    monkeypatch.setattr("networks.scorer.scoring_type", lambda device: torch.bfloat16)
+    monkeypatch.setattr(either.detector, "evidence", overflowing)
     with torch.no_grad():
-        expected = ScoreSlices(1)(images, scorer)
-        monkeypatch.setattr(scorer, "_judge", overflowing)
-        found = ScoreSlices(1)(images, scorer)
-    assert torch.equal(found["score"], expected["score"])
+        found = ScoreSlices(1)(images, either)
+        told = seen[:]
+        either.amp = False
+        expected = ScoreSlices(1)(images, either)
+    half, full = torch.bfloat16, torch.float32
+    assert told == ([half, full] if isinstance(either, PatchScorer) else [half, full, half, half])
+    assert torch.equal(found["score"][0], expected["score"][0])
+    torch.testing.assert_close(found["score"], expected["score"], atol=0.5, rtol=0.0)
 
 
 def test_slices_score_alike_in_any_batches(scorer: AnomalyScorer, make_images: MakeImages) -> None:
@@ -258,8 +281,9 @@ def test_a_map_value_lands_on_its_own_voxel(
     path = write_volume("codes", codes, affine=AFFINES[orientation])
     loader = CaseLoader(16, axis=axis, intensity="percentile", min_body_fraction=0.0)
     sample = loader(Case("a", "pa", (path,)))
-    whole = torch.ones_like(sample.raw[:, 0], dtype=torch.bool)
-    scored = fake_scored(replace(sample, body=whole), anomaly_map=sample.raw[:, 0].numpy())
+    raw = loader.slicer.native(read_case([path]))[:, 0]
+    whole = torch.ones_like(raw, dtype=torch.bool)
+    scored = fake_scored(replace(sample, body=whole), anomaly_map=raw.numpy())
     assert (scored.grid_map.as_tensor().numpy() == codes).all()
 
 
