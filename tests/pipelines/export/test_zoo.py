@@ -60,11 +60,21 @@ def verify(bundle: Path) -> Path:
     return exported
 
 
-@pytest.mark.parametrize(("channels", "normative"), [(1, True), (2, None)])
+@pytest.mark.parametrize(
+    ("channels", "normative", "patch_size"),
+    [(1, True, None), (2, None, None), (1, None, (16, 32, 32))],
+)
 def test_a_package_passes_the_zoo_s_checks(
-    channels: int, normative: bool | None, write_model: WriteModel, tmp_path: Path
+    channels: int,
+    normative: bool | None,
+    patch_size: tuple[int, ...] | None,
+    write_model: WriteModel,
+    tmp_path: Path,
 ) -> None:
-    write_model(channels=channels, normative=normative, modalities=["flair", "t2"][:channels])
+    modalities = ["flair", "t2"][:channels]
+    write_model(
+        channels=channels, normative=normative, patch_size=patch_size, modalities=modalities
+    )
     package_bundle(BUNDLE, tmp_path / "models", tmp_path / "zoo" / "aeflow")
     module = torch.jit.load(verify(tmp_path / "zoo" / "aeflow"), map_location="cpu")
     scorer = load_scorer(read_model(tmp_path / "models"))
@@ -75,7 +85,7 @@ def test_a_package_passes_the_zoo_s_checks(
         return module(packed(image, dict(zip(needs, context, strict=True)), scorer.detector))
 
     with torch.no_grad():
-        assert check_parity(scorer, run, (32, 32)).agrees
+        assert check_parity(scorer, run, patch_size or (32, 32)).agrees
 
 
 def test_a_unit_test_in_the_zoo_s_form(
