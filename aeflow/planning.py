@@ -65,28 +65,31 @@ def make_plan(preset: str, given: Mapping[str, Any]) -> Plan:
     volumetric = data.cohort.volumetric
     configs = config_names(preset, gpu, volumetric, signals)
     config = merged(configs, given)
-    config |= {one.option: one.value for one in _patch_size(config, given, config["image_size"])}
     cases = _some(data.split.train, LOOKED_AT[volumetric])
-    parser = ConfigParser({**config, "data": data})
+    parser = ConfigParser({**config, "data": data, "patch_size": None})
     sample = Sample.of(parser.get_parsed_content("preprocessing"), cases)
-    images = round(sample.images * len(data.split.train))
     slices = sample.slices * (len(data.split.train) + len(data.split.calibration))
     size = (
         _window(config, given)
         if signals
         else _image_size(config, given, sample, round(slices), preset)
     )
+    patches = _patch_size(config, given, size.value)
+    images = round(sample.images(config, size, *patches) * len(data.split.train))
     plan = Plan(
         _preset(preset, configs if gpu else ()),
         configs,
         given,
         (
             size,
-            *_patch_size(config, given, size.value),
+            *patches,
             _epochs("pretrain_epochs", config, given, images),
             _epochs("max_epochs", config, given, images),
         ),
-        {"data": _data_told(data, sample, images), "machine": _machine_told(gpu)},
+        {
+            "data": _data_told(data, sample, images, bool(patches)),
+            "machine": _machine_told(gpu),
+        },
         (*normals_told(data, config["target_fpr"]), *_hints(data, config, preset, gpu)),
     )
     return _timed(plan, data, cases) if sample.slices else plan
@@ -99,14 +102,14 @@ class Sample:
     Attributes:
         side: longer side of the largest slice in square pixels, or the samples of a window.
         slices: normal slices of a case, on average.
-        images: what the network sees of them: themselves, or patches.
         gigabytes: memory that one takes for each pixel of the network's input.
+        stretches: of each case the lengths of its stretches of normal slices.
     """
 
     side: int
     slices: float
-    images: float
     gigabytes: float
+    stretches: Sequence[Sequence[int]] = ()
 
     @classmethod
     def of(cls, loader: CaseLoader | SignalLoader, cases: Sequence[Case]) -> Sample:
@@ -117,18 +120,25 @@ class Sample:
         """
         if isinstance(loader, SignalLoader):
             windows = sum(int((loader(case).labels == 0).sum()) for case in cases) / len(cases)
-            return cls(loader.window, windows, windows, 0.0)
+            return cls(loader.window, windows, 0.0)
         read = [loader(case) for case in cases]
         kept = [value for one in read for value in (one.images, *one.context.values())]
         size = sum(value.nbytes for value in kept) / max(1, sum(len(one.images) for one in read))
         normal = [one.indices[one.labels == 0] for one in read]
-        stretches = [len(one) for own in normal for one in consecutive(own)]
         return cls(
             max(_side(one.geometry) for one in read),
             sum(map(len, normal)) / len(read),
-            sum(len(loader.windows(length)) for length in stretches) / len(read),
             size / math.prod(loader.slicer.image_size) / GIB,
+            [[len(one) for one in consecutive(own)] for own in normal],
         )
+
+    def images(self, config: Mapping[str, Any], size: Choice, patch: Choice | None = None) -> float:
+        """What the network sees of a case, on average: its normal slices, or patches of them."""
+        if patch is None:
+            return self.slices
+        loader = CaseLoader(size.value, patch_size=patch.value, overlap=config["overlap"])
+        lengths = [length for own in self.stretches for length in own]
+        return sum(len(loader.windows(length)) for length in lengths) / len(self.stretches)
 
 
 def _side(geometry: SliceGeometry) -> int:
@@ -272,7 +282,7 @@ def _hints(data: Data, config: Mapping[str, Any], preset: str, gpu: bool) -> lis
     return told
 
 
-def _data_told(data: Data, sample: Sample, images: int) -> str:
+def _data_told(data: Data, sample: Sample, images: int, patches: bool) -> str:
     split = data.split
     told = [f"{len(one)} to {use}" for use, one in (
         ("train", split.train), ("calibrate", split.calibration), ("test", split.test)
@@ -280,6 +290,6 @@ def _data_told(data: Data, sample: Sample, images: int) -> str:
     if data.cohort.signals:
         windows = f"; about {images} normal windows of {sample.side} samples to train"
         return f"{listed(data)}: {', '.join(told)}{windows}"
-    seen = "slices" if sample.images == sample.slices else "patches"
+    seen = "patches" if patches else "slices"
     slices = f"; about {images} normal {seen} to train" if data.cohort.volumetric else ""
     return f"{listed(data)}, sides up to {sample.side} pixels: {', '.join(told)}{slices}"

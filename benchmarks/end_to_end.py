@@ -43,10 +43,11 @@ def measure(checkout: Path, arguments: Sequence[str]) -> Phases:
         found = Path(folder) / "seconds.json"
         places = ("--output_dir", f"{folder}/output", "--ckpt_dir", f"{folder}/models")
         script = HERE / "benchmarks" / "phases.py"
+        installed = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
         done = subprocess.run(
             [sys.executable, "-P", str(script), str(found), "run", "training", *places, *arguments],
             cwd=checkout,
-            env=os.environ | {"PYTHONPATH": str(checkout)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join((str(checkout), *installed))},
             capture_output=True,
             text=True,
             check=False,

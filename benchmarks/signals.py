@@ -26,8 +26,8 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.kpi import COLUMNS, write_kpis
 from pipelines.common import write_csv
-from pipelines.data.phantom.kpi import COLUMNS, write_kpis
 from transforms.errors import InputError
 
 DATA = "aeon/datasets/data"

@@ -304,7 +304,7 @@ def fake_scored() -> FakeScored:
         count = len(sample.images)
         score = np.arange(float(count)) if scores is None else np.array(scores, dtype=float)
         if anomaly_map is None:
-            anomaly_map = np.zeros((count, *sample.raw.shape[-2:]))
+            anomaly_map = np.zeros((count, *sample.body.shape[1:]))
         first = sample.images[:, 0]
         canvas = torch.arange(float(count)).view(-1, *[1] * (first.ndim - 1)).expand(first.shape)
         told: dict[str, Any] = {

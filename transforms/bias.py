@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from transforms.errors import InputError
 
 # Rare extremes would leave N4's histogram with nearly all voxels in one bin.
 _TOP_PERCENTILE = 99.5
+_SHRINK = 4  # times that the copy is smaller along each axis, less along short ones
+_ITERATIONS = [50, 50, 50, 50]  # at most, for each level of resolution, from coarse to fine
 _LEAST_VOXELS = 8  # along an axis, for the field to be fitted to
 
 
@@ -26,27 +28,11 @@ class BiasCorrect(Transform):
 
     Args:
         body: finds the body (bool) of an image (C, X, Y, Z).
-        shrink: how many times smaller along each axis the copy is; less along short axes.
-        iterations: at most so many for each level of resolution, from coarse to fine.
-
-    Raises:
-        InputError: if an option is out of range.
     """
 
-    def __init__(
-        self,
-        body: Callable[[torch.Tensor], torch.Tensor],
-        shrink: int = 4,
-        iterations: Sequence[int] = (50, 50, 50, 50),
-    ) -> None:
-        """Keep the options, once checked; see the class."""
-        if shrink < 1:
-            raise InputError(f"shrink: expected a whole number from 1, found {shrink}.")
-        if not iterations or any(count < 1 for count in iterations):
-            raise InputError(f"iterations: expected numbers from 1, found {iterations}.")
+    def __init__(self, body: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Keep what finds the body."""
         self.body = body
-        self.shrink = int(shrink)
-        self.iterations = [int(count) for count in iterations]
 
     def __call__(self, image: torch.Tensor) -> MetaTensor:
         """Correct one volume.
@@ -91,9 +77,9 @@ class BiasCorrect(Transform):
         clipped = np.minimum(values, np.percentile(values[body], _TOP_PERCENTILE))
         full = sitk.GetImageFromArray(clipped)
         mask = sitk.GetImageFromArray(body.astype(np.uint8))
-        factors = [max(1, min(self.shrink, size // _LEAST_VOXELS)) for size in full.GetSize()]
+        factors = [max(1, min(_SHRINK, size // _LEAST_VOXELS)) for size in full.GetSize()]
         n4 = sitk.N4BiasFieldCorrectionImageFilter()
-        n4.SetMaximumNumberOfIterations(self.iterations)
+        n4.SetMaximumNumberOfIterations(_ITERATIONS)
         n4.Execute(sitk.Shrink(full, factors), sitk.Shrink(mask, factors))
         field = np.exp(sitk.GetArrayFromImage(n4.GetLogBiasFieldAsImage(full)))
         corrected = values.copy()

@@ -84,11 +84,6 @@ class SliceGeometry:
         """The number N of slices."""
         return 1 if self.slice_axis is None else self.image_shape[self.slice_axis]
 
-    @property
-    def resampled(self) -> bool:
-        """Whether slices are resized, so that maps come back interpolated."""
-        return self.fitted_shape != self.native_shape
-
     def to_stack(self, image: torch.Tensor, indices: torch.Tensor | None = None) -> torch.Tensor:
         """Cut an image (C, *image_shape) into native slices, without resampling.
 

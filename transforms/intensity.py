@@ -24,6 +24,12 @@ from transforms.windows import CT_WINDOWS, VOI, WINDOW_PREFIX, apply_window, win
 
 ScaleMethod = Literal["auto", "zscore", "unit", "percentile"]
 
+Z_RANGE = (-4.0, 8.0)
+"""Lowest and highest z kept, in IQRs from the median."""
+
+PERCENTILES = (0.5, 99.5)
+"""Between which ``percentile`` scales, in percent."""
+
 # Rare extremes would leave Otsu's histogram with all voxels in one bin.
 _OTSU_TOP_PERCENTILE = 99.5
 
@@ -81,9 +87,9 @@ class ScaleBody(Transform):
     """Map an image to float32 in [0, 1].
 
     - ``zscore``: z = (x - median) / IQR inside the body of each channel (see ``body_mask``),
-      clipped to ``z_range`` and mapped linearly from it to [0, 1]; outside the body exactly 0.
+      clipped to ``Z_RANGE`` and mapped linearly from it to [0, 1]; outside the body exactly 0.
     - ``unit``: value / (2^bits - 1), for pictures, which keeps their differences in exposure.
-    - ``percentile``: from ``percentiles`` of the values to [0, 1], clipped. For pictures over
+    - ``percentile``: from ``PERCENTILES`` of the values to [0, 1], clipped. For pictures over
       all pixels and channels; for volumes per channel inside the body, outside exactly 0.
     - ``auto``: ``zscore`` for volumes, ``unit`` for 8-bit and ``percentile`` for 16-bit pictures,
       which rarely use their full range.
@@ -94,39 +100,13 @@ class ScaleBody(Transform):
 
     Args:
         method: one of the above.
-        z_range: lowest and highest z kept, in IQRs from the median.
-        percentiles: lower and upper percentile, in percent.
         n4: whether MR volumes are corrected for uneven brightness before; see ``BiasCorrect``.
     """
 
-    def __init__(
-        self,
-        method: ScaleMethod | str = "auto",
-        z_range: tuple[float, float] = (-4.0, 8.0),
-        percentiles: tuple[float, float] = (0.5, 99.5),
-        n4: bool = False,
-    ) -> None:
+    def __init__(self, method: ScaleMethod | str = "auto", n4: bool = False) -> None:
         """Keep the options, once checked; see the class."""
-        if not z_range[0] < z_range[1]:
-            raise InputError(f"z_range: expected two increasing numbers, found {z_range}.")
-        if not 0 <= percentiles[0] < percentiles[1] <= 100:
-            raise InputError(
-                f"percentiles: expected two increasing numbers in [0, 100], found {percentiles}."
-            )
         self.method = _checked_method(method)
         self.n4 = bool(n4)
-        self.z_range = (float(z_range[0]), float(z_range[1]))
-        self.percentiles = (float(percentiles[0]), float(percentiles[1]))
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """Plain values from which ``ScaleBody(**parameters)`` rebuilds this transform."""
-        return {
-            "method": self.method,
-            "z_range": list(self.z_range),
-            "percentiles": list(self.percentiles),
-            "n4": self.n4,
-        }
 
     def resolve(self, image: torch.Tensor) -> str:
         """The method used for this image: never ``auto``.
@@ -165,32 +145,33 @@ class ScaleBody(Transform):
         if method == "zscore":
             scaled = _scale_by_body(
                 image,
-                lambda channel, body, name: _to_unit(robust_z(channel, body, name), *self.z_range),
+                lambda channel, body, name: _to_unit(robust_z(channel, body, name), *Z_RANGE),
             )
         elif method == "unit":
             scaled = _scale_by_depth(image)
         elif method == "percentile" and image.ndim == 3:
             values = _finite(image)
-            scaled = _to_unit(values, *self._limits(values, f"{_name(image)}, channel 0"))
+            scaled = _to_unit(values, *_limits(values, f"{_name(image)}, channel 0"))
         elif method == "percentile":
             scaled = _scale_by_body(
                 image,
                 lambda channel, body, name: _to_unit(
-                    channel, *self._limits(_inside(channel, body), name)
+                    channel, *_limits(_inside(channel, body), name)
                 ),
             )
         else:
             scaled = apply_window(_finite(image), method, _meta(image))
         return MetaTensor(scaled, meta=dict(_meta(image)))
 
-    def _limits(self, values: torch.Tensor, name: str) -> tuple[float, float]:
-        low, high = _quantiles(values, [percent / 100 for percent in self.percentiles], name)
-        if high <= low:
-            raise InputError(
-                f"{name}: expected varied intensities, found {low:g} at both percentiles "
-                f"{self.percentiles}. Leave this file out or widen percentiles."
-            )
-        return low, high
+
+def _limits(values: torch.Tensor, name: str) -> tuple[float, float]:
+    low, high = _quantiles(values, [percent / 100 for percent in PERCENTILES], name)
+    if high <= low:
+        raise InputError(
+            f"{name}: expected varied intensities, found {low:g} at both percentiles "
+            f"{PERCENTILES}. Leave this file out."
+        )
+    return low, high
 
 
 def _checked_method(method: str) -> str:

@@ -1,18 +1,14 @@
-"""Pictures with all their grey levels: a MONAI reader for PNG, JPEG and TIFF."""
+"""Pictures with all their grey levels: PNG, JPEG and TIFF."""
 
 from __future__ import annotations
 
 import io
 import struct
 import zlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from monai.config.type_definitions import PathLike
-from monai.data.image_reader import ImageReader
-from monai.utils.misc import ensure_tuple
 from PIL import Image, ImageOps
 
 from transforms.decoder import decode
@@ -25,71 +21,38 @@ _FORMATS = ("PNG", "JPEG", "TIFF")
 _ORIENTATION_TAG = 0x0112
 
 
-class PictureReader(ImageReader):
+def read_picture(path: Path) -> np.ndarray[Any, Any]:
     """Read one PNG, JPEG or TIFF of 8 or 16 bits per channel.
 
     Unlike MONAI's ``PILReader`` it keeps rows as rows, all levels of 16-bit colour (which Pillow
     alone would cut to 8), and applies the orientation that a camera has noted. Opaque alpha
     channels are dropped; palettes and 1-bit pictures become 8-bit values.
 
-    What it refuses, since it would have to guess: transparency, CMYK and other colour spaces,
-    floating point and 32-bit values, several pages.
+    Returns:
+        uint8, uint16 or int16 of shape (H, W) or (H, W, 3).
+
+    Raises:
+        InputError: for what would have to be guessed: transparency, CMYK and other colour spaces,
+            floating point and 32-bit values, several pages.
     """
-
-    def verify_suffix(self, filename: Sequence[PathLike] | PathLike) -> bool:
-        """Whether the name ends like a picture's."""
-        return all(str(name).lower().endswith(PICTURE_SUFFIXES) for name in ensure_tuple(filename))
-
-    def read(self, data: Sequence[PathLike] | PathLike, **kwargs: Any) -> np.ndarray[Any, Any]:
-        """Decode one file.
-
-        Args:
-            data: the file, or a sequence of one file, as MONAI's ``LoadImage`` passes it.
-            kwargs: not used.
-
-        Returns:
-            uint8, uint16 or int16 of shape (H, W) or (H, W, 3).
-
-        Raises:
-            InputError: for the kinds of pictures that the class refuses.
-        """
-        paths = ensure_tuple(data)
-        if len(paths) != 1:
-            raise InputError(f"PictureReader: expected one file, found {len(paths)}.")
-        path = str(paths[0])
-        require_memory(path, Path(path).stat().st_size)
-        content = Path(path).read_bytes()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
-            require_memory(path, 4 * picture.width * picture.height * len(picture.getbands()))
-            pages = getattr(picture, "n_frames", 1)
-            if pages > 1 and picture.format != "MPO":  # an MPO is a JPEG with its previews
-                raise InputError(
-                    f"{path}: expected one picture, found {pages} pages. Save each page as a file "
-                    "of its own, or the stack as NIfTI."
-                )
-            if picture.format == "PNG":
-                _require_intact_png(path, content)
-            if _is_deep_colour(picture):
-                return _read_deep_colour(path, picture)
-            return _pixels(path, ImageOps.exif_transpose(picture))
-
-    def get_data(self, img: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-        """The pixels and what is known of them, as MONAI's readers return it.
-
-        Args:
-            img: what ``read`` returned.
-
-        Returns:
-            The pixels, (H, W) or (H, W, 3), and the meta data with ``bit_depth`` 8 or 16.
-        """
-        return img, {
-            "spatial_shape": np.asarray(img.shape[:2]),
-            "original_channel_dim": float("nan") if img.ndim == 2 else -1,
-            "bit_depth": 8 * img.dtype.itemsize,
-        }
+    require_memory(path, path.stat().st_size)
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as picture:
+        require_memory(path, 4 * picture.width * picture.height * len(picture.getbands()))
+        pages = getattr(picture, "n_frames", 1)
+        if pages > 1 and picture.format != "MPO":  # an MPO is a JPEG with its previews
+            raise InputError(
+                f"{path}: expected one picture, found {pages} pages. Save each page as a file "
+                "of its own, or the stack as NIfTI."
+            )
+        if picture.format == "PNG":
+            _require_intact_png(path, content)
+        if _is_deep_colour(picture):
+            return _read_deep_colour(path, picture)
+        return _pixels(path, ImageOps.exif_transpose(picture))
 
 
-def _require_intact_png(path: str, content: bytes) -> None:
+def _require_intact_png(path: Path, content: bytes) -> None:
     """Compare the checksum of every chunk, up to the last; Pillow looks at some of them."""
     end, kind = 8, b""
     while kind != b"IEND":
@@ -115,17 +78,17 @@ def _is_deep_colour(picture: Image.Image) -> bool:
     return ";16" in _raw_mode(picture) and not picture.mode.startswith("I")
 
 
-def _read_deep_colour(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
+def _read_deep_colour(path: Path, picture: Image.Image) -> np.ndarray[Any, Any]:
     """Read 16-bit colour with SimpleITK, since Pillow would keep only 8 of the bits."""
     if picture.mode != "RGB" or picture.getexif().get(_ORIENTATION_TAG, 1) != 1:
         raise InputError(
             f"{path}: expected 16-bit grey or upright RGB, found 16-bit {_raw_mode(picture)} with "
             "transparency or a rotation tag. Save it as 16-bit grey or plain RGB."
         )
-    return decode(Path(path), lambda folder: Path(path))
+    return decode(path, lambda folder: path)
 
 
-def _pixels(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
+def _pixels(path: Path, picture: Image.Image) -> np.ndarray[Any, Any]:
     if picture.mode in ("P", "PA"):
         transparent = picture.mode == "PA" or "transparency" in picture.info
         picture = picture.convert("RGBA" if transparent else "RGB")
@@ -143,7 +106,7 @@ def _pixels(path: str, picture: Image.Image) -> np.ndarray[Any, Any]:
     )
 
 
-def _without_alpha(path: str, picture: Image.Image) -> Image.Image:
+def _without_alpha(path: Path, picture: Image.Image) -> Image.Image:
     lowest, _ = picture.getchannel("A").getextrema()
     if lowest != 255:
         raise InputError(
@@ -153,7 +116,7 @@ def _without_alpha(path: str, picture: Image.Image) -> Image.Image:
     return picture.convert("L" if picture.mode == "LA" else "RGB")
 
 
-def _integer_levels(path: str, levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _integer_levels(path: Path, levels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Narrow Pillow's 32-bit grey to the 16 bits that the file holds."""
     for dtype in (np.uint16, np.int16):
         limits = np.iinfo(dtype)

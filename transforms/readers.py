@@ -16,17 +16,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.data.image_reader import ImageReader
 from monai.data.meta_tensor import MetaTensor
 
 from transforms.decoder import stop_decoder
-from transforms.dicom import DICOM_SUFFIXES, DicomReader, holds_dicom, is_dicom
+from transforms.dicom import DICOM_SUFFIXES, holds_dicom, is_dicom, read_dicom
 from transforms.errors import InputError
 from transforms.limits import in_time
 from transforms.nifti import KEPT_FIELDS, NIFTI_SUFFIXES, read_nifti
-from transforms.pictures import PICTURE_SUFFIXES, PictureReader
+from transforms.pictures import PICTURE_SUFFIXES, read_picture
 from transforms.resample import AFFINE_TOLERANCE, resample_onto
-from transforms.volumes import ITK_SUFFIXES, ItkReader
+from transforms.volumes import ITK_SUFFIXES, read_itk
 
 VOLUME_SUFFIXES = (*NIFTI_SUFFIXES, *ITK_SUFFIXES)
 
@@ -223,8 +222,9 @@ def _reader_of(path: Path) -> Callable[[Path], _Content]:
 
 
 def _read_picture(path: Path) -> _Content:
-    array, meta = _decode(PictureReader(), path)
-    return _grey(array), np.eye(4), {"bit_depth": meta["bit_depth"]}
+    with _decoding(path):
+        array = read_picture(path)
+    return _grey(array), np.eye(4), {"bit_depth": 8 * array.dtype.itemsize}
 
 
 def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -235,15 +235,16 @@ def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _read_itk(path: Path) -> _Content:
-    array, meta = _decode(ItkReader(), path)
-    if len(meta["spatial_shape"]) == 3:
-        return _volume(path, array, meta)
-    if meta["bit_depth"] is None:
+    with _decoding(path):
+        array, affine = read_itk(path)
+    if affine is not None:
+        return _volume(path, array, {"affine": affine})
+    if array.dtype.kind not in "iu" or array.dtype.itemsize > 2:
         raise InputError(
             f"{path}: expected a picture of 8 or 16 bits, found two dimensions of type "
             f"{array.dtype}. Save the picture with 16 bits, or a volume with three dimensions."
         )
-    return array, np.eye(4), {"bit_depth": meta["bit_depth"]}
+    return array, np.eye(4), {"bit_depth": 8 if array.dtype == np.uint8 else 16}
 
 
 def _read_nifti(path: Path) -> _Content:
@@ -276,16 +277,10 @@ def _volume(path: Path, array: np.ndarray[Any, Any], meta: Mapping[str, Any]) ->
 
 
 def _read_dicom(path: Path, series_uid: str | None = None) -> _Content:
-    image = DicomReader(series_uid).read(path)
+    image = read_dicom(path, series_uid)
     if image.affine is None:
         return _grey(image.values()), np.eye(4), image.meta()
     return image.values(), image.affine, image.meta()
-
-
-def _decode(reader: ImageReader, path: Path) -> tuple[np.ndarray[Any, Any], dict[str, Any]]:
-    with _decoding(path):
-        array, meta = reader.get_data(reader.read(path))
-    return np.asarray(array), meta
 
 
 @contextmanager

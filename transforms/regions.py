@@ -74,19 +74,6 @@ class _Lung(NamedTuple):
     edge: float
 
 
-def lung_mask(image: Tensor) -> Tensor | None:
-    """Finds the lungs in a frontal chest radiograph.
-
-    Args:
-        image: (1, H, W) in [0, 1], air dark.
-
-    Returns:
-        bool (H, W); None if no two regions have the size, shape and position of lungs.
-    """
-    _, found = _search(_to_grid(image[None])[0])
-    return None if found is None else _to_size(found[None], image)[0]
-
-
 def lung_masks(
     images: Tensor,
     processes: int = 1,
@@ -94,8 +81,8 @@ def lung_masks(
 ) -> LungMasks:
     """Finds the lungs in all of many frontal chest radiographs.
 
-    Where ``lung_mask`` finds none, or lungs of an unusual shape, the atlas of the others is fitted
-    to the image and decides together with its brightness.
+    Where no two regions have the size, shape and position of lungs, or these are of an unusual
+    shape, the atlas of the others is fitted to the image and decides together with its brightness.
 
     Args:
         images: (N, 1, H, W) in [0, 1], air dark, of a kind: the atlas is made from them.

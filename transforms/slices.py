@@ -169,7 +169,6 @@ def on_grid(native: torch.Tensor, geometry: SliceGeometry, indices: torch.Tensor
 
 def select_slices(
     body: torch.Tensor,
-    mask: torch.Tensor | None = None,
     min_body_fraction: float = 0.1,
     slice_range: tuple[int, int] | None = None,
 ) -> torch.Tensor:
@@ -177,8 +176,6 @@ def select_slices(
 
     Args:
         body: bool (N, h, w), where the body is.
-        mask: (N, h, w), non-zero where a lesion is; such pixels count as body even if they are
-            dark. A lesion alone selects nothing.
         min_body_fraction: smallest share of a slice's area that the body must fill, in [0, 1].
         slice_range: first and last slice to consider, both included; None considers all.
 
@@ -197,8 +194,7 @@ def select_slices(
         raise InputError(
             f"slice_range: expected (first, last) with 0 <= first <= last, found {slice_range}."
         )
-    shown = _plain(body).bool() if mask is None else _plain(body).bool() | (_plain(mask) != 0)
-    enough = _counts(shown).double() / shown[0].numel() >= min_body_fraction
+    enough = _counts(body).double() / body[0].numel() >= min_body_fraction
     enough[:first] = False
     enough[last + 1 :] = False
     return enough.nonzero().flatten()

@@ -201,11 +201,12 @@ class AEFlowDetector(Detector):
         """Pre-training of encoder and head, if there is a head; training of flow and decoder."""
         network = self.network
         terms = ("loss", "flow_loss", "recon_loss")
-        train = Stage("train", {"loss": network.trainable_parameters()}, terms, cached=True)
+        found = {"loss": network.trainable_parameters()}
+        train = Stage("train", found, terms, cached=True, labelled=bool(self.mixtures))
         if network.head is None:
             return (train,)
-        found = [*network.encoder.parameters(), *network.head.parameters()]
-        return Stage("pretrain", {"loss": found}, ("loss",), synthetic=True), train
+        found = {"loss": [*network.encoder.parameters(), *network.head.parameters()]}
+        return Stage("pretrain", found, ("loss",), synthetic=True), train
 
     def load_encoder(self, state_dict: Mapping[str, Tensor]) -> None:
         """Loads the state dict of torchvision's network of the same name."""

@@ -43,6 +43,12 @@ class Inputs(NamedTuple):
     context: Mapping[str, Tensor] = {}
 
 
+def seen_samples(inputs: Inputs) -> Tensor:
+    """Which samples of windows ``(B, C, L)`` are there, ``(B, 1, L)`` bool: all, unless told."""
+    body = inputs.context.get("body")
+    return torch.ones_like(inputs.image[:, :1], dtype=torch.bool) if body is None else body.bool()
+
+
 class Evidence(NamedTuple):
     """The raw evidence about a batch, before any calibration; higher is stranger.
 
@@ -90,6 +96,7 @@ class Stage(NamedTuple):
         terms: all terms of the loss that are told, those of `groups` first.
         synthetic: whether it sees synthetic anomalies and their masks.
         cached: whether features of an image may be computed once, see `Detector.encode`.
+        labelled: whether it learns from labelled anomalies, as a synthetic one always does.
     """
 
     name: str
@@ -97,6 +104,12 @@ class Stage(NamedTuple):
     terms: tuple[str, ...]
     synthetic: bool = False
     cached: bool = False
+    labelled: bool = False
+
+    @property
+    def uses_mask(self) -> bool:
+        """Whether its loss tells anomalies from normal images."""
+        return self.synthetic or self.labelled
 
 
 class Batches(Protocol):
@@ -246,15 +259,17 @@ class Detector(nn.Module):
     def prepare(self, batches: Batches, stage: str | None) -> None:
         """Fits what is not trained: called before each stage, and at the end with None.
 
-        The base fits the input normalisation; a method that overrides this calls it first.
+        The base fits the input normalisation, of signals to the samples that are there; a method
+        that overrides this calls it first.
         """
         count = 0
         sums = torch.zeros(2, self.in_channels, dtype=torch.float64)
-        for image, _ in batches:
-            values = self._contrasted(image).double()
-            axes = (0, *range(2, image.ndim))
-            sums += torch.stack([values.sum(axes), values.square().sum(axes)]).cpu()
-            count += image.numel() // self.in_channels
+        for inputs in batches:
+            values = self._contrasted(inputs.image).double().transpose(0, 1).flatten(1)
+            if self.spatial_dims == 1:
+                values = values[:, seen_samples(inputs).flatten()]
+            sums += torch.stack([values.sum(dim=1), values.square().sum(dim=1)]).cpu()
+            count += values.shape[1]
         mean = sums[0] / count
         std = (
             (sums[1] / count - mean.square()).clamp_min(0.0) * (count / max(1, count - 1))

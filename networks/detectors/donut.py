@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.nets.fullyconnectednet import VarFullyConnectedNet
@@ -13,7 +13,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from .contract import Batches, Detector, Evidence, Inputs, Part, Stage, register
+from .contract import Detector, Evidence, Inputs, Part, Stage, register, seen_samples
 
 LEAST_STD = 1e-4
 """Added to each standard deviation, as in the authors' code."""
@@ -123,14 +123,6 @@ class DonutDetector(Detector):
         """One stage."""
         return (Stage("train", {"loss": list(self.network.parameters())}, TERMS),)
 
-    def prepare(self, batches: Batches, stage: str | None) -> None:
-        """Fits the normalisation to the samples that are there."""
-        present = (
-            Inputs(inputs.image.transpose(0, 1)[:, seen_samples(inputs)[:, 0]].unsqueeze(0))
-            for inputs in batches
-        )
-        super().prepare(cast("Batches", present), stage)  # which goes through them once
-
     def forward(
         self, inputs: Inputs, features: Any = None, stage: str | None = None
     ) -> DonutOutput:
@@ -196,9 +188,3 @@ def _normal(mean: Tensor, spread: Tensor) -> Normal:
 
 def _drawn(told: Normal, noise: Tensor) -> Tensor:
     return told.loc + noise * told.scale
-
-
-def seen_samples(inputs: Inputs) -> Tensor:
-    """Which samples of windows ``(B, C, L)`` are there, ``(B, 1, L)`` bool: all, unless told."""
-    body = inputs.context.get("body")
-    return torch.ones_like(inputs.image[:, :1], dtype=torch.bool) if body is None else body.bool()

@@ -210,7 +210,7 @@ class CaseRun:
     def _gather(
         self, cases: Sequence[Case], store: CaseStore, failures: list[FailedCase]
     ) -> Gathered:
-        pixels = PixelHistogram(default_edges(threshold=self._pixel_threshold))
+        pixels = PixelHistogram(default_edges(self._pixel_threshold))
         baseline_pixels: dict[str, PixelHistogram] = defaultdict(PixelHistogram)
         keeper = ExampleKeeper()
         rows: list[ScoreRow] = []

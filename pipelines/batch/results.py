@@ -62,7 +62,7 @@ def case_result(
     scored: ScoredCase, pixel_threshold: float, examples: Sequence[Example] = ()
 ) -> CaseResult:
     """Sums up a scored case, with the examples of it that the caller chose."""
-    pixels = PixelHistogram(default_edges(threshold=pixel_threshold))
+    pixels = PixelHistogram(default_edges(pixel_threshold))
     _add_pixels(pixels, scored, scored.anomaly_map)
     trivial: dict[str, PixelHistogram] = {}
     for name, maps in baseline_maps(scored).items():
@@ -259,7 +259,7 @@ def load_result(path: Path) -> CaseResult:
 def _histogram(
     stored: Mapping[str, NDArray[Any]], name: str, threshold: float | None = None
 ) -> PixelHistogram:
-    edges = default_edges(threshold=threshold)
+    edges = default_edges(threshold)
     return PixelHistogram.from_state({"edges": edges, **_group(stored, name)})
 
 

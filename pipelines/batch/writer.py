@@ -8,8 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from pipelines.batch.results import case_result, save_result
 from pipelines.common import spare_threads
 from pipelines.outputs import Example, save_panels, write_maps
@@ -68,7 +66,8 @@ class CaseWriter:
         """
         while len(self._waiting) >= AHEAD:
             self._waiting.pop(0).result()
-        task = self._pool.submit(self._write, slim(scored), panel, examples, path, stamp)
+        slim = replace(scored, reconstruction=None)  # of a case that waits
+        task = self._pool.submit(self._write, slim, panel, examples, path, stamp)
         self._waiting.append(task)
 
     def _write(
@@ -105,9 +104,3 @@ class CaseWriter:
         finally:
             self._waiting = []
             self._pool.shutdown()
-
-
-def slim(scored: ScoredCase) -> ScoredCase:
-    """The case without what is not written, so that waiting takes less memory."""
-    nothing = torch.empty(0)
-    return replace(scored, sample=replace(scored.sample, raw=nothing), reconstruction=nothing)

@@ -1,6 +1,7 @@
 from .archive import read_archive as read_archive
 from .devices import choose_device as choose_device
 from .devices import compiling_pays as compiling_pays
+from .devices import environments as environments
 from .devices import pays_bfloat16 as pays_bfloat16
 from .devices import spare_threads as spare_threads
 from .distributed import average as average

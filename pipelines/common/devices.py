@@ -22,6 +22,23 @@ def choose_device(device: str = "auto") -> torch.device:
     return torch.device(device)
 
 
+def environments(count: int, device: str = "auto") -> list[dict[str, str]]:
+    """What to add to the environments of so many programs at once, which share the machine.
+
+    Args:
+        count: of the programs.
+        device: where they compute; ``auto`` or ``cuda`` gives them the GPUs in turn.
+    """
+    threads = max(1, (os.cpu_count() or 1) // count)
+    found = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", f"{threads}")}] * count
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if gpus < 2:  # noqa: PLR2004
+        return found
+    told = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+    names = told.split(",")[:gpus]
+    return [one | {"CUDA_VISIBLE_DEVICES": names[n % gpus]} for n, one in enumerate(found)]
+
+
 def spare_threads() -> int:
     """Threads that read, and as many that write, beside the scoring: 1 on a laptop, 4 at most."""
     return min(4, max(1, (os.cpu_count() or 1) // 4))

@@ -15,7 +15,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import median_filter
 from scipy.signal import correlate, detrend, find_peaks
 
-from transforms.errors import InputError
 from transforms.intensity import robust_z
 
 Floats = NDArray[np.float32]
@@ -47,13 +46,8 @@ def moving_median(signal: ArrayLike, seen: ArrayLike | None = None, window: int 
 
     Returns:
         (T,) trace, at least 0.
-
-    Raises:
-        InputError: if the signal is not (C, T), nothing is seen, or `window` is below 1.
     """
-    channels, known = _checked(signal, seen)
-    if window < 1:
-        raise InputError(f"Argument 'window' must be at least 1 sample, got {window}.")
+    channels, known = _arrays(signal, seen)
     return _trace(channels - median_filter(channels, size=(1, window), mode="nearest"), known)
 
 
@@ -68,13 +62,8 @@ def seasonal_difference(signal: ArrayLike, season: int, seen: ArrayLike | None =
 
     Returns:
         (T,) trace, at least 0; of zeros where the signal is no longer than the season.
-
-    Raises:
-        InputError: if the signal is not (C, T), nothing is seen, or `season` is below 1.
     """
-    channels, known = _checked(signal, seen)
-    if season < 1:
-        raise InputError(f"Argument 'season' must be at least 1 sample, got {season}.")
+    channels, known = _arrays(signal, seen)
     time = np.arange(known.size)
     other = np.where(time < season, time + season, time - season)
     both = known & np.append(known, False)[np.minimum(other, known.size)]
@@ -92,7 +81,7 @@ def find_season(signals: Iterable[ArrayLike]) -> int | None:
     Returns:
         Samples, at most half of the shortest signal; None where nothing repeats itself.
     """
-    found = [_autocorrelation(_checked(one, None)[0]) for one in signals]
+    found = [_autocorrelation(_arrays(one, None)[0]) for one in signals]
     if not found:
         return None
     mean = np.mean([one[: min(map(len, found))] for one in found], axis=0)
@@ -127,13 +116,7 @@ def _trace(residuals: NDArray[np.floating], known: Mask) -> Floats:
     return trace
 
 
-def _checked(signal: ArrayLike, seen: ArrayLike | None) -> tuple[NDArray[np.float64], Mask]:
+def _arrays(signal: ArrayLike, seen: ArrayLike | None) -> tuple[NDArray[np.float64], Mask]:
     """The signal, and what is seen of it."""
     channels = np.asarray(signal, dtype=np.float64)
-    known = np.ones(channels.shape[-1:], bool) if seen is None else np.asarray(seen).astype(bool)
-    if channels.ndim != 2 or known.shape != channels.shape[1:] or not known.any():
-        raise InputError(
-            "Arguments 'signal' and 'seen' must be (C, T) and (T,) with at least a sample seen, "
-            f"got {channels.shape} and {known.shape} with {int(known.sum())} seen."
-        )
-    return channels, known
+    return channels, np.ones(channels.shape[1], bool) if seen is None else np.asarray(seen, bool)

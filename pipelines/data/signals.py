@@ -47,11 +47,10 @@ Limits = tuple[tuple[float, float], ...]
 class SignalSample(CaseSample):
     """A signal as it is scored; the fields of `CaseSample` are those of its windows.
 
-    ``images`` are ``(K, C, L)``; ``raw`` the same in the file's units, with filled gaps;
-    ``indices`` the windows' numbers; ``labels`` 1 where a sample of a window is anomalous;
-    ``masks`` and ``body`` ``(K, L)``, the body being where there are samples, in ``context``
-    ``(K, 1, L)``; and ``geometry`` is a `SignalGeometry`, whose ``blend`` joins windows
-    ``(K, ..., L)`` to ``(..., T)``.
+    ``images`` are ``(K, C, L)``, with filled gaps; ``indices`` the windows' numbers; ``labels`` 1
+    where a sample of a window is anomalous; ``masks`` and ``body`` ``(K, L)``, the body being where
+    there are samples, in ``context`` ``(K, 1, L)``; and ``geometry`` is a `SignalGeometry`, whose
+    ``blend`` joins windows ``(K, ..., L)`` to ``(..., T)``.
 
     Attributes:
         signal: the whole of it: ``values`` ``(C, T)`` in the file's units with NaN in gaps, the
@@ -125,7 +124,8 @@ class SignalLoader:
         min_body_fraction: share of a window's samples that must be there; the others, over which
             a straight line is drawn, are too few to look anomalous.
         limits: per channel the values that become `INNER`; None for those of `training`.
-        training: signals whose normal samples set the limits, and which tell the season.
+        training: signals whose normal samples set the limits, and which tell the season; each is
+            kept until it is first asked for.
         season: samples after which normal signals repeat themselves; None for that of `training`,
             if they do.
         with_baselines: whether to compute the trivial scores too, for evaluation.
@@ -163,7 +163,8 @@ class SignalLoader:
         self.limits: Limits | None = None
         if limits is not None:
             self.limits = tuple((float(low), float(high)) for low, high in limits)
-        signals = [self._read(case) for case in training]
+        self._waiting = {case: self._read(case) for case in training}
+        signals = list(self._waiting.values())
         if limits is None and method == "training":
             self.limits = _limits(signals)
         self.season = find_season(one.filled for one in signals) if season is None else int(season)
@@ -197,7 +198,7 @@ class SignalLoader:
         Raises:
             InputError: when the file cannot be used.
         """
-        signal = self._read(case)
+        signal = self._waiting.pop(case, None) or self._read(case)
         length = signal.values.shape[1]
         longest = int((1 - self.min_body_fraction) * self.window)
         starts = window_starts(signal.seen, self.window, self.stride, longest)
@@ -212,14 +213,12 @@ class SignalLoader:
         filled, seen = torch.from_numpy(signal.filled), torch.from_numpy(signal.seen)
         indices = torch.arange(len(starts))
         body = geometry.cut(seen, indices)
-        raw = geometry.cut(filled, indices)
         masks = None
         if signal.labels is not None:
             masks = geometry.cut(torch.from_numpy(signal.labels & signal.seen), indices)
         return SignalSample(
             case=case,
-            images=_scaled(raw, limits),
-            raw=raw,
+            images=_scaled(geometry.cut(filled, indices), limits),
             indices=indices,
             labels=_window_labels(case, masks, len(indices)),
             masks=masks,

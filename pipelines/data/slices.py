@@ -43,7 +43,6 @@ class CaseSample:
     Attributes:
         case: where it comes from.
         images: the chosen slices as the network sees them, ``(K, C, H, W)`` in [0, 1].
-        raw: the same slices with the file's own values and resolution, ``(K, C, h, w)``.
         indices: their numbers along the volume's axis, ``(K,)``; 0 for a picture.
         labels: 1 anomalous, 0 normal, -1 unknown or left out, ``(K,)`` int8.
         masks: lesion masks at the file's resolution, ``(K, h, w)`` bool; None when unknown.
@@ -59,7 +58,6 @@ class CaseSample:
 
     case: Case
     images: Tensor
-    raw: Tensor
     indices: Tensor
     labels: Tensor
     masks: Tensor | None
@@ -226,7 +224,7 @@ class CaseLoader:
         body = self._body(raw, native)
         indices = torch.zeros(1, dtype=torch.long)
         if raw.ndim == 4:
-            indices = select_slices(body, None, self.min_body_fraction, self.slice_range)
+            indices = select_slices(body, self.min_body_fraction, self.slice_range)
         labels = self._labels(case, masks, len(native))
         stack = self.slicer(scaled, indices=indices)
         context = {"body": body[indices, None]}
@@ -236,7 +234,6 @@ class CaseLoader:
         return CaseSample(
             case=case,
             images=stack.images,
-            raw=native[indices],
             indices=indices,
             labels=labels[indices],
             masks=None if masks is None else masks[indices],

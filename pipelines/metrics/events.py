@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,9 +27,7 @@ from transforms.errors import InputError
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-Bias = Literal["flat", "front", "middle", "back"]
 
-BIASES = ("flat", "front", "middle", "back")
 FALSE_ALARMS_PER = 1000
 """Seen samples to which the false alarms refer."""
 
@@ -135,59 +132,33 @@ def runs(mask: Mask) -> NDArray[np.intp]:
     return np.flatnonzero(np.diff(mask, prepend=False, append=False)).reshape(-1, 2)
 
 
-def range_rewards(
-    ranges: Mask,
-    others: Mask,
-    *,
-    existence: float = 0.0,
-    reciprocal: bool = True,
-    bias: Bias = "flat",
-) -> Floats:
+def range_rewards(ranges: Mask, others: Mask) -> Floats:
     """How well each range is covered by others (Tatbul et al., NeurIPS 2018).
 
-    The mean over the true events is range recall, over the alarms range precision (with the
-    arguments exchanged and `existence` 0).
+    The mean over the true events is range recall, over the alarms range precision. All samples of
+    a range weigh alike, and being touched at all counts nothing by itself; the overlap is divided
+    by the number of ranges that make it up, so that one whole answer is worth more than many
+    fragments.
 
     Args:
         ranges: (T,) True in the ranges that are judged.
         others: (T,) True in those that should cover them.
-        existence: weight in [0, 1] of being touched at all; the overlap has the rest.
-        reciprocal: whether the overlap is divided by the number of ranges that make it up, so that
-            one whole answer is worth more than many fragments.
-        bias: which samples of a range weigh more in the overlap: none, or linearly those at its
-            front (an early warning), its middle or its back.
 
     Returns:
         (K,) rewards in [0, 1] of the ranges, in their order.
-
-    Raises:
-        InputError: if `existence` or `bias` is none of these.
     """
-    if not 0 <= existence <= 1 or bias not in BIASES:
-        raise InputError(
-            f"Arguments 'existence' and 'bias' must be in [0, 1] and one of {', '.join(BIASES)}, "
-            f"got {existence!r} and {bias!r}."
-        )
     place = np.flatnonzero(ranges)
     if not place.size:
         return np.zeros(0)
     starts, stops = runs(ranges).T
     lengths = stops - starts
     groups = np.cumsum(lengths) - lengths
-    front, back = np.repeat(stops, lengths) - place, place + 1 - np.repeat(starts, lengths)
-    weights = {
-        "flat": np.ones(place.size),
-        "front": front,
-        "middle": np.minimum(front, back),
-        "back": back,
-    }[bias]
     covered = others[place]
-    begins = covered & ((back == 1) | ~others[place - 1])
-    overlap = np.add.reduceat(weights * covered, groups) / np.add.reduceat(weights, groups)
-    pieces = np.add.reduceat(begins.astype(np.float64), groups)
-    if reciprocal:
-        overlap /= np.maximum(pieces, 1)
-    rewards: Floats = existence * (pieces > 0) + (1 - existence) * overlap
+    begins = covered & (np.isin(place, starts) | ~others[place - 1])
+    covered_samples, pieces = (
+        np.add.reduceat(one.astype(np.float64), groups) for one in (covered, begins)
+    )
+    rewards: Floats = covered_samples / lengths / np.maximum(pieces, 1)
     return rewards
 
 

@@ -89,38 +89,6 @@ def image_metrics(
     return bootstrap.figures([*_RANKING, *_AT_FLAGS], statistics, over)
 
 
-def paired_difference(
-    labels: ArrayLike,
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    patients: ArrayLike,
-    metric: str = "image_auroc",
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> Figure:
-    """Difference between two scores of the same images, a minus b.
-
-    Args:
-        labels: (N,) 0 normal, 1 anomalous.
-        scores_a: (N,) finite scores of the first method.
-        scores_b: (N,) finite scores of the second method.
-        patients: (N,) the patient of each image.
-        metric: `image_auroc`, `image_ap` or `f1_oracle`.
-        resamples: bootstrap resamples; both scores see the same patients in each.
-        seed: seed of the bootstrap.
-
-    Returns:
-        The difference with its interval, in [-1, 1]; positive where a is better.
-
-    Raises:
-        InputError: if the metric is unknown or the arrays do not fit, see `image_metrics`.
-    """
-    return mean_figure(
-        labels, [scores_a], patients, metric, minus=[scores_b], resamples=resamples, seed=seed
-    )
-
-
 def mean_figure(
     labels: ArrayLike,
     trainings: Sequence[ArrayLike],

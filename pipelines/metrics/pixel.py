@@ -27,6 +27,9 @@ Floats = NDArray[np.float64]
 AUPRO_LIMIT = 0.3
 """Highest false-positive rate of the per-region overlap curve."""
 
+LOW, HIGH, BINS = -20.0, 200.0, 4096
+"""Of a histogram, in map units; values beyond fall into the first and the last bin."""
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _NAMES = (
     "pixel_ap",
@@ -40,39 +43,19 @@ _NAMES = (
 )
 
 
-def default_edges(
-    low: float = -20.0,
-    high: float = 200.0,
-    bins: int = 4096,
-    *,
-    scale: float = 1.0,
-    threshold: float | None = None,
-) -> Floats:
-    """Bin edges for standardised map values, even in ``asinh(value / scale)``.
+def default_edges(threshold: float | None = None) -> Floats:
+    """Bin edges for standardised map values, even in ``asinh(value)``.
 
-    Bins are about 0.0024 wide near zero and grow in proportion to the value beyond `scale`.
+    Bins are about 0.0024 wide near zero and grow in proportion to the value beyond 1.
 
     Args:
-        low: lower end, in map units; smaller values fall into the first bin.
-        high: upper end, in map units; larger values fall into the last bin.
-        bins: number of bins.
-        scale: size of an ordinary map value, 1 for standardised maps.
         threshold: value to be added as an edge, which makes decisions at it exact. One at
             infinity, which flags nothing, needs no edge.
 
     Returns:
-        Increasing edges, (bins + 1,), or up to three more with a threshold.
-
-    Raises:
-        InputError: if there is no bin or the range is empty.
+        Increasing edges, (BINS + 1,), or up to three more with a threshold.
     """
-    if bins < 1 or not low < high or scale <= 0:
-        raise InputError(
-            "Arguments 'low', 'high', 'bins' and 'scale' must give at least one bin: expected "
-            f"low < high, bins >= 1, scale > 0, got {low:g}, {high:g}, {bins}, {scale:g}."
-        )
-    edges = np.sinh(np.linspace(np.arcsinh(low / scale), np.arcsinh(high / scale), bins + 1))
-    edges *= scale
+    edges: Floats = np.sinh(np.linspace(np.arcsinh(LOW), np.arcsinh(HIGH), BINS + 1))
     if threshold is None or np.isinf(threshold):
         return edges
     # The neighbours keep the threshold an inner edge where it lies outside the range.
@@ -243,7 +226,7 @@ def pixel_metrics(
     Args:
         histogram: the maps and masks.
         threshold: a pixel is flagged above this map value; it was fixed on normal images. It is
-            moved to the nearest edge, so make it one (`default_edges(threshold=...)`).
+            moved to the nearest edge, so make it one (`default_edges(...)`).
         resamples: bootstrap resamples of patients.
         seed: seed of the bootstrap.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from networks import part_column
 from pipelines.metrics.events import EventCounts, event_metrics, matched_events
 from pipelines.metrics.figure import Figure, class_patients
-from pipelines.metrics.image import image_metrics, paired_difference
+from pipelines.metrics.image import image_metrics, mean_figure
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, matched_auroc
 from pipelines.metrics.pixel import PixelHistogram, patient_dice, pixel_metrics
 from pipelines.metrics.ranking import RankedScores, auroc
@@ -172,7 +172,7 @@ class _Table:
     def versus(self, name: str) -> dict[str, Any]:
         """Our score minus a baseline on the same images: AUROC, and matched AUROC."""
         ours, theirs = self.column("score"), self.column(name)
-        difference = paired_difference(self.labels, ours, theirs, self.patients)
+        difference = mean_figure(self.labels, [ours], self.patients, minus=[theirs])
         result = {"difference": difference.as_dict()}
         if self._can_match():
             result["matched_difference"] = self.matched("score", name)

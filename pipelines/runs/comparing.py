@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from networks import DETECTORS
@@ -22,6 +23,7 @@ from pipelines.common import (
     FolderLock,
     StopSignals,
     duration,
+    environments,
     executed_options,
     installed_version,
     write_json,
@@ -106,7 +108,7 @@ class Comparison:
         seeds: of the trainings of each method.
         minutes: of training for each method and seed, its stages sharing evenly; what is only
             fitted takes the time that it needs. 0 for the durations that the configs say.
-        parallel: trainings at once.
+        parallel: trainings at once; several GPUs are taken in turn.
         configs: configs laid over ``train.json`` for all methods, by name or path.
         options: options of all trainings; those of None are left as the configs say.
 
@@ -142,6 +144,9 @@ class Comparison:
         self.split_path = self.output_dir / "split.json"
         self.stops = StopSignals()
         self.running: set[subprocess.Popen[bytes]] = set()
+        self.places: SimpleQueue[dict[str, str]] = SimpleQueue()
+        for place in environments(self.parallel, str(self.options.get("device", "auto"))):
+            self.places.put(place)
 
     def run(self) -> None:
         """Trains, measures, compares and tells.
@@ -294,15 +299,16 @@ class Comparison:
         write_json(task.folder / "compared.json", overlay)
         files = [str(path) for path in (*task.configs, task.folder / "compared.json")]
         command = [sys.executable, "-m", "monai.bundle", "run", "training", "--config_file"]
-        log = task.folder / "log.txt"
+        log, place = task.folder / "log.txt", self.places.get()
         with log.open("wb") as stream:
             process = subprocess.Popen(
                 [*command, str(files)], stdout=stream, stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                stdin=subprocess.DEVNULL, env=os.environ | place | {"PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
             self.running.add(process)
             code = process.wait()
             self.running.discard(process)
+        self.places.put(place)
         output = task.folder / "output"
         if not (output / "metrics.json").is_file() or not (output / COST_NAME).is_file():
             return f"exit code {code}: {_last_words(log)}"

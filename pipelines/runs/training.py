@@ -15,6 +15,7 @@ import numpy as np
 from ignite.engine import Events
 from numpy.typing import NDArray
 
+from networks import Detector
 from networks.scope import Scope
 from pipelines.batch import CaseRun, Gathered
 from pipelines.common import (
@@ -55,6 +56,7 @@ from pipelines.scoring import (
 )
 from pipelines.tracking import Tracker, masked
 from pipelines.training import Checkpoints, StageTrainer
+from transforms.errors import InputError
 from transforms.synthetic import SyntheticAnomalies
 
 logger = logging.getLogger(__name__)
@@ -94,6 +96,16 @@ def keep_previous(path: Path) -> None:
     if path.is_file():
         with replacing(path.with_name(PREVIOUS)) as temporary:
             shutil.copy2(path, temporary)
+
+
+def _require_learnt(detector: Detector) -> None:
+    """Refuses a method that labelled anomalies would teach nothing."""
+    if not any(stage.uses_mask for stage in detector.stages):
+        raise InputError(
+            "labelled_anomalies: expected a method that learns from them, such as aeflow or one "
+            f"with a pre-training, found {detector.name!r}. Leave the option out, or train another "
+            "method."
+        )
 
 
 class Training(Evaluation):
@@ -179,6 +191,8 @@ class Training(Evaluation):
             InputError: when the run could not end well.
         """
         self.config = executed_config()
+        if self.labelled:
+            _require_learnt(self.evaluator.scorer.detector)
         count = counted(len(self.labelled), "labelled anomalous case")
         labels = LABELLED_NOTE.format(count) if self.labelled else None
         for note in filter(None, (self.calibrator.check(), labels)):

@@ -49,7 +49,7 @@ class Stepper:
         synthetic: makes the anomalies of a synthetic stage.
         seed: the run's seed; anomalies are a function of it and of what the engine counts.
         cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
-        labelled: anomalies that join each batch; None for none.
+        labelled: anomalies that join each batch of a stage that learns from them; None for none.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class Stepper:
         self.stage = next((one for one in detector.stages if one.name == stage), None)
         self.synthetic = synthetic
         self.seed = seed
-        self.labelled = labelled or None
+        learns = self.stage is not None and self.stage.uses_mask
+        self.labelled = labelled if labelled and learns else None
         cached = self.stage is not None and self.stage.cached and cache_gigabytes > 0
         self.cache = FeatureCache(detector, cache_gigabytes) if cached else None
         self._loss: Callable[..., dict[str, Tensor]] = detector.loss

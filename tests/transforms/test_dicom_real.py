@@ -4,9 +4,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from monai.transforms import LoadImage
 
-from transforms.dicom import DicomReader, list_series
+from transforms.dicom import list_series
 from transforms.dicom.header import header_of
 from transforms.dicom.pixels import decode
 from transforms.errors import InputError
@@ -215,11 +214,3 @@ class TestSeries:
                 for keyword in TEXTS:
                     text = str(item.get(keyword) or "")
                     assert len(text) < 4 or text not in told
-
-
-def test_monai_loads_it():
-    load = LoadImage(reader=DicomReader(), image_only=True, ensure_channel_first=True)
-    image = load(data("ct_3slice_with_seg", "ct-3slice"))
-    expected = read_image(data("ct_3slice_with_seg", "ct-3slice"))
-    np.testing.assert_array_equal(image.numpy(), expected.numpy())
-    np.testing.assert_array_equal(image.affine.numpy(), expected.affine.numpy())

@@ -179,21 +179,9 @@ def test_what_cannot_be_scaled_is_refused():
             ScaleBody(method)(volume)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"method": "minmax"}, {"z_range": (8, -4)}, {"percentiles": (0, 101)}],
-)
-def test_wrong_options_are_named(options):
-    with pytest.raises(InputError, match=next(iter(options))):
-        ScaleBody(**options)
-
-
-def test_parameters_rebuild_the_transform():
-    scale = ScaleBody("zscore", z_range=(-3, 6))
-    volume = stripped_volume()
-    rebuilt = ScaleBody(**scale.parameters)
-    assert rebuilt.parameters == scale.parameters
-    assert torch.equal(rebuilt(volume).as_tensor(), scale(volume).as_tensor())
+def test_an_unknown_method_is_named():
+    with pytest.raises(InputError, match="method"):
+        ScaleBody("minmax")
 
 
 @pytest.mark.skipif("AEFLOW_DATA_DIR" not in os.environ, reason="no AEFLOW_DATA_DIR")

@@ -11,14 +11,12 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from monai.transforms import LoadImage
 from PIL import Image
 
 import transforms
 import transforms.readers as readers
 from transforms.errors import InputError
 from transforms.readers import (
-    PictureReader,
     picture_range,
     read_case,
     read_image,
@@ -177,14 +175,6 @@ class TestPictures:
         exif[0x0112] = 6  # turn by 90 degrees clockwise
         path = save_picture(tmp_path / name, pixels, exif=exif)
         np.testing.assert_array_equal(read_image(path)[0].numpy(), np.rot90(pixels, -1))
-
-    def test_reader_works_in_monai_load_image(self, tmp_path):
-        path = save_picture(tmp_path / "a.png", LEVELS)
-        image = LoadImage(reader=PictureReader(), ensure_channel_first=True)(path)
-        assert torch.equal(image.as_tensor(), read_image(path).as_tensor())
-        assert PictureReader().verify_suffix(path)
-        assert PictureReader().verify_suffix([path, "b.TIF"])
-        assert not PictureReader().verify_suffix("a.nii")
 
 
 class TestVolumes:

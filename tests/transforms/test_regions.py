@@ -8,7 +8,7 @@ from monai.data import PILReader
 from scipy import ndimage
 
 from transforms.errors import InputError
-from transforms.regions import lung_mask, lung_masks
+from transforms.regions import _search, _to_grid, _to_size, lung_masks
 
 
 def chest(seed: int = 0, size: tuple[int, int] = (160, 160)):
@@ -26,6 +26,12 @@ def chest(seed: int = 0, size: tuple[int, int] = (160, 160)):
     image = image + 0.1 * ribs + rng.normal(0, 0.02, size)
     image = ndimage.gaussian_filter(image, 1).clip(0, 1).astype(np.float32)
     return torch.from_numpy(image)[None], torch.from_numpy(lungs)
+
+
+def lung_mask(image: torch.Tensor) -> torch.Tensor | None:
+    """The lungs that an image ``(1, H, W)`` shows by itself."""
+    _, found = _search(_to_grid(image[None])[0])
+    return None if found is None else _to_size(found[None], image)[0]
 
 
 def dice(one: torch.Tensor, other: torch.Tensor) -> float:

@@ -66,7 +66,7 @@ def assert_comes_back(path: Path, stored: np.ndarray, affine: np.ndarray) -> Non
         # has a pixel of its own for every voxel.
         slices, geometry = Slicer(axis, (height, width))(image)
         mode = "bilinear"
-        if geometry.resampled:
+        if geometry.fitted_shape != geometry.native_shape:
             mode = "nearest"
             slices, geometry = Slicer(axis, (height * 12, width * 12))(image, mode)
         back = restore(slices[:, 0], geometry, mode=mode)

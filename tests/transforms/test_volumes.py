@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from monai.transforms import LoadImage
 
 from transforms.errors import InputError
 from transforms.readers import VOLUME_SUFFIXES, picture_range, read_image, read_mask
-from transforms.volumes import ItkReader
 
 HEADER = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 3 2\nencoding: raw\nendian: little\n"
 
@@ -127,15 +125,8 @@ class TestBadFiles:
             read_image(path)
 
 
-def test_masks_and_monai(tmp_path, stored):
+def test_masks(tmp_path, stored):
     path = save(tmp_path / "a.nrrd", stored, Spacing=(1, 2, 3))
     mask = save(tmp_path / "m.mha", (stored > 5).astype(np.uint8), Spacing=(1, 2, 3))
     image = read_image(path)
     np.testing.assert_array_equal(read_mask(mask, image).numpy()[0], stored.T > 5)
-    loaded = LoadImage(reader=ItkReader(), ensure_channel_first=True)(path)
-    np.testing.assert_array_equal(loaded.numpy(), image.numpy())
-    np.testing.assert_array_equal(loaded.affine.numpy(), image.affine.numpy())
-    assert ItkReader().verify_suffix([path, mask])
-    assert not ItkReader().verify_suffix("a.nii")
-    with pytest.raises(InputError, match="one file, found 2"):
-        ItkReader().read([path, mask])

@@ -34,7 +34,6 @@ class TestNames:
     def test_one_spelling(self, window, method):
         assert window_method(window) == method
         assert ScaleBody(window).method == method
-        assert ScaleBody(**ScaleBody(window).parameters).method == method
 
     @pytest.mark.parametrize(
         "window", ["kidney", "40", "40,0", "40,-80", "1,2,3", "40;80", "40,nan", "0,inf", "lun"]

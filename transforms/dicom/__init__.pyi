@@ -2,7 +2,7 @@ from .files import is_dicom as is_dicom
 from .files import reading as reading
 from .frames import single_frames as single_frames
 from .header import vector as vector
-from .reader import DicomReader as DicomReader
+from .reader import read_dicom as read_dicom
 from .series import DICOM_SUFFIXES as DICOM_SUFFIXES
 from .series import MAX_DEPTH as MAX_DEPTH
 from .series import SeriesInfo as SeriesInfo

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from transforms.errors import InputError
+from transforms.nifti import NIFTI_SUFFIXES
+from transforms.pictures import PICTURE_SUFFIXES
 from transforms.volumes import ITK_SUFFIXES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
-NIFTI = (".nii.gz", ".nii")
 DICOM = (".dcm", ".dicom", ".ima")
 _SPECIAL = {
     stat.S_IFIFO: "a named pipe",
@@ -26,7 +26,7 @@ _SPECIAL = {
 def suffix_of(path: Path) -> str:
     """Return the image suffix as written, such as ``.nii.gz``; empty for any other name."""
     lower = path.name.lower()
-    for suffix in (*NIFTI, *ITK_SUFFIXES, *PICTURES, *DICOM):
+    for suffix in (*NIFTI_SUFFIXES, *ITK_SUFFIXES, *PICTURE_SUFFIXES, *DICOM):
         if lower.endswith(suffix):
             return path.name[len(path.name) - len(suffix) :]
     return ""
@@ -40,7 +40,7 @@ def stem_of(path: Path) -> str:
 
 def is_nifti(path: Path) -> bool:
     """Tell a NIfTI file by its name."""
-    return path.name.lower().endswith(NIFTI)
+    return path.name.lower().endswith(NIFTI_SUFFIXES)
 
 
 def is_dicom(path: Path) -> bool:
@@ -55,7 +55,7 @@ def is_dicom(path: Path) -> bool:
 
 def is_volume(path: Path) -> bool:
     """Tell a NIfTI, NRRD or MetaImage file by its name."""
-    return path.name.lower().endswith((*NIFTI, *ITK_SUFFIXES))
+    return path.name.lower().endswith((*NIFTI_SUFFIXES, *ITK_SUFFIXES))
 
 
 def is_image(path: Path) -> bool:

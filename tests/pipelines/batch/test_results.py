@@ -122,13 +122,13 @@ def test_pixels_of_judged_slices_count_inside_the_body(
     assert result.examples == [] and len(result.rows) == 6
     assert result.pixels.patients == result.baseline_pixels["intensity"].patients == ("pa",)
     pixels, regions = result.pixels.arrays()
-    body = int((sample.raw[0] > 0).sum())
+    body = int(sample.body[0].sum())
     lesion = 2 * 36
     assert pixels[0].sum(axis=1).tolist() == [4 * body - lesion, lesion]
     assert regions.sum(axis=1).tolist() == pytest.approx([2])
     assert (result.pixels.edges == 0.77).any()  # decisions are exact
     judged = [0, 2, 3, 4]
-    above = int((values[judged][(sample.raw[judged, 0] > 0).numpy()] > 0.77).sum())
+    above = int((values[judged][sample.body[judged].numpy()] > 0.77).sum())
     first = int(np.flatnonzero(result.pixels.edges == 0.77)[0])
     assert pixels[0][:, first:].sum() == above
     whole = case_result(fake_scored(LOADER(picture)), 1.0)

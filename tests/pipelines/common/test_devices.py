@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from pipelines.common.devices import choose_device, compiling_pays, pays_bfloat16
+from pipelines.common.devices import (
+    choose_device,
+    compiling_pays,
+    environments,
+    pays_bfloat16,
+)
 
 
 @pytest.mark.parametrize(("gpu", "kind"), [(True, "cuda"), (False, "cpu")])
@@ -31,3 +36,14 @@ def test_bfloat16_pays_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
         assert not pays_bfloat16(torch.device("cpu"), spatial_dims=3)
     assert pays_bfloat16(torch.device("cuda"), spatial_dims=3)
     assert pays_bfloat16(torch.device("cuda")) and not pays_bfloat16(torch.device("mps"))
+
+
+def test_programs_at_once_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 7)
+    found = environments(3)
+    assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4", "GPU-b", "4"]
+    assert {one["OMP_NUM_THREADS"] for one in found} == {"2"}
+    assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(3, "cpu"))

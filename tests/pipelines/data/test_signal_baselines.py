@@ -14,7 +14,6 @@ from pipelines.data.signal_baselines import (
     window_score,
 )
 from pipelines.data.signals import SignalLoader
-from transforms.errors import InputError
 
 RNG = np.random.default_rng(0)
 
@@ -117,14 +116,3 @@ def test_windows_have_scores_and_maps_that_join_to_the_trace(tmp_path: Path) -> 
     assert SignalLoader(**plain.parameters).season == 20
     plain.season = None
     assert "seasonal_difference" not in CaseDataset([case], plain, True).read(case).baselines.maps
-
-
-def test_mistakes_are_told() -> None:
-    with pytest.raises(InputError, match=r"\(C, T\)"):
-        moving_median([1, 2, 3])
-    with pytest.raises(InputError, match="0 seen"):
-        seasonal_difference([[1, 2]], 1, [False, False])
-    with pytest.raises(InputError, match="'window'"):
-        moving_median([[1, 2]], window=0)
-    with pytest.raises(InputError, match="'season'"):
-        seasonal_difference([[1, 2]], 0)

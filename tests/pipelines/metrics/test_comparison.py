@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import average_precision_score
 
 from pipelines.metrics.comparison import Judged, compare
-from pipelines.metrics.image import image_metrics, mean_figure, paired_difference
+from pipelines.metrics.image import image_metrics, mean_figure
 from pipelines.metrics.pixel import PixelHistogram, mean_pixel_ap, pixel_metrics
 from pipelines.metrics.rows import ScoreRow
 from transforms.errors import InputError
@@ -49,8 +49,6 @@ def test_the_mean_of_trainings_and_its_difference() -> None:
     one = mean_figure(LABELS, [first], PATIENTS)
     assert one == image_metrics(LABELS, first, CHANCE, PATIENTS)["image_auroc"]
     assert mean_figure(LABELS, [first, second], PATIENTS, minus=[second, first]).ci95 == (0, 0)
-    both = mean_figure(LABELS, [first], PATIENTS, minus=[second])
-    assert both == paired_difference(LABELS, first, second, PATIENTS)
 
 
 def test_the_mean_of_maps_and_its_difference() -> None:

@@ -5,7 +5,6 @@ import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pipelines.metrics.events import (
-    Bias,
     count_events,
     event_metrics,
     matched_events,
@@ -77,17 +76,13 @@ def test_gaps_are_taken_out_of_the_axis() -> None:
     assert counts.recalled == counts.confirmed == 1
 
 
-@pytest.mark.parametrize(
-    ("bias", "reward"),
-    [("flat", 2 / 4), ("front", (4 + 2) / 10), ("middle", (1 + 2) / 6), ("back", (1 + 3) / 10)],
-)
-def test_rewards_of_a_range_by_hand(bias: Bias, reward: float) -> None:
+def test_rewards_of_a_range_by_hand() -> None:
     ranges, others = mask("0111100"), mask("1101011")
     others[5] = False  # the second piece ends within the range
-    assert range_rewards(ranges, others, bias=bias, reciprocal=False) == pytest.approx([reward])
-    assert range_rewards(ranges, others, bias=bias) == pytest.approx([reward / 2])
-    half = range_rewards(ranges, others, bias=bias, existence=0.5)
-    assert half == pytest.approx([0.5 + reward / 4])
+    assert range_rewards(ranges, others) == pytest.approx([2 / 4 / 2])
+    others[4] = True  # one piece
+    assert range_rewards(ranges, others) == pytest.approx([3 / 4 / 2])
+    assert range_rewards(ranges, mask("0011100")) == pytest.approx([3 / 4])
 
 
 def test_pointwise_figures_are_those_of_a_histogram_with_one_row() -> None:
@@ -142,5 +137,3 @@ def test_mistakes_are_told() -> None:
         count_events("p", np.zeros(3), np.zeros(4), 1.0)
     with pytest.raises(InputError, match="NaN"):
         count_events("p", [np.nan, 0], [0, 0], 1.0)
-    with pytest.raises(InputError, match="'bias'"):
-        range_rewards(mask("1"), mask("1"), bias="left")  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from sklearn.metrics import (
 )
 
 from pipelines.metrics.figure import Figure
-from pipelines.metrics.image import image_metrics, paired_difference
+from pipelines.metrics.image import image_metrics, mean_figure
 from transforms.errors import InputError
 
 Metric = Callable[..., float]
@@ -119,7 +119,7 @@ def test_one_class_gives_none_and_no_warning(label: int) -> None:
         | ({"sensitivity"} if label == 0 else {"specificity", "realised_fpr"})
     )
     json.dumps({name: figure.as_dict() for name, figure in found.items()}, allow_nan=False)
-    assert paired_difference(np.full(6, label), SCORES, -SCORES, PATIENTS) == Figure(None)
+    assert mean_figure(np.full(6, label), [SCORES], PATIENTS, minus=[-SCORES]) == Figure(None)
 
 
 def test_a_figure_needs_five_patients_of_each_class_that_it_is_of() -> None:
@@ -133,7 +133,7 @@ def test_a_figure_needs_five_patients_of_each_class_that_it_is_of() -> None:
             "ci95": None,
             "note": "4 patients: no figure",
         }
-    assert paired_difference(labels, labels, -labels, np.arange(12)).note
+    assert mean_figure(labels, [labels], np.arange(12), minus=[-labels]).note
     five = image_metrics([*labels, 1], np.arange(13.0), [*labels, 1], np.arange(13))
     assert all(figure.ci95 is not None and not figure.note for figure in five.values())
 
@@ -154,9 +154,9 @@ def test_nothing_flagged_is_an_f1_of_zero() -> None:
 def test_paired_difference_is_narrower_than_unpaired_and_zero_with_itself() -> None:
     labels, scores, patients = sample()
     near = scores + 0.01 * np.random.default_rng(1).normal(size=scores.size)
-    same = paired_difference(labels, scores, scores, patients)
+    same = mean_figure(labels, [scores], patients, minus=[scores])
     assert same == Figure(0.0, (0.0, 0.0))
-    difference = paired_difference(labels, scores, near, patients)
+    difference = mean_figure(labels, [scores], patients, minus=[near])
     single = image_metrics(labels, scores, scores > 1, patients)["image_auroc"]
     assert difference.value == pytest.approx(
         roc_auc_score(labels, scores) - roc_auc_score(labels, near)
@@ -168,7 +168,7 @@ def test_paired_difference_is_narrower_than_unpaired_and_zero_with_itself() -> N
 @pytest.mark.parametrize("metric", ["image_auroc", "image_ap", "f1_oracle"])
 def test_paired_difference_sign(metric: str) -> None:
     labels, scores, patients = sample()
-    figure = paired_difference(labels, scores, -scores, patients, metric)
+    figure = mean_figure(labels, [scores], patients, metric, minus=[-scores])
     assert figure.value is not None and figure.value > 0
     assert figure.ci95 is not None and figure.ci95[0] < figure.value < figure.ci95[1]
 
@@ -191,4 +191,4 @@ def test_mistakes_are_told(changes: dict[str, list[float]], message: str) -> Non
 
 def test_unknown_metric_is_told_with_the_known_ones() -> None:
     with pytest.raises(InputError, match="image_auroc, image_ap, f1_oracle, got 'auc'"):
-        paired_difference(LABELS, SCORES, SCORES, PATIENTS, "auc")
+        mean_figure(LABELS, [SCORES], PATIENTS, "auc", minus=[SCORES])

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.metrics.image import image_metrics, paired_difference
+from pipelines.metrics.image import image_metrics, mean_figure
 from pipelines.metrics.matching import LEVEL_TOLERANCE, SHARPNESS_TOLERANCE, Relation, matched_auroc
 from transforms.errors import InputError
 
@@ -97,7 +97,7 @@ def test_difference_of_two_scores() -> None:
     ]
     assert found.figure.value == pytest.approx(values[0] - values[1])
     everything = matched_auroc(**data, minus=data["key"], tolerance=np.inf)
-    plain = paired_difference(data["labels"], data["scores"], data["key"], data["patients"])
+    plain = mean_figure(data["labels"], [data["scores"]], data["patients"], minus=[data["key"]])
     assert everything.figure.ci95 == pytest.approx(plain.ci95)
 
 

@@ -36,7 +36,6 @@ def scored(fake_scored: FakeScored) -> MakeScored:
         sample = CaseSample(
             case=Case(name, name, (), label=label),
             images=canvas[:, None].clone(),
-            raw=torch.zeros(count, 1, *shape),
             indices=torch.arange(count) + 10,
             labels=torch.tensor(labels, dtype=torch.int8),
             masks=masks,

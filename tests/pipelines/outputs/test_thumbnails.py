@@ -29,7 +29,6 @@ def shown(fake_scored: FakeScored) -> Shown:
         sample = CaseSample(
             case=Case("a", "a", (Path("a.png"),)),
             images=torch.stack([torch.ones_like(image), image])[:, None],
-            raw=torch.zeros(2, 1, *shape),
             indices=torch.arange(2),
             labels=torch.full((2,), -1),
             masks=None,

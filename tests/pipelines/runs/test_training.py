@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 
 from networks import make_fusion
+from networks.detectors.deep_svdd import DeepSVDD
 from pipelines.data.cohort import Data, seen_content
 from pipelines.data.slices import CaseLoader
 from pipelines.runs import training as session
@@ -232,13 +233,17 @@ def test_weights_are_told_with_where_they_come_from(
 
 
 def test_what_cannot_end_well_does_not_begin(
-    make_training: MakeTraining, tracker: Any, tmp_path: Path
+    make_training: MakeTraining, evaluator: Any, data: Data, tracker: Any, tmp_path: Path
 ) -> None:
     def refuse() -> None:
         raise InputError("target_fpr: too few images")
 
     training, _ = make_training(tmp_path, check=refuse)
     with pytest.raises(InputError, match="too few"):
+        training.begin()
+    training, _ = make_training(tmp_path)
+    training.labelled, evaluator.scorer.detector = data.cohort.cases, DeepSVDD()
+    with pytest.raises(InputError, match="labelled_anomalies: .*, found 'deep_svdd'"):
         training.begin()
     assert tracker.told == [] and not (tmp_path / "out").exists()
     (tmp_path / "models").write_text("a file in the way")

@@ -72,7 +72,7 @@ def test_a_band_begins_above_its_level() -> None:
 def volume(write_volume: Callable[..., Path], fake_scored: Callable[..., ScoredCase]) -> ScoredCase:
     path = write_volume("scan", affine=AFFINE)
     sample = CaseLoader(32)(Case("scan", "scan", (path,)))
-    values = np.full((len(sample.images), *sample.raw.shape[-2:]), 2.0)
+    values = np.full((len(sample.images), *sample.body.shape[1:]), 2.0)
     values[1] = 5.0
     return fake_scored(sample, anomaly_map=values, threshold=float("inf"))
 

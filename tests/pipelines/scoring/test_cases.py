@@ -28,6 +28,7 @@ from pipelines.scoring.cases import (
 )
 from pipelines.scoring.patches import PatchScorer
 from pipelines.scoring.volume import CaseReference, score_volume
+from transforms.readers import read_case
 from transforms.slices import to_native
 
 MakeScorer = Callable[..., AnomalyScorer]
@@ -280,8 +281,9 @@ def test_a_map_value_lands_on_its_own_voxel(
     path = write_volume("codes", codes, affine=AFFINES[orientation])
     loader = CaseLoader(16, axis=axis, intensity="percentile", min_body_fraction=0.0)
     sample = loader(Case("a", "pa", (path,)))
-    whole = torch.ones_like(sample.raw[:, 0], dtype=torch.bool)
-    scored = fake_scored(replace(sample, body=whole), anomaly_map=sample.raw[:, 0].numpy())
+    raw = loader.slicer.native(read_case([path]))[:, 0]
+    whole = torch.ones_like(raw, dtype=torch.bool)
+    scored = fake_scored(replace(sample, body=whole), anomaly_map=raw.numpy())
     assert (scored.grid_map.as_tensor().numpy() == codes).all()
 
 

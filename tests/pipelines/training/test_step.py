@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from networks import AnomalyScorer
+from networks import AnomalyScorer, Detector
 from networks.detectors.aeflow import AEFlowDetector
+from networks.detectors.deep_svdd import DeepSVDD
 from pipelines.data.labelled import LabelledBatch
 from pipelines.training.stages import StageTrainer
 
@@ -68,6 +69,15 @@ def test_labelled_anomalies_join_each_batch(
         assert count == 5 and mask.shape == (5, *labelled.images.shape[1:])
         assert not mask[:4].isnan().any() and (stage == "pretrain" or not mask[:4].any())
         assert bool(mask[4].isnan().all()) != known
+
+
+@pytest.mark.parametrize("detector", [detector_of(None), DeepSVDD()], ids=lambda one: one.name)
+def test_a_stage_that_learns_nothing_from_them_sees_none(
+    detector: Detector, trainer_of: TrainerOf, make_images: MakeImages
+) -> None:
+    labelled = Labelled(make_images(2), True)
+    trainer_of(detector, "train", labelled=labelled).run()
+    assert labelled.counts == []
 
 
 def test_a_run_with_labels_repeats_itself(trainer_of: TrainerOf, make_images: MakeImages) -> None:

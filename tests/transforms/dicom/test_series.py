@@ -3,7 +3,7 @@ import shutil
 import numpy as np
 import pytest
 
-from transforms.dicom import DicomReader, holds_dicom, list_series
+from transforms.dicom import holds_dicom, list_series, read_dicom
 from transforms.errors import InputError
 from transforms.readers import read_image
 
@@ -153,18 +153,6 @@ class TestSelect:
             read_image(tmp_path / "a.png", series_uid="1")
 
 
-class TestMonai:
-    def test_suffixes(self, export):
-        reader = DicomReader()
-        assert reader.verify_suffix(export)
-        assert reader.verify_suffix([sorted((export / "DICOM" / "0").iterdir())[0]])
-        assert not reader.verify_suffix(export / "DICOM" / "readme.txt")
-
-    def test_one_image_at_a_time(self, export):
-        files = sorted((export / "DICOM" / "0").iterdir())
-        with pytest.raises(InputError, match="one file or folder, found 3"):
-            DicomReader().read(files)
-
-    def test_reading_decodes_nothing(self, export, monkeypatch):
-        monkeypatch.setattr("transforms.dicom.image.decode", None)
-        assert DicomReader("1.2.2").read(export).shape == (4, 5, 4)
+def test_reading_decodes_nothing(export, monkeypatch):
+    monkeypatch.setattr("transforms.dicom.image.decode", None)
+    assert read_dicom(export, "1.2.2").shape == (4, 5, 4)

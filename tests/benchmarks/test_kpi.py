@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.data.phantom.kpi import DAY, WEEK, draw_kpi, write_kpis
+from benchmarks.kpi import DAY, WEEK, draw_kpi, write_kpis
 from pipelines.data.signal_baselines import find_season, seasonal_difference
 
 
