@@ -35,11 +35,11 @@ class Labelled:
         return LabelledBatch(self.images[rows], self.images[rows] > 0, self.mask[rows])
 
 
-def detector_of(spatial_dims: int = 2) -> AEFlowDetector:
+def detector_of(labels: str | None = "images", spatial_dims: int = 2) -> AEFlowDetector:
     torch.manual_seed(0)
     return AEFlowDetector(
         flow_strides=(8,), flow_steps=1, hidden=8, decoder_width=4, with_head=True,
-        labels="images", spatial_dims=spatial_dims,
+        labels=labels, spatial_dims=spatial_dims,
     )  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def test_labelled_anomalies_join_each_batch(
 ) -> None:
     """Slices, and patches of volumes."""
     labelled = Labelled(make_images(2, seed=5, depth=depth), known)
-    detector = detector_of(3 if depth else 2)
+    detector = detector_of(spatial_dims=3 if depth else 2)
     seen: list[tuple[int, Tensor]] = []
     loss = detector.loss
 
