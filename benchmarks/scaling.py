@@ -39,7 +39,6 @@ from pipelines.common import (
     join,
     leave,
     of_all,
-    track,
     write_json,
 )
 from pipelines.data import Case, CaseDataset, CaseLoader, NormalSlices, case_loader, slice_loader
@@ -138,7 +137,7 @@ def work(rank: int, options: argparse.Namespace, port: int, gate: Any, folder: P
     bench = Bench(options, folder)
     found: Rates = {phase: {str(count): [] for count in options.counts} for phase in PHASES}
     turns = [(turn, count) for turn in range(options.rounds + 1) for count in options.counts]
-    for number, (turn, count) in enumerate(track(turns, "Rounds", len(turns), "turns")):
+    for number, (turn, count) in enumerate(turns):
         gate.wait()
         if rank >= count:
             continue
@@ -151,6 +150,9 @@ def work(rank: int, options: argparse.Namespace, port: int, gate: Any, folder: P
             if turn:  # the first round warms up
                 found[phase][str(count)].append(rate)
         leave()
+        if rank == 0 and turn:
+            rates = (f"{phase} {by[str(count)][-1]:.0f}" for phase, by in found.items())
+            print(f"round {turn}, {count} processes:", *rates, "images/s", flush=True)
     if rank == 0:
         write_json(folder / "found.json", found)
 

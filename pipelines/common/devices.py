@@ -29,8 +29,9 @@ def environments(count: int, device: str = "auto") -> list[dict[str, str]]:
         count: of the programs.
         device: where they compute; ``auto`` or ``cuda`` gives them the GPUs in turn.
     """
-    threads = max(1, (os.cpu_count() or 1) // count)
-    found = [{"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", f"{threads}")}] * count
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    limits = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")  # of PyTorch and NumPy; of joblib
+    found = [{name: os.environ.get(name, threads) for name in limits}] * count
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus < 2:  # noqa: PLR2004
         return found

@@ -133,13 +133,14 @@ class _Table:
 
     def __init__(self, rows: Sequence[ScoreRow], volumetric: bool) -> None:
         self.rows = rows
+        self.cells = [row.cells() for row in rows]
         self.labels = np.array([row.label for row in rows], dtype=np.int64)
         self.patients = [row.patient for row in rows]
         self.key_name = "slice" if volumetric else "sharpness"
         self.volumetric = volumetric and not any(row.level == "window" for row in rows)
 
     def column(self, name: str) -> NDArray[np.float64]:
-        return np.array([row.cells()[name] for row in self.rows], dtype=np.float64)
+        return np.array([cells[name] for cells in self.cells], dtype=np.float64)
 
     def _matching(self) -> dict[str, Any]:
         if self.volumetric:

@@ -242,11 +242,18 @@ class ScoreSlices(Inferer):
         images = inputs
         if inputs.ndim == SERVED_NDIM:
             images, context = unpacked(inputs[0], network.detector)
-        gathered: dict[str, list[Tensor]] = {}
+        scored: dict[str, Tensor] = {}
+        done = 0
         for columns in self._scored(images, context or {}, network, device):
+            where = slice(done, done + len(columns["score"]))
+            done = where.stop
             for name, value in columns.items():
-                gathered.setdefault(name, []).append(value)
-        scored = {name: torch.cat(batches) for name, batches in gathered.items()}
+                if name not in scored:  # pinned, a GPU writes there by itself
+                    shape = (len(images), *value.shape[1:])
+                    scored[name] = torch.empty(shape, dtype=value.dtype, pin_memory=value.is_cuda)
+                scored[name][where].copy_(value, non_blocking=True)
+        if network.calibration.threshold.is_cuda:
+            torch.cuda.current_stream(network.calibration.threshold.device).synchronize()
         if inputs.ndim != SERVED_NDIM:
             return scored
         scored["quantiles"] = network.calibration.quantiles.cpu()
@@ -278,7 +285,7 @@ def _finite(scored: Mapping[str, Tensor]) -> bool:
 
 
 def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[str, Tensor]:
-    """What is told of the first `count` images of a batch, on the CPU."""
+    """What is told of the first `count` images of a batch."""
     values = {name: getattr(found, name) for name in ("score", "percentile", "flagged")}
     values["p_value"] = calibration.p_value(found.score)
     values |= {part_column(name): value for name, value in found.parts.items()}
@@ -288,11 +295,7 @@ def _columns(found: ImageScores, calibration: Calibration, count: int) -> dict[s
         values["reconstruction"] = found.reconstruction
     if found.members is not None and found.std_map is not None:
         values |= {"members": found.members, STD_MAP: found.std_map[:, 0]}
-    # Not to be waited for, copies go to pinned memory, several times as fast.
-    copied = {n: value[:count].to("cpu", non_blocking=True) for n, value in values.items()}
-    if found.score.is_cuda:
-        torch.cuda.current_stream(found.score.device).synchronize()
-    return copied
+    return {name: value[:count] for name, value in values.items()}
 
 
 def scored_case(

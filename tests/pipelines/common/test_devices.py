@@ -40,10 +40,12 @@ def test_bfloat16_pays_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
 
 def test_programs_at_once_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-b")
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name in ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr("os.cpu_count", lambda: 7)
     found = environments(3)
     assert [one["CUDA_VISIBLE_DEVICES"] for one in found] == ["4", "GPU-b", "4"]
     assert {one["OMP_NUM_THREADS"] for one in found} == {"2"}
+    assert {one["LOKY_MAX_CPU_COUNT"] for one in found} == {"2"}
     assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(3, "cpu"))
