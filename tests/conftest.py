@@ -266,13 +266,17 @@ def write_model(
     """Writes a calibrated model and gives the content of its file, but for the weights."""
 
     def write(
-        folder: str = "models", channels: int = 1, normative: bool | None = None, **facts: Any
+        folder: str = "models",
+        channels: int = 1,
+        normative: bool | None = None,
+        patch_size: tuple[int, ...] | None = None,
+        **facts: Any,
     ) -> dict[str, Any]:
         how = {"weights": PLACED, "map_weights": PLACED} if normative else {}
-        scorer = make_scorer(channels, normative=normative, **how)
-        calibrate(scorer, make_images(6, channels))
+        scorer = make_scorer(channels, normative=normative, patch_size=patch_size, **how)
+        calibrate(scorer, make_images(6, channels, depth=patch_size and patch_size[0]))
         volumetric = facts.get("volumetric", True)
-        loader = CaseLoader(32, channels=channels, volumetric=volumetric)
+        loader = CaseLoader(32, channels=channels, volumetric=volumetric, patch_size=patch_size)
         content: dict[str, Any] = {
             **model_facts,
             "case_scores": [0.0, 0.5, 1.0],

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -15,18 +15,19 @@ from pipelines.common import counted, track
 from pipelines.data.cases import Case, Cohort
 from pipelines.data.cohort import Data
 from pipelines.data.layouts import is_plain_folder, read_cohort
-from pipelines.data.slices import CaseSample
+from pipelines.data.patches import Place, consecutive, cut, places
+from pipelines.data.slices import CaseLoader, CaseSample
 from transforms.errors import InputError
 from transforms.slices import to_canvas
 
 
 class LabelledBatch(NamedTuple):
-    """Anomalous slices.
+    """Anomalous slices, s being (H, W), or patches of volumes, (D, H, W).
 
     Attributes:
-        image: ``(B, C, H, W)`` in [0, 1].
-        body: ``(B, 1, H, W)`` bool.
-        mask: of the lesion, ``(B, 1, H, W)``, 0 or 1; NaN where it is not known.
+        image: ``(B, C, *s)`` in [0, 1].
+        body: ``(B, 1, *s)`` bool.
+        mask: of the lesion, ``(B, 1, *s)``, 0 or 1; NaN where it is not known.
     """
 
     image: Tensor
@@ -34,7 +35,7 @@ class LabelledBatch(NamedTuple):
     mask: Tensor
 
     def of(self, rows: Tensor, device: torch.device) -> LabelledBatch:
-        """Some of the slices, on a device."""
+        """Some of them, on a device."""
         return LabelledBatch(*(one[rows].to(device) for one in self))
 
 
@@ -58,11 +59,6 @@ class LabelledAnomalies:
         self, path: str | None, data: Data, transform: Callable[[Case], CaseSample]
     ) -> None:
         self.path = path
-        if path and getattr(transform, "patch_size", None):
-            raise InputError(
-                "labelled_anomalies: expected slices or pictures, found patches of volumes. Leave "
-                "this option or --patch_size out."
-            )
         self.cases = _cases(path, data) if path else ()
         self.transform = transform
 
@@ -72,13 +68,13 @@ class LabelledAnomalies:
 
     @cached_property
     def slices(self) -> LabelledBatch:
-        """All anomalous slices.
+        """All anomalous slices; of volumes seen in patches, all patches that show a lesion.
 
         Raises:
             InputError: when no case shows one, or one cannot be used.
         """
         read = track(map(self.transform, self.cases), "Reading labels", len(self.cases), "cases")
-        found = [one for sample in read if len((one := _anomalous(sample)).image)]
+        found = [one for sample in read if len((one := self._anomalous(sample)).image)]
         if not found:
             raise InputError(
                 f"labelled_anomalies: no anomalous slice in {counted(len(self.cases), 'case')} "
@@ -88,10 +84,31 @@ class LabelledAnomalies:
         return LabelledBatch(*(torch.cat(one) for one in zip(*found, strict=True)))
 
     def drawn(self, count: int, source: torch.Generator) -> LabelledBatch:
-        """Slices drawn with replacement, on the device of the generator."""
+        """Some drawn with replacement, on the device of the generator."""
         total = len(self.slices.image)
         rows = torch.randint(total, (count,), generator=source, device=source.device)
         return self.slices.of(rows.cpu(), source.device)
+
+    def _anomalous(self, sample: CaseSample) -> LabelledBatch:
+        image, body = sample.images, sample.context["body"]
+        mask = torch.full_like(image[:, :1], torch.nan)
+        if sample.masks is not None:
+            mask = to_canvas(sample.masks[:, None], sample.geometry, "nearest").to(image.dtype)
+        anomalous = sample.labels == 1
+        if not getattr(self.transform, "patch_size", None):
+            return LabelledBatch(image[anomalous], body[anomalous], mask[anomalous])
+        shown = mask * anomalous[:, None, None, None]
+        loader = cast(CaseLoader, self.transform)
+        found = [
+            place
+            for place in places(consecutive(sample.indices), loader)
+            if (cut(shown, place) > 0).any()
+        ]
+        return LabelledBatch(*(_patches(one, found) for one in (image, body, mask)))
+
+
+def _patches(slices: Tensor, found: Sequence[Place]) -> Tensor:
+    return torch.stack([cut(slices, one) for one in found]) if found else slices[:0]
 
 
 def labelled_kind(path: str | None, modalities: str | Sequence[str] | None = None) -> str | None:
@@ -148,12 +165,3 @@ def _require_apart(cases: Iterable[Case], data: Data) -> None:
             f"test the model, such as {both[0]!r}. Leave them out, or fix the division with "
             "--split."
         )
-
-
-def _anomalous(sample: CaseSample) -> LabelledBatch:
-    chosen = sample.labels == 1
-    image, body = sample.images[chosen], sample.context["body"][chosen]
-    if sample.masks is None:
-        return LabelledBatch(image, body, torch.full_like(image[:, :1], torch.nan))
-    mask = to_canvas(sample.masks[chosen][:, None], sample.geometry, "nearest")
-    return LabelledBatch(image, body, mask.to(image.dtype))

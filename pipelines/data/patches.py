@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -17,6 +17,10 @@ from transforms.errors import InputError
 if TYPE_CHECKING:
     from pipelines.data.datasets import NormalSlices
     from pipelines.data.slices import CaseLoader
+
+
+Place = tuple[Tensor, slice, slice]
+"""Of a patch: its slices ``(D,)``, rows and columns."""
 
 
 def spatial_dims(patch_size: Sequence[int] | None = None, signals: bool = False) -> int:
@@ -90,6 +94,21 @@ def windows(
     return [(a, b, c) for a, b, c in dense_patch_slices(shape, patch_size, step)]
 
 
+def places(stretches: Iterable[Sequence[int]], loader: CaseLoader) -> Iterator[Place]:
+    """Where patches lie in stretches of slices; a short one is continued with its last slice."""
+    for stretch in stretches:
+        numbers = torch.tensor(stretch)
+        for along, rows, columns in loader.windows(len(stretch)):
+            own = torch.arange(along.start, along.stop).clamp_max(len(stretch) - 1)
+            yield numbers[own], rows, columns
+
+
+def cut(slices: Tensor, place: Place) -> Tensor:
+    """The patch ``(C, D, h, w)`` at a place in slices ``(N, C, H, W)``."""
+    numbers, rows, columns = place
+    return slices[numbers][..., rows, columns].movedim(0, 1)
+
+
 class NormalPatches(Dataset[dict[str, Tensor]]):
     """The normal slices of volumes as patches, cut when asked for.
 
@@ -111,14 +130,11 @@ class NormalPatches(Dataset[dict[str, Tensor]]):
         self.slices = slices
         self.data, self.region = slices.data, slices.region
         self.images, self.context = slices.images, slices.context
-        self.places: list[tuple[Tensor, slice, slice]] = []
+        self.places: list[Place] = []
         loader = cast("CaseLoader", slices.transform)
-        for stretch in slices.stretches:
-            numbers = torch.tensor(stretch)
-            for along, rows, columns in loader.windows(len(stretch)):
-                own = torch.arange(along.start, along.stop).clamp_max(len(stretch) - 1)
-                if self.context["body"][numbers[own]][..., rows, columns].any():
-                    self.places.append((numbers[own], rows, columns))
+        for place in places(slices.stretches, loader):
+            if cut(self.context["body"], place).any():
+                self.places.append(place)
 
     def reside(self, device: torch.device) -> bool:
         """See `NormalSlices.reside`."""

@@ -40,6 +40,11 @@ class Words:
     trivial: tuple[str, ...]
     matched: str
 
+    @property
+    def of_signals(self) -> bool:
+        """Whether they are those of signals."""
+        return self.whole == "signal"
+
     def of_points(self, name: str) -> str:
         """The name of a figure over the points of a map."""
         return name.replace("pixel", self.pixel)

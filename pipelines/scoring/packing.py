@@ -17,17 +17,16 @@ SLICES_NDIM = 4
 
 
 def packed(images: Tensor, context: Mapping[str, Tensor], detector: Detector) -> Tensor:
-    """Slices ``(K, C, H, W)``, or windows, with what the detector needs as further channels."""
+    """Slices, patches or windows ``(B, C, *s)`` with the detector's needs as further channels."""
     further = [images]
     for name in detector.needs:
         value = context[name].to(images.dtype)
         if name == "place":
-            height, width = images.shape[-2:]
-            plane = images.new_empty((len(images), CHANNELS[name], height, width))
-            plane[:, 0] = value[:, :1, None]
-            plane[:, 1] = value[:, 1 : 1 + height, None]
-            plane[:, 2] = value[:, None, 1 + height :]
-            value = plane
+            volume = (1, *images.shape[2:])[-3:]
+            slices, rows, columns = value.split(volume, dim=1)
+            lines = (slices[:, :, None, None], rows[:, None, :, None], columns[:, None, None])
+            planes = torch.stack([line.expand(-1, *volume) for line in lines], dim=1)
+            value = planes.view(len(images), CHANNELS[name], *images.shape[2:])
         further.append(value)
     return torch.cat(further, dim=1)
 

@@ -15,6 +15,10 @@ def test_its_densities_are_those_of_two_gaussians() -> None:
     normal = Independent(Normal(0 * ones, ones), 1).log_prob(values)
     anomalous = Independent(Normal(mixture.mean.flatten(), ones), 1).log_prob(values)
     torch.testing.assert_close(mixture.log_odds(latent), anomalous - normal)
+    far = 1000 * latent  # where densities in 32 bits are known to no better than 0.1
+    odds, rounded = mixture.log_odds(far), mixture.float().log_odds(far.float())
+    torch.testing.assert_close(rounded.double(), odds, atol=1e-3, rtol=1e-6)
+    mixture.double()
     cover = torch.zeros(2, 1, 3, 3, dtype=torch.float64)
     cover[0, 0, 0] = torch.tensor([0.4, 0.5, 0.6])
     cover[1] = torch.nan

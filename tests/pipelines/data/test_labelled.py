@@ -12,8 +12,9 @@ from PIL import Image
 
 from pipelines.data.cohort import Data, open_data
 from pipelines.data.labelled import LabelledAnomalies, labelled_kind
-from pipelines.data.slices import CaseLoader
+from pipelines.data.slices import CaseLoader, CaseSample
 from transforms.errors import InputError
+from transforms.slices import to_canvas
 
 WriteVolume = Callable[..., Path]
 
@@ -35,6 +36,11 @@ def data(tmp_path: Path) -> Data:
     pictures(root / "test" / "normal", ["t0"])
     pictures(root / "test" / "anomalous", ["t1"])
     return open_data(str(root), "folder")
+
+
+def as_canvas(sample: CaseSample) -> torch.Tensor:
+    assert sample.masks is not None
+    return to_canvas(sample.masks[:, None], sample.geometry, "nearest").bool()
 
 
 def table(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -70,11 +76,18 @@ def test_all_images_of_a_folder_are_anomalous(data: Data, tmp_path: Path) -> Non
     assert torch.equal(drawn.image, again.image)
 
 
-def test_masks_say_where_and_which_slices(write_volume: WriteVolume, tmp_path: Path) -> None:
+@pytest.mark.parametrize("patch_size", [None, (2, 16, 16)])
+def test_masks_say_where_and_which_slices(
+    patch_size: tuple[int, ...] | None, write_volume: WriteVolume, tmp_path: Path
+) -> None:
+    """Or which patches of volumes: those that show the lesion."""
+
     def case(name: str, split: str, lesion: bool) -> dict[str, Any]:
-        image = write_volume(f"{name}_image")
         lesion_mask = np.zeros((24, 24, 6), np.uint8)
         lesion_mask[8:12, 8:14, 2:4] = 1
+        values = np.random.default_rng(0).normal(100, 20, lesion_mask.shape) + 80 * lesion_mask
+        values[:3] = values[-3:] = values[:, :3] = values[:, -3:] = 0
+        image = write_volume(f"{name}_image", values.astype(np.float32))
         mask = write_volume(f"{name}_mask", lesion_mask)
         return {
             "path": image,
@@ -87,12 +100,24 @@ def test_masks_say_where_and_which_slices(write_volume: WriteVolume, tmp_path: P
     normals = [case(f"n{i}", "train", False) for i in range(6)]
     trained = open_data(str(table(tmp_path / "all", [*normals, case("t", "test", True)])))
     sick = table(tmp_path / "sick", [case("s", "", True), case("healthy", "", False)])
-    found = LabelledAnomalies(str(sick), trained, CaseLoader(32, min_lesion_pixels=1))
+    loader = CaseLoader(32, min_lesion_pixels=1, patch_size=patch_size)
+    found = LabelledAnomalies(str(sick), trained, loader)
     assert labelled_kind(str(sick)) == "masks" and [one.patient for one in found.cases] == ["s"]
     sample = found.transform(found.cases[0])
-    assert len(found.slices.image) == int((sample.labels == 1).sum()) > 0
-    assert set(found.slices.mask.unique().tolist()) == {0.0, 1.0}
-    assert found.slices.mask.flatten(1).any(dim=1).all()
+    image, body, mask = found.slices
+    assert image.shape == body.shape == mask.shape
+    if patch_size is None:
+        assert len(image) == int((sample.labels == 1).sum()) > 0
+    else:
+        shown = as_canvas(sample)  # of all places in it, those that reach the lesion
+        tiles = [(k, r, c) for k in range(5) for r in (0, 8, 16) for c in (0, 8, 16)]
+        crops = [shown[k : k + 2, 0, r : r + 16, c : c + 16] for k, r, c in tiles]
+        expected = [one for one in crops if one.any()]
+        assert 0 < len(expected) < len(tiles) and mask.shape == (len(expected), 1, *patch_size)
+        assert torch.equal(mask[:, 0].bool(), torch.stack(expected))
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    assert mask.flatten(1).any(dim=1).all()
+    assert image[mask > 0].mean() > 1.3 * image[(mask == 0) & body].mean()
 
 
 @pytest.mark.parametrize(

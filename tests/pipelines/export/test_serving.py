@@ -104,11 +104,12 @@ def test_a_volume_s_label_map_is_that_of_the_predictor(
     assert not isinstance(served["image"], MetaTensor)
 
 
+@pytest.mark.parametrize("patch_size", [None, (16, 32, 32)])
 def test_what_the_detector_needs_reaches_it_through_a_server(
-    serve: Serve, write_volume: WriteVolume, tmp_path: Path
+    patch_size: tuple[int, ...] | None, serve: Serve, write_volume: WriteVolume, tmp_path: Path
 ) -> None:
     image = write_volume("scan", affine=AFFINE)
-    served = serve(str(image), normative=True)
+    served = serve(str(image), normative=True, patch_size=patch_size)
     scored, bands = predicted(tmp_path / "models", image)
     assert {"bright", "dark"} <= set(scored.parts)
     # A place that got lost would leave the normative parts at their value without any.

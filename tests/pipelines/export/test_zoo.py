@@ -63,7 +63,7 @@ def verify(bundle: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("kind", "needs"),
-    [("volumes", ("body", "place")), ("channels", ()), ("signals", ("body",))],
+    [("volumes", ("body", "place")), ("channels", ()), ("patches", ()), ("signals", ("body",))],
 )
 def test_a_package_passes_the_zoo_s_checks(
     kind: str,
@@ -72,12 +72,12 @@ def test_a_package_passes_the_zoo_s_checks(
     write_signal_model: WriteModel,
     tmp_path: Path,
 ) -> None:
-    if kind == "signals":
-        content = write_signal_model()
-    elif kind == "volumes":
-        content = write_model(normative=True)
-    else:
-        content = write_model(channels=2, modalities=["flair", "t2"])
+    content = {
+        "volumes": lambda: write_model(normative=True),
+        "channels": lambda: write_model(channels=2, modalities=["flair", "t2"]),
+        "patches": lambda: write_model(patch_size=(16, 32, 32)),
+        "signals": write_signal_model,
+    }[kind]()
     package_bundle(BUNDLE, tmp_path / "models", tmp_path / "zoo" / "aeflow")
     module = torch.jit.load(verify(tmp_path / "zoo" / "aeflow"), map_location="cpu")
     scorer = load_scorer(read_model(tmp_path / "models"))

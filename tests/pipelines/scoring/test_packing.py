@@ -12,14 +12,16 @@ MakeScorer = Callable[..., AnomalyScorer]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("size", [(32, 48), (48, 32), (1, 1)])
+@pytest.mark.parametrize("size", [(32, 48), (48, 32), (1, 1), (16, 32, 48)])
 def test_what_is_packed_comes_back_unchanged(
-    make_scorer: MakeScorer, channels: int, size: tuple[int, int]
+    make_scorer: MakeScorer, channels: int, size: tuple[int, ...]
 ) -> None:
-    detector = make_scorer(channels, normative=True).detector
+    volume = (1, *size)[-3:]
+    patch_size = volume if len(size) > 2 else None
+    detector = make_scorer(channels, normative=True, patch_size=patch_size).detector
     images = torch.rand(4, channels, *size)
     context = {
-        "place": torch.rand(4, 1 + sum(size)),
+        "place": torch.rand(4, sum(volume)),
         "body": torch.rand(4, 1, *size) > 0.5,
         "region": torch.ones(4, 1, *size).bool(),  # not needed
     }

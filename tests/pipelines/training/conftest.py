@@ -26,7 +26,7 @@ def dataset(
 
 
 @pytest.fixture
-def trainer_of(dataset: NormalSlices) -> TrainerOf:
+def trainer_of(dataset: NormalSlices, make_slices: Callable[[Tensor], NormalSlices]) -> TrainerOf:
     """Makes the trainer of a stage on the CPU; the detector is prepared for it, if asked."""
 
     def make(
@@ -35,17 +35,19 @@ def trainer_of(dataset: NormalSlices) -> TrainerOf:
         epochs: int = 2,
         num_workers: int = 0,
         prepared: bool = True,
+        images: Tensor | None = None,
         **kwargs: Any,
     ) -> StageTrainer:
+        data = dataset if images is None else make_slices(images)
         if prepared:
-            detector.prepare(NormalBatches(dataset), stage)
+            detector.prepare(NormalBatches(data), stage)
         how: dict[str, Any] = {
             "optimizer": partial(torch.optim.Adam, lr=3e-3),
             "synthetic": SyntheticAnomalies(variation=NormalVariation()),
             "seed": 1,
             "device": torch.device("cpu"),
             "train_data_loader": slice_loader(
-                dataset, 4, 1, stage, min_samples=8, num_workers=num_workers
+                data, 4, 1, stage, min_samples=8, num_workers=num_workers
             ),
         }
         return StageTrainer(detector, stage, max_epochs=epochs, **how | kwargs)

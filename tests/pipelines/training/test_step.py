@@ -35,19 +35,26 @@ class Labelled:
         return LabelledBatch(self.images[rows], self.images[rows] > 0, self.mask[rows])
 
 
-def detector_of(labels: str | None = "images") -> AEFlowDetector:
+def detector_of(labels: str | None = "images", spatial_dims: int = 2) -> AEFlowDetector:
     torch.manual_seed(0)
     return AEFlowDetector(
-        flow_strides=(8,), flow_steps=1, hidden=8, decoder_width=4, with_head=True, labels=labels
-    )
+        flow_strides=(8,), flow_steps=1, hidden=8, decoder_width=4, with_head=True,
+        labels=labels, spatial_dims=spatial_dims,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "train"])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(("known", "depth"), [(True, None), (False, None), (True, 16)])
 def test_labelled_anomalies_join_each_batch(
-    stage: str, known: bool, trainer_of: TrainerOf, make_images: MakeImages
+    stage: str,
+    known: bool,
+    depth: int | None,
+    trainer_of: TrainerOf,
+    make_images: MakeImages,
 ) -> None:
-    labelled, detector = Labelled(make_images(2, seed=5), known), detector_of()
+    """Slices, and patches of volumes."""
+    labelled = Labelled(make_images(2, seed=5, depth=depth), known)
+    detector = detector_of(spatial_dims=3 if depth else 2)
     seen: list[tuple[int, Tensor]] = []
     loss = detector.loss
 
@@ -56,10 +63,10 @@ def test_labelled_anomalies_join_each_batch(
         return loss(output, inputs, name, mask)
 
     detector.loss = noted
-    trainer_of(detector, stage, labelled=labelled).run()
+    trainer_of(detector, stage, images=make_images(8, depth=depth), labelled=labelled).run()
     assert labelled.counts == [1] * 4  # two epochs of two batches
     for count, mask in seen:
-        assert count == 5 and mask.shape == (5, 1, 32, 32)
+        assert count == 5 and mask.shape == (5, *labelled.images.shape[1:])
         assert not mask[:4].isnan().any() and (stage == "pretrain" or not mask[:4].any())
         assert bool(mask[4].isnan().all()) != known
 
