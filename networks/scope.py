@@ -9,7 +9,7 @@ turned, flipped or inverted is exactly that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -50,6 +50,9 @@ REASONS = {
 }
 """What a distance in each group of measures means."""
 
+AT_ONCE = 64
+"""Images that are measured at once."""
+
 TURNED: Mapping[str, Callable[[Tensor], Tensor]] = {
     "upside down": lambda image: image.flip(-2),
     "mirrored": lambda image: image.flip(-1),
@@ -73,6 +76,10 @@ class InScope(NamedTuple):
     beyond: Tensor
     better: Tensor
     ways: tuple[str, ...]
+
+    def of(self, where: slice) -> InScope:
+        """That of some of the images, on the CPU."""
+        return InScope(self.beyond[where].cpu(), self.better[where].cpu(), self.ways)
 
     def reason(self) -> str:
         """Why most of these images are out of scope; "" if they are not."""
@@ -114,38 +121,39 @@ class Scope(nn.Module):
             changed: the same, changed so that they stay in scope.
             held_out: of other patients, as they are and changed; they set the limits.
         """
-        for name, values in _measures(normal).items():
-            moved = _measures(changed)[name] - _measures(plain)[name]
-            gaussian = self.gaussians[name]
+        own, after, before = (self._measures(images) for images in (normal, changed, plain))
+        for name, gaussian in self.gaussians.items():
             assert isinstance(gaussian, GaussianDensity)
-            gaussian.fit(values, moved)
+            gaussian.fit(own[name], after[name] - before[name])
         self.widen(held_out)
 
     def widen(self, images: Tensor) -> None:
         """Takes images ``(N, C, *s)`` for in scope, where they are not yet."""
-        limits = torch.quantile(self.distances(images), QUANTILE, dim=0)
+        limits = torch.quantile(self._distances(self._measures(images)), QUANTILE, dim=0)
         self.limits.copy_(torch.maximum(limits, self.limits))
 
     def forward(self, images: Tensor) -> InScope:
-        """Where images ``(N, C, *s)`` lie."""
-        own, turned = self.distances(images), self.gaussians["arrangement"]
-        others = [turned(_in_parts(_arrangement, TURNED[way](images))) for way in self.ways]
-        better = own[:, :1] / torch.stack(others, dim=1).clamp_min(1e-6)
+        """Where images ``(N, C, *s)`` lie, wherever they are stored."""
+        found = self._measures(images, self.ways)
+        own, turned = self._distances(found), self.gaussians["arrangement"]
+        others = torch.stack([turned(found[way]) for way in self.ways], dim=1)
+        better = own[:, :1] / others.clamp_min(1e-6)
         return InScope(own / self.limits, better, self.ways)
 
-    def distances(self, images: Tensor) -> Tensor:
+    def _distances(self, found: Mapping[str, Tensor]) -> Tensor:
         """Mahalanobis distances per group of measures, ``(N, 3)``."""
-        found = _measures(images)
         return torch.stack([self.gaussians[name](found[name]) for name in REASONS], dim=1)
 
-
-def _measures(images: Tensor) -> dict[str, Tensor]:
-    groups = {"arrangement": _arrangement, "detail": _detail, "levels": _levels}
-    return {name: _in_parts(measure, images) for name, measure in groups.items()}
-
-
-def _in_parts(measure: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    return torch.cat([measure(one) for one in images.float().split(64)])
+    def _measures(self, images: Tensor, ways: Sequence[str] = ()) -> dict[str, Tensor]:
+        """The groups of measures, and the arrangement of images turned in some ways."""
+        found: dict[str, list[Tensor]] = {}
+        for stored in images.split(AT_ONCE):
+            one = stored.to(self.limits)
+            for name, measure in GROUPS.items():
+                found.setdefault(name, []).append(measure(one))
+            for way in ways:
+                found.setdefault(way, []).append(_arrangement(TURNED[way](one)))
+        return {name: torch.cat(parts) for name, parts in found.items()}
 
 
 def _arrangement(images: Tensor) -> Tensor:
@@ -177,3 +185,7 @@ def _levels(images: Tensor) -> Tensor:
     ends = [(values <= 0.004), (values >= 0.996)]
     shares = [(one.float().mean(dim=1, keepdim=True) + 0.01).log() for one in ends]
     return torch.cat([quantiles, values.std(dim=1, keepdim=True), *shares], dim=1)
+
+
+GROUPS = {"arrangement": _arrangement, "detail": _detail, "levels": _levels}
+"""The groups of measures."""

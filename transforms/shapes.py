@@ -73,7 +73,11 @@ SHAPES: Mapping[str, Shape] = MappingProxyType(
 
 def _random_centres(allowed: Tensor, generator: Source) -> Tensor:
     """Row and column ``(B, 2)`` of a pixel in ``allowed`` ``(B, 1, H, W)``, else of any."""
-    # `torch.multinomial` would wait for the device to check its weights.
+    # `torch.multinomial` and `torch.unravel_index` would wait for the device.
     lots = uniform((len(allowed), allowed[0].numel()), 0.0, 1.0, allowed, generator)
     flat = (lots + allowed.flatten(1)).argmax(dim=1)
-    return torch.stack(torch.unravel_index(flat, allowed.shape[2:]), dim=1)
+    places: list[Tensor] = []
+    for side in reversed(allowed.shape[2:]):
+        places.insert(0, flat % side)
+        flat = flat // side
+    return torch.stack(places, dim=1)

@@ -114,9 +114,8 @@ class LabelBandsd(MapTransform):
             scored: Mapping[str, Tensor] = d[key]
             self._check_model(scored)
             everything = slice(0, len(sample.images))
-            case = scored_case(
-                sample, dict(scored), everything, self.scorer, self.reference, self.scope
-            )
+            known = None if self.scope is None else self.scope(sample.images)
+            case = scored_case(sample, dict(scored), everything, self.scorer, self.reference, known)
             found = findings(case, self.bands)
             d[key] = _as_label(found.label_map, sample)
             d[RESULT] = found.words

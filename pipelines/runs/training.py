@@ -291,7 +291,7 @@ class Training(Evaluation):
             "case_scores": list(reference.scores),
             "case_weights": list(reference.weights or ()),
             "target_fpr": reference.target_fpr,
-            "scope": self.evaluator.scope.state_dict() if self.evaluator.scope else {},
+            "scope": self.evaluator.scope.cpu().state_dict() if self.evaluator.scope else {},
             "preprocessing": self.preprocessing.parameters,
             "modalities": list(cohort.modalities),
             "volumetric": self.volumetric,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from networks import AnomalyScorer, ImageScores, Part, part_column
 from networks.calibration import Calibration
-from networks.scope import Scope
+from networks.scope import InScope, Scope
 from pipelines.common import compiling_pays, require_part
 from pipelines.data import CaseSample, FailedCase
 from pipelines.scoring.packing import filled, unpacked
@@ -183,11 +183,12 @@ def score_cases(
             "was scored with it. Its weights are damaged, or its training diverged: copy it "
             "again, or train anew with a smaller --learning_rate."
         )
+    known = None if scope is None else scope.to(device)(images)
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
-    starts = [0, *ends[:-1]]
+    places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return [
-        scored_case(sample, scored, slice(start, end), scorer, reference, scope)
-        for sample, start, end in zip(samples, starts, ends, strict=True)
+        scored_case(sample, scored, where, scorer, reference, known and known.of(where))
+        for sample, where in zip(samples, places, strict=True)
     ]
 
 
@@ -304,7 +305,7 @@ def scored_case(
     where: slice,
     scorer: AnomalyScorer,
     reference: CaseReference | None,
-    scope: Scope | None = None,
+    in_scope: InScope | None = None,
 ) -> ScoredCase:
     """One case out of slices that were scored together.
 
@@ -314,7 +315,7 @@ def scored_case(
         where: the slices of this one.
         scorer: the scorer, for its threshold.
         reference: scores of held-out normal volumes.
-        scope: what the model was made for; None for unknown.
+        in_scope: where its slices lie; None for unknown.
     """
     own = {name: value[where] for name, value in scored.items()}
     maps = {n: v for n, v in own.items() if n == "anomaly_map" or n.startswith(MAP)}
@@ -340,8 +341,8 @@ def scored_case(
     else:
         reference = reference or CaseReference((), float(calibration.target_fpr))
         whole = score_volume(scores["score"], parts, reference, members)
-    if scope is not None:
-        reason = scope(sample.images).reason()
+    if in_scope is not None:
+        reason = in_scope.reason()
         whole = replace(whole, in_scope=not reason, out_of_scope=reason)
     return ScoredCase(
         sample=sample,
