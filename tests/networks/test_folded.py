@@ -60,9 +60,6 @@ def test_autocast_decides_the_precision():
 def test_a_gpu_s_fused_convolutions_give_the_same(dtype):
     encoder = learnt(Encoder("resnet50", 3, (4, 8, 16, 32))).cuda()
     image = torch.rand(2, 3, 64, 64, device="cuda")
-        learnt(Encoder("resnet50", 3, (4, 8, 16, 32))).cuda(),
-        torch.rand(2, 3, 64, 64, device="cuda"),
-    )
     with torch.autocast("cuda", dtype):
         found = encoder(image)
     for one, expected in zip(found, encoder.backbone.stages(image), strict=True):
