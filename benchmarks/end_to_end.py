@@ -43,7 +43,8 @@ def measure(checkout: Path, arguments: Sequence[str]) -> Phases:
         found = Path(folder) / "seconds.json"
         places = ("--output_dir", f"{folder}/output", "--ckpt_dir", f"{folder}/models")
         script = HERE / "benchmarks" / "phases.py"
-        installed = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        installed = (one for one in given if one and Path(one).resolve() != HERE)
         done = subprocess.run(
             [sys.executable, "-P", str(script), str(found), "run", "training", *places, *arguments],
             cwd=checkout,

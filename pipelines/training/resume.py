@@ -173,6 +173,7 @@ class Checkpoints:
         return bool(stop or due_anywhere)
 
     def _save(self, trainer: StageTrainer, detector: Detector, where: str) -> None:
+        trainer.agree()
         self._write(trainer, detector, f"{trainer.phase}, {where}", state_of(trainer))
         if self.stops.received:
             barrier()  # none ends before the first has written: that would end all

@@ -141,6 +141,7 @@ class StageTrainer(SupervisedTrainer):
         self.amp = amp and pays_bfloat16(self.state.device, detector.spatial_dims)
         self.add_event_handler(Events.STARTED, self._start)
         self.add_event_handler(Events.ITERATION_STARTED, self._schedule)
+        self.add_event_handler(Events.EPOCH_COMPLETED, StageTrainer.agree)
         self.add_event_handler(Events.COMPLETED, self._finish)
         self.validator: StageEvaluator | None = None
         if found is not None and val_data_loader is not None:
@@ -230,7 +231,16 @@ class StageTrainer(SupervisedTrainer):
             for number, batch in enumerate(islice(self.data_loader, STATISTICS_BATCHES))
         )
         update_bn(batches, _InStage(self.step, self))
-        average(self._statistics())
+        self.agree()
+
+    def agree(self) -> None:
+        """Averages BatchNorm's running statistics over all processes.
+
+        They are linear in those of the batches, and used only outside the training: once is as
+        good as after each batch.
+        """
+        if processes() > 1:
+            average(self._statistics())
 
     def _statistics(self) -> list[Tensor]:
         """BatchNorm's running statistics, as far as they move with the batches."""
@@ -264,8 +274,6 @@ class StageTrainer(SupervisedTrainer):
             engine._reduce(group)
             if engine.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(group, engine.max_grad_norm)
-        if processes() > 1:
-            average(engine._statistics())
         for optimizer in engine.optimizers.values():
             optimizer.step()
         if engine.average is not None:
