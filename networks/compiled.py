@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
 
 from .errors import summary
 
@@ -29,7 +28,7 @@ class Compiled:
         """Calls the function."""
         try:
             return self.run(*arguments)
-        except TorchDynamoException as error:
+        except torch._dynamo.exc.TorchDynamoException as error:  # imported by `torch.compile`
             logger.warning("Not compiled, which changes the time alone: %s", summary(error))
             self.run = self.plain
             return self.plain(*arguments)
