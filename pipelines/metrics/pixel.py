@@ -30,6 +30,8 @@ AUPRO_LIMIT = 0.3
 LOW, HIGH, BINS = -20.0, 200.0, 4096
 """Of a histogram, in map units; values beyond fall into the first and the last bin."""
 
+_EDGES: Floats = np.sinh(np.linspace(np.arcsinh(LOW), np.arcsinh(HIGH), BINS + 1))
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _NAMES = (
     "pixel_ap",
@@ -55,12 +57,11 @@ def default_edges(threshold: float | None = None) -> Floats:
     Returns:
         Increasing edges, (BINS + 1,), or up to three more with a threshold.
     """
-    edges: Floats = np.sinh(np.linspace(np.arcsinh(LOW), np.arcsinh(HIGH), BINS + 1))
     if threshold is None or np.isinf(threshold):
-        return edges
+        return _EDGES.copy()
     # The neighbours keep the threshold an inner edge where it lies outside the range.
     around = [np.nextafter(threshold, -np.inf), threshold, np.nextafter(threshold, np.inf)]
-    return np.union1d(edges, around)
+    return np.union1d(_EDGES, around)
 
 
 @dataclass

@@ -22,6 +22,8 @@ SIDE = 72
 
 OPACITY = 0.7
 
+COLOURS = matplotlib.colormaps["magma"]  # each time it is asked for, its table is made anew
+
 
 def thumbnail(scored: ScoredCase) -> bytes:
     """The slice with the highest score, its map laid over it.
@@ -42,7 +44,7 @@ def thumbnail(scored: ScoredCase) -> bytes:
     grey = adaptive_avg_pool2d(image[None], (height, width))[0, ..., None].numpy()
     # The maximum of a block, so that no finding gets lost on the way.
     found = adaptive_max_pool2d(anomaly_map[None], (height, width))[0].numpy()
-    colours = matplotlib.colormaps["magma"](found / MAP_RANGE[1])[..., :3]
+    colours = COLOURS(found / MAP_RANGE[1])[..., :3]
     weight = OPACITY * (found >= SHOWN_FROM)[..., None]
     mixed = np.clip((1 - weight) * grey + weight * colours, 0, 1)
     stream = io.BytesIO()
