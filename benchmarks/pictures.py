@@ -5,13 +5,14 @@
 
 ``method_scheme.png``: one slice on its way through the method; ``method_synthetic.png``: the
 anomalies that pre-training pastes in; ``calibration_rates.png``: what a promised rate may turn out
-to be.
+to be; ``throughput.png``: what `benchmarks.throughput` wrote to ``throughput.json``.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,28 @@ def draw_rates(path: Path, rate: float = 0.05, counts: Sequence[int] = (19, 99, 
     _save(figure, path)
 
 
+def draw_throughput(found: Mapping[str, Any], path: Path) -> None:
+    """Images per second, beside the reproduction.
+
+    Args:
+        found: what `benchmarks.throughput` writes.
+        path: the file to write.
+    """
+    figure, places = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained", sharey=True)
+    for axes, phase in zip(places, ("training", "scoring"), strict=True):
+        rows = [one for one in found["variants"] if one["phase"] == phase][::-1]
+        rates = [one["images_per_second"] for one in rows]
+        named = [one["name"] + (", compiled" if one["compiled"] else "") for one in rows]
+        base = max(r for r, name in zip(rates, named, strict=True) if "reproduction" in name)
+        colours = ["0.6" if "reproduction" in name else "#3f51b5" for name in named]
+        bars = axes.barh(named, rates, color=colours)
+        axes.bar_label(bars, [f"{rate / base:.2f}" for rate in rates], padding=3, fontsize=8)
+        axes.set(title=phase, xlabel="images/s", xlim=(0, 1.15 * max(rates)))
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(found["device"], fontsize=9, x=0.99, ha="right")
+    _save(figure, path)
+
+
 def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
@@ -163,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.output / "method_synthetic.png",
     )
     draw_rates(options.output / "calibration_rates.png")
+    measured = options.output / "throughput.json"
+    if measured.is_file():
+        draw_throughput(json.loads(measured.read_text()), options.output / "throughput.png")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The pictures of the documentation."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from benchmarks.pictures import draw_rates, draw_scheme, draw_synthetic
+from benchmarks.pictures import draw_rates, draw_scheme, draw_synthetic, draw_throughput
 from pipelines.outputs import Example
 
 
@@ -20,7 +21,9 @@ def test_they_are_drawn(tmp_path: Path) -> None:
     batch = torch.from_numpy(image)[None, None]
     draw_synthetic(batch, batch > 0, tmp_path / "synthetic.png")
     draw_rates(tmp_path / "rates.png")
-    for name in ("scheme", "synthetic", "rates"):
+    measured = Path(__file__).parents[2] / "docs" / "throughput.json"
+    draw_throughput(json.loads(measured.read_text()), tmp_path / "throughput.png")
+    for name in ("scheme", "synthetic", "rates", "throughput"):
         assert np.unique(imread(tmp_path / f"{name}.png")).size > 50
 
 
