@@ -148,10 +148,12 @@ def coreset(vectors: Tensor, size: int, source: torch.Generator) -> Tensor:
     """
     projection = torch.randn(vectors.shape[1], PROJECTED, generator=source)
     projected = vectors @ projection.to(vectors)
-    nearest = torch.full_like(projected[:, 0], torch.inf)
+    squares = projected.square().sum(dim=1)
+    nearest = torch.full_like(squares, torch.inf)  # squared distances
     chosen = []
     for _ in range(min(len(vectors), size)):
-        chosen.append(nearest.argmax())
-        apart = torch.linalg.vector_norm(projected - projected[chosen[-1]], dim=1)
-        nearest = torch.minimum(nearest, apart)
+        one = nearest.argmax()
+        apart = squares + squares[one] - 2.0 * (projected @ projected[one])
+        nearest = torch.minimum(nearest, apart).index_fill(0, one, -torch.inf)
+        chosen.append(one)
     return torch.stack(chosen)
