@@ -45,16 +45,26 @@ class Meter:
         description: what is being done.
         total: number of steps.
         unit: what the steps are called.
+        seconds: after which it ends, whatever is done by then; 0 for when all is done.
     """
 
-    def __init__(self, description: str, total: int, unit: str = "steps") -> None:
+    def __init__(
+        self, description: str, total: int, unit: str = "steps", seconds: float = 0.0
+    ) -> None:
         self.description = description
         self.total = total
         self.unit = unit
+        self.seconds = seconds
         self.done = 0
         self.began = self.spoke = time.monotonic()
         self.bar: Any = (
-            tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True)
+            tqdm(
+                total=None if seconds else total,
+                desc=description,
+                unit=unit,
+                leave=False,
+                dynamic_ncols=True,
+            )
             if is_main() and sys.stderr.isatty()
             else None
         )
@@ -68,15 +78,12 @@ class Meter:
         now = time.monotonic()
         if now - self.spoke >= PLAIN_INTERVAL and self.done < self.total:
             self.spoke = now
-            left = (now - self.began) / self.done * (self.total - self.done)
-            logger.info(
-                "%s: %d of %d %s, about %s left",
-                self.description,
-                self.done,
-                self.total,
-                self.unit,
-                duration(left),
-            )
+            passed = now - self.began
+            of, left = f" of {self.total}", passed / self.done * (self.total - self.done)
+            if self.seconds:
+                of, left = "", max(0.0, self.seconds - passed)
+            told = f"{self.description}: {self.done}{of} {self.unit}"
+            logger.info("%s, about %s left", told, duration(left))
 
     def close(self) -> None:
         """Removes the bar."""
@@ -93,6 +100,11 @@ def track(items: Iterable[T], description: str, total: int, unit: str) -> Iterat
             meter.advance()
     finally:
         meter.close()
+
+
+def _seconds(engine: Engine) -> float:
+    """After which an engine ends by the clock; 0 for one that ends with its epochs."""
+    return 60 * float(getattr(engine, "minutes", 0.0))
 
 
 def quieten(engine: Engine) -> None:
@@ -121,7 +133,8 @@ class EngineProgress:
 
     def _start(self, engine: Engine) -> None:
         epochs = (engine.state.max_epochs or 1) - engine.state.epoch
-        self.meter = Meter(self.description, epochs * (engine.state.epoch_length or 1), "batches")
+        total, seconds = epochs * (engine.state.epoch_length or 1), _seconds(engine)
+        self.meter = Meter(self.description, total, "batches", seconds)
 
     def _advance(self, engine: Engine) -> None:
         if self.meter is not None:
@@ -214,13 +227,15 @@ class EpochLine:
         values = {name: float(metrics[name]) for name in self.names if name in metrics}
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
         elapsed = time.monotonic() - self.began
-        left = elapsed / max(1, epoch - self.first_epoch) * (last - epoch)
+        of, left = f"/{last}", elapsed / max(1, epoch - self.first_epoch) * (last - epoch)
+        if _seconds(engine):
+            of, left = "", max(0.0, _seconds(engine) - elapsed)
         with tqdm.external_write_mode(file=sys.stderr):
             logger.info(
-                "%s %d/%d: %s (%s left)",
+                "%s %d%s: %s (%s left)",
                 self.description,
                 epoch,
-                last,
+                of,
                 ", ".join(f"{self.names[name]} {value:.4g}" for name, value in values.items()),
                 duration(left),
             )

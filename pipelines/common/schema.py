@@ -167,7 +167,7 @@ class Options(BaseModel):
     )
     seeds: Seeds = Field(description="of each method's trainings")
     minutes: Amount = Field(
-        description="training time of each method and seed, which its stages share evenly; 0 for "
+        description="training time of each method and seed, which its stages share; 0 for "
         "what the configs say"
     )
     parallel: FromOne = Field(description="trainings at once")

@@ -107,7 +107,7 @@ class Comparison:
         output_dir: gets a folder per method and seed, ``comparison.html`` and ``comparison.csv``.
         methods: their names, ``aeflow`` or that of a config; ``all`` takes every one.
         seeds: of the trainings of each method.
-        minutes: of training for each method and seed, its stages sharing evenly; what is only
+        minutes: of training for each method and seed, see `StagedTraining`; what is only
             fitted takes the time that it needs. 0 for the durations that the configs say.
         parallel: trainings at once; several GPUs are taken in turn.
         configs: configs laid over ``train.json`` for all methods, by name or path.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -11,6 +12,9 @@ from pipelines.common import derive_seed, take_from_main
 from pipelines.training.batches import Images, NormalBatches
 from pipelines.training.resume import Checkpoints
 from pipelines.training.stages import StageTrainer
+
+LEAST_SHARE = 0.1
+"""Of the time of all stages that each gets, before all are made to fit."""
 
 
 class StagedTraining:
@@ -22,8 +26,8 @@ class StagedTraining:
         dataset: the normal images.
         device: where to train.
         checkpoints: from which it goes on, and which it saves; None for none.
-        minutes: bound on all stages together, each an equal share, in place of their own
-            durations; 0 for none.
+        minutes: bound on all stages together, shared like the images that each would see by its
+            epochs, a tenth at least, in place of these; 0 for none.
 
     Raises:
         ValueError: when a stage has no trainer.
@@ -47,8 +51,11 @@ class StagedTraining:
             )
         self.detector = detector
         self.trainers = [by_stage[stage.name] for stage in detector.stages]
-        for trainer in self.trainers if minutes > 0 else ():
-            trainer.end_after(minutes / len(self.trainers))
+        if minutes > 0:
+            counts = [_images(trainer) for trainer in self.trainers]
+            shares = [max(LEAST_SHARE, count / sum(counts)) for count in counts]
+            for trainer, share in zip(self.trainers, shares, strict=True):
+                trainer.end_after(minutes * share / sum(shares))
         self.dataset = dataset
         self.device = torch.device(device)
         self.checkpoints = checkpoints
@@ -79,3 +86,9 @@ class StagedTraining:
         """Whether an earlier training stopped behind this stage."""
         later = [one.phase for one in self.trainers[self.trainers.index(trainer) + 1 :]]
         return self.checkpoints is not None and self.checkpoints.stage in later
+
+
+def _images(trainer: StageTrainer) -> int:
+    """That a stage sees in all its epochs."""
+    loader: Any = trainer.data_loader
+    return int(trainer.state.max_epochs * len(loader) * loader.batch_size)

@@ -75,6 +75,17 @@ def test_plain_lines_come_now_and_then_with_the_time_left(clock: Clock, lines: A
     ]  # and nothing at the end
 
 
+def test_what_ends_by_the_clock_says_how_long_it_still_takes(clock: Clock, lines: Any) -> None:
+    meter = Meter("Training", 100_000, "batches", seconds=60.0)
+    for _ in range(8):
+        clock.now += 9
+        meter.advance()
+    assert lines() == [
+        "Training: 3 batches, about 0:33 left",
+        "Training: 6 batches, about 0:06 left",
+    ]
+
+
 def test_a_short_phase_says_nothing(clock: Clock, lines: Any) -> None:
     assert list(track("abc", "Reading", 3, "cases")) == ["a", "b", "c"]
     assert lines() == []
