@@ -5,7 +5,7 @@
 
 ``method_scheme.png``: one slice on its way through the method; ``method_synthetic.png``: the
 anomalies that pre-training pastes in; ``calibration_rates.png``: what a promised rate may turn out
-to be; ``throughput.png``: what `benchmarks.throughput` wrote to ``throughput.json``.
+to be; ``throughput.png``: the rates in ``throughput.json``, as `benchmarks.throughput` writes them.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ class InScope(NamedTuple):
     ways: tuple[str, ...]
 
     def of(self, where: slice) -> InScope:
-        """That of some of the images, on the CPU."""
-        return InScope(self.beyond[where].cpu(), self.better[where].cpu(), self.ways)
+        """That of some of the images."""
+        return InScope(self.beyond[where], self.better[where], self.ways)
 
     def reason(self) -> str:
         """Why most of these images are out of scope; "" if they are not."""
@@ -133,12 +133,12 @@ class Scope(nn.Module):
         self.limits.copy_(torch.maximum(limits, self.limits))
 
     def forward(self, images: Tensor) -> InScope:
-        """Where images ``(N, C, *s)`` lie, wherever they are stored."""
+        """Where images ``(N, C, *s)`` lie, wherever they are stored; told on the CPU."""
         found = self._measures(images, self.ways)
         own, turned = self._distances(found), self.gaussians["arrangement"]
         others = torch.stack([turned(found[way]) for way in self.ways], dim=1)
         better = own[:, :1] / others.clamp_min(1e-6)
-        return InScope(own / self.limits, better, self.ways)
+        return InScope((own / self.limits).cpu(), better.cpu(), self.ways)
 
     def _distances(self, found: Mapping[str, Tensor]) -> Tensor:
         """Mahalanobis distances per group of measures, ``(N, 3)``."""

@@ -261,7 +261,7 @@ def _finite(found: Evidence | ImageScores) -> bool:
         told = [*found.maps.values(), *found.values.values()]
     else:
         told = [found.score, found.anomaly_map]
-    return all(bool(one.isfinite().all()) for one in told)
+    return bool(torch.stack([one.isfinite().all() for one in told]).all())  # waits once
 
 
 def _precision(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:

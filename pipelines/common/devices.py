@@ -33,7 +33,7 @@ def environments(count: int, device: str = "auto") -> list[dict[str, str]]:
     limits = ("OMP_NUM_THREADS", "LOKY_MAX_CPU_COUNT")  # of PyTorch and NumPy; of joblib
     found = [{name: os.environ.get(name, threads) for name in limits}] * count
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
-    if gpus < 2:  # noqa: PLR2004
+    if not gpus:
         return found
     told = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
     names = told.split(",")[:gpus]

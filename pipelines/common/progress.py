@@ -78,12 +78,10 @@ class Meter:
         now = time.monotonic()
         if now - self.spoke >= PLAIN_INTERVAL and self.done < self.total:
             self.spoke = now
-            passed = now - self.began
-            of, left = f" of {self.total}", passed / self.done * (self.total - self.done)
-            if self.seconds:
-                of, left = "", max(0.0, self.seconds - passed)
+            of = "" if self.seconds else f" of {self.total}"
+            left = _left(now - self.began, self.done, self.total, self.seconds)
             told = f"{self.description}: {self.done}{of} {self.unit}"
-            logger.info("%s, about %s left", told, duration(left))
+            logger.info("%s, about %s left", told, left)
 
     def close(self) -> None:
         """Removes the bar."""
@@ -100,6 +98,11 @@ def track(items: Iterable[T], description: str, total: int, unit: str) -> Iterat
             meter.advance()
     finally:
         meter.close()
+
+
+def _left(passed: float, done: int, total: int, seconds: float) -> str:
+    """How long a phase still takes, by the clock where it ends after so many seconds."""
+    return duration(max(0.0, seconds - passed) if seconds else passed / done * (total - done))
 
 
 def _seconds(engine: Engine) -> float:
@@ -227,9 +230,9 @@ class EpochLine:
         values = {name: float(metrics[name]) for name in self.names if name in metrics}
         epoch, last = engine.state.epoch, engine.state.max_epochs or engine.state.epoch
         elapsed = time.monotonic() - self.began
-        of, left = f"/{last}", elapsed / max(1, epoch - self.first_epoch) * (last - epoch)
-        if _seconds(engine):
-            of, left = "", max(0.0, _seconds(engine) - elapsed)
+        seconds, first = _seconds(engine), self.first_epoch
+        of = "" if seconds else f"/{last}"
+        left = _left(elapsed, max(1, epoch - first), last - first, seconds)
         with tqdm.external_write_mode(file=sys.stderr):
             logger.info(
                 "%s %d%s: %s (%s left)",
@@ -237,7 +240,7 @@ class EpochLine:
                 epoch,
                 of,
                 ", ".join(f"{self.names[name]} {value:.4g}" for name, value in values.items()),
-                duration(left),
+                left,
             )
         if self.file is not None:
             self.file.write(self.description, epoch, last, values)

@@ -9,6 +9,7 @@ from .examples import example_of as example_of
 from .maps import write_maps as write_maps
 from .maps import write_volume as write_volume
 from .patches import PatchTable as PatchTable
+from .pictures import MAP_COLOURS as MAP_COLOURS
 from .pictures import MAP_RANGE as MAP_RANGE
 from .pictures import save_curves as save_curves
 from .pictures import save_histogram as save_histogram

@@ -23,6 +23,9 @@ MAP_RANGE = (0.0, 6.0)
 """The fixed colour scale of standardised maps, in standard deviations: a normal image stays dark
 whatever else is in the batch."""
 
+MAP_COLOURS = matplotlib.colormaps["magma"]
+"""Its colours; with each look-up by name their table is made anew."""
+
 PANEL_COLUMNS = 8
 """Pictures in a line of a panel: with more of them their names would be too small to read."""
 
@@ -144,8 +147,7 @@ def _titled(name: str) -> str:
 def _draw_scale(sheet: Image.Image, left: int, top: int, bottom: int) -> None:
     """The colours of the maps between two heights, pointed where values go on."""
     pen, right = ImageDraw.Draw(sheet), left + 14
-    colours = matplotlib.colormaps["magma"]
-    ramp = colours(np.linspace(1, 0, bottom - top), bytes=True)[:, None, :3]
+    ramp = MAP_COLOURS(np.linspace(1, 0, bottom - top), bytes=True)[:, None, :3]
     sheet.paste(Image.fromarray(ramp.repeat(right - left, 1)), (left, top))
     outline = [(left, top), ((left + right) // 2, top - 14), (right, top)]
     outline += [(right, bottom), ((left + right) // 2, bottom + 14), (left, bottom)]

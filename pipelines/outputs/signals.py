@@ -6,14 +6,13 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from pipelines.common import write_csv
 from pipelines.data import SignalSample
-from pipelines.outputs.pictures import MAP_RANGE
+from pipelines.outputs.pictures import MAP_COLOURS, MAP_RANGE
 
 if TYPE_CHECKING:
     from pipelines.scoring import ScoredCase
@@ -93,5 +92,5 @@ def signal_thumbnail(scored: ScoredCase) -> bytes:
 def _colour(highest: float) -> tuple[int, ...]:
     if highest < SHOWN_FROM:
         return LINE
-    found = matplotlib.colormaps["magma"](0.9 * highest / MAP_RANGE[1], bytes=True)
+    found = MAP_COLOURS(0.9 * highest / MAP_RANGE[1], bytes=True)
     return tuple(int(one) for one in found[:3])

@@ -5,13 +5,12 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-import matplotlib
 import numpy as np
 from PIL import Image
 from torch.nn.functional import adaptive_avg_pool2d, adaptive_max_pool2d
 
 from pipelines.data import SignalSample
-from pipelines.outputs.pictures import MAP_RANGE
+from pipelines.outputs.pictures import MAP_COLOURS, MAP_RANGE
 from pipelines.outputs.signals import QUALITY, SHOWN_FROM, signal_thumbnail
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ SIDE = 72
 """Longer side of a thumbnail, in pixels."""
 
 OPACITY = 0.7
-
-COLOURS = matplotlib.colormaps["magma"]  # each time it is asked for, its table is made anew
 
 
 def thumbnail(scored: ScoredCase) -> bytes:
@@ -44,7 +41,7 @@ def thumbnail(scored: ScoredCase) -> bytes:
     grey = adaptive_avg_pool2d(image[None], (height, width))[0, ..., None].numpy()
     # The maximum of a block, so that no finding gets lost on the way.
     found = adaptive_max_pool2d(anomaly_map[None], (height, width))[0].numpy()
-    colours = COLOURS(found / MAP_RANGE[1])[..., :3]
+    colours = MAP_COLOURS(found / MAP_RANGE[1])[..., :3]
     weight = OPACITY * (found >= SHOWN_FROM)[..., None]
     mixed = np.clip((1 - weight) * grey + weight * colours, 0, 1)
     stream = io.BytesIO()

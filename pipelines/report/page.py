@@ -24,6 +24,7 @@ from pipelines.metrics import (
     too_few,
 )
 from pipelines.outputs import (
+    MAP_COLOURS,
     MAP_RANGE,
     SHOWN_FROM,
     Example,
@@ -299,7 +300,7 @@ def _viewer(content: ReportContent) -> dict[str, Any] | None:
             draw_slices(drawn, volume)
             alt = f"Axial slices of {volume.name}, below with the anomaly map. {volume.caption}"
             stills.append(picture_of(drawn, alt, volume.name, wide=True))
-    colours = matplotlib.colormaps["magma"](np.linspace(0, 1, MAP_LEVELS + 1))
+    colours = MAP_COLOURS(np.linspace(0, 1, MAP_LEVELS + 1))
     return {
         "volumes": [viewer_entry(volume, content.threshold) for volume in shown],
         "stills": stills,

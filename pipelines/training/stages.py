@@ -30,7 +30,6 @@ from pipelines.common import (
     from_main,
     own_draw,
     pays_bfloat16,
-    processes,
 )
 from pipelines.training.batches import Labelled
 from pipelines.training.step import Step, Stepper
@@ -239,8 +238,7 @@ class StageTrainer(SupervisedTrainer):
         They are linear in those of the batches, and used only outside the training: once is as
         good as after each batch.
         """
-        if processes() > 1:
-            average(self._statistics())
+        average(self._statistics())
 
     def _statistics(self) -> list[Tensor]:
         """BatchNorm's running statistics, as far as they move with the batches."""
