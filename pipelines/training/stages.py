@@ -47,7 +47,10 @@ STATISTICS_BATCHES = 30
 """Batches on which BatchNorm's statistics are measured under the averaged weights."""
 
 REPAID_BY_TRAINING = 200_000
-"""Images over which compiling a stage for a minute is repaid, on an H100 and at 256 pixels."""
+"""Images over which compiling a stage for a minute is repaid, on an H100 and at 256 pixels.
+
+By the clock a stage is compiled only if the user asks for it: compiling would use the time up.
+"""
 
 MOST_EPOCHS = 100_000
 """Bound on the epochs of a stage that ends by the clock."""
@@ -189,7 +192,7 @@ class StageTrainer(SupervisedTrainer):
         reside = getattr(loader.dataset, "reside", None)
         if reside and not loader.num_workers and reside(engine.state.device):
             loader.pin_memory = False
-        images = engine.state.max_epochs * len(loader.dataset)
+        images = 0 if engine.minutes > 0 else engine.state.max_epochs * len(loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(
             engine.compiling, engine.state.device, images, REPAID_BY_TRAINING

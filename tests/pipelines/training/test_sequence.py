@@ -55,9 +55,17 @@ def test_stages_come_in_the_order_of_the_detector(
     assert not detector.network.encoder.backbone.bn1.training
 
 
-def test_a_budget_is_shared_by_the_stages(
-    make_scorer: MakeScorer, dataset: NormalSlices, trainer_of: TrainerOf
+def test_a_budget_is_shared_by_the_stages_and_not_used_up_by_compiling(
+    make_scorer: MakeScorer,
+    dataset: NormalSlices,
+    trainer_of: TrainerOf,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    def pays(wanted: str, device: torch.device, images: int, repaid: int) -> bool:
+        assert images == 0
+        return False
+
+    monkeypatch.setattr("pipelines.training.stages.compiling_pays", pays)
     detector = make_scorer(with_head=True).detector
     epochs = {"pretrain": 6, "train": 2}
     trainers = [trainer_of(detector, s, epochs=n, prepared=False) for s, n in epochs.items()]
