@@ -143,6 +143,12 @@ class Calibration(nn.Module):
         """Whether held-out normal images have been seen."""
         return int(self.n_normal) > 0
 
+    @property
+    def limits(self) -> dict[str, float | int]:
+        """Threshold, rate and number of normal images; a GPU is waited for."""
+        threshold, rate = float(self.threshold), float(self.target_fpr)
+        return {"threshold": threshold, "target_fpr": rate, "n_normal": int(self.n_normal)}
+
     def standardize(self, score: Tensor) -> Tensor:
         """Fused scores ``(B,)`` in standard deviations above held-out normal images."""
         return (score - self.score_mean) / self.score_scale

@@ -220,11 +220,11 @@ def _zero_share_of_border(channel: torch.Tensor) -> float:
 def _scale_by_depth(image: torch.Tensor) -> torch.Tensor:
     values = _finite(image)
     low, high = picture_range(_meta(image))
-    if values.min() < low or values.max() > high:
+    lowest, highest = map(float, torch.aminmax(values))
+    if lowest < low or highest > high:
         raise InputError(
-            f"{_name(image)}: expected values from {low:g} to {high:g}, found "
-            f"{float(values.min()):g} to {float(values.max()):g}. Choose the intensity method "
-            "'percentile'."
+            f"{_name(image)}: expected values from {low:g} to {high:g}, found {lowest:g} to "
+            f"{highest:g}. Choose the intensity method 'percentile'."
         )
     return values / high
 

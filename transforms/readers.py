@@ -229,8 +229,10 @@ def _read_picture(path: Path) -> _Content:
 
 def _grey(picture: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """One channel (H, W) of a picture whose colours are all grey."""
-    if picture.ndim == 3 and (picture == picture[..., :1]).all():
-        return np.asarray(picture[..., 0])
+    if picture.ndim == 3:
+        first, *others = np.moveaxis(picture, -1, 0)
+        if all(np.array_equal(first, other) for other in others):
+            return np.asarray(first)
     return picture
 
 

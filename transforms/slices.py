@@ -114,13 +114,15 @@ def to_canvas(
         mode: ``bilinear`` for images, ``nearest`` for masks.
 
     Returns:
-        (N, C, H, W): float32 for ``bilinear``, the stack's dtype for ``nearest``.
+        (N, C, H, W): float32 for ``bilinear``, the stack's dtype for ``nearest``; the stack itself
+        where it has that size.
     """
     fitted = _resize(stack, geometry.fitted_shape, mode)
     top, left = geometry.offset
     bottom = geometry.canvas_shape[0] - geometry.fitted_shape[0] - top
     right = geometry.canvas_shape[1] - geometry.fitted_shape[1] - left
-    return functional.pad(fitted, (left, right, top, bottom))
+    around = (left, right, top, bottom)
+    return functional.pad(fitted, around) if any(around) else fitted
 
 
 def to_native(

@@ -18,7 +18,6 @@ from pipelines.batch.results import is_whole, load_result
 from pipelines.batch.writer import CaseWriter, Further
 from pipelines.common import (
     check_values,
-    from_main,
     is_main,
     of_all,
     processes,
@@ -165,7 +164,8 @@ class CaseRun:
         settings = (self.save_maps, self.save_panels, len(self.further), rate, parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        left = from_main(lambda: [n for n, case in enumerate(cases) if not store.done(case)])
+        share = range(rank(), len(cases), processes())
+        left = sorted(of_all([n for n in share if not store.done(cases[n])]))
         if len(left) < len(cases):
             done = len(cases) - len(left)
             logger.info("%d of %d cases are finished already.", done, len(cases))
@@ -187,9 +187,13 @@ class CaseRun:
         """Scores cases and writes what comes out; gives those that cannot be used."""
         failures: list[FailedCase] = []
         keeper = ExampleKeeper()
+        whole = self.dataloader
+        dataset = CaseDataset(cases, self.dataset.read)
+        loader = case_loader(dataset, whole.batch_size or 1, whole.num_workers)
         writer = CaseWriter(
-            self.output_dir, self._pixel_threshold, self.save_maps, self.save_panels, self.further
-        )
+            self.output_dir, self._pixel_threshold, self.save_maps, self.save_panels, self.further,
+            loader.batch_size or 1,
+        )  # fmt: skip
 
         def take(engine: Engine) -> None:
             output: Any = engine.state.output
@@ -201,10 +205,8 @@ class CaseRun:
                 kept = [one for one in found if keeper.offer(one)]
                 writer.submit(scored, found[:1], kept, store.path(case), store.stamp(case))
 
-        whole = self.dataloader
-        dataset = CaseDataset(cases, self.dataset.read)
         with closing(writer), self.evaluator.add_event_handler(Events.ITERATION_COMPLETED, take):
-            self.evaluator.score(case_loader(dataset, whole.batch_size or 1, whole.num_workers))
+            self.evaluator.score(loader)
         return failures
 
     def _gather(

@@ -16,7 +16,7 @@ from pipelines.scoring import ScoredCase
 logger = logging.getLogger(__name__)
 
 AHEAD = 1 + spare_threads()
-"""Cases that may wait to be written; bounds the memory."""
+"""Cases that may wait to be written, if they come one by one; bounds the memory."""
 
 Further = Callable[[ScoredCase, Path], Iterable[Path]]
 """Writes something more of a case into a folder, and tells the files."""
@@ -33,6 +33,7 @@ class CaseWriter:
         maps: whether to write maps.
         panels: whether to draw a panel of each case.
         further: called with each case and the folder of its maps, e.g. to write DICOM objects.
+        batch_size: cases that are scored at once, and may wait while the next ones are.
     """
 
     def __init__(
@@ -42,12 +43,14 @@ class CaseWriter:
         maps: bool = False,
         panels: bool = False,
         further: Sequence[Further] = (),
+        batch_size: int = 1,
     ) -> None:
         self.output_dir = output_dir
         self.pixel_threshold = pixel_threshold
         self.maps = maps
         self.panels = panels
         self.further = tuple(further)
+        self.ahead = AHEAD + batch_size - 1
         self._pool = ThreadPoolExecutor(spare_threads(), thread_name_prefix="writer")
         self._waiting: list[Future[None]] = []
 
@@ -64,7 +67,7 @@ class CaseWriter:
         Raises:
             Exception: whatever stopped the writing of an earlier case.
         """
-        while len(self._waiting) >= AHEAD:
+        while len(self._waiting) >= self.ahead:
             self._waiting.pop(0).result()
         slim = replace(scored, reconstruction=None)  # of a case that waits
         task = self._pool.submit(self._write, slim, panel, examples, path, stamp)

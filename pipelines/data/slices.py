@@ -218,31 +218,30 @@ class CaseLoader:
         self._check_kind(raw, case)
         raw = self._with_channels(raw, case)
         scaled = self.scale(raw)
-        native = self.slicer.native(raw)
+        geometry = self.slicer.geometry(raw)
         mask = None if case.mask is None else read_mask(case.mask, raw)
         masks = None if mask is None else self.slicer.native(mask)[:, 0].bool()
-        body = self._body(raw, native)
+        body = self._body(raw, geometry)
         indices = torch.zeros(1, dtype=torch.long)
         if raw.ndim == 4:
             indices = select_slices(body, self.min_body_fraction, self.slice_range)
-        labels = self._labels(case, masks, len(native))
-        stack = self.slicer(scaled, indices=indices)
+        labels = self._labels(case, masks, geometry.count)
+        images = self.slicer(scaled, indices=indices if raw.ndim == 4 else None).images
         context = {"body": body[indices, None]}
         if case.region is not None:
             context["region"] = self.slicer.native(read_mask(case.region, raw))[indices].bool()
-        place = {"place": body_place(body, stack.geometry)[indices]} if raw.ndim == 4 else {}
+        place = {"place": body_place(body, geometry)[indices]} if raw.ndim == 4 else {}
         return CaseSample(
             case=case,
-            images=stack.images,
+            images=images,
             indices=indices,
             labels=labels[indices],
             masks=None if masks is None else masks[indices],
-            geometry=stack.geometry,
+            geometry=geometry,
             body=body[indices],
-            context={n: to_canvas(v, stack.geometry, "nearest") for n, v in context.items()}
-            | place,
+            context={n: to_canvas(v, geometry, "nearest") for n, v in context.items()} | place,
             baselines=(
-                slice_baselines(native, body if raw.ndim == 4 else None, indices)
+                slice_baselines(self.slicer.native(raw), body if raw.ndim == 4 else None, indices)
                 if self.with_baselines
                 else None
             ),
@@ -269,10 +268,10 @@ class CaseLoader:
             f"Export all files alike, or train a model of so many (--channels {found})."
         )
 
-    def _body(self, raw: Any, native: Tensor) -> Tensor:
+    def _body(self, raw: Any, geometry: SliceGeometry) -> Tensor:
         """Where a volume shows the body, in any channel; the whole of a picture, ``(N, h, w)``."""
         if raw.ndim == 3:
-            return torch.ones(1, *native.shape[-2:], dtype=torch.bool)
+            return torch.ones(1, *geometry.native_shape, dtype=torch.bool)
         return self.slicer.native(MetaTensor(body_mask(raw), meta=raw.meta)).any(dim=1)
 
     def _labels(self, case: Case, masks: Tensor | None, count: int) -> Tensor:

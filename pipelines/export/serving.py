@@ -115,7 +115,10 @@ class LabelBandsd(MapTransform):
             self._check_model(scored)
             everything = slice(0, len(sample.images))
             known = None if self.scope is None else self.scope(sample.images)
-            case = scored_case(sample, dict(scored), everything, self.scorer, self.reference, known)
+            limits = self.scorer.calibration.limits
+            case = scored_case(
+                sample, dict(scored), everything, self.scorer, limits, self.reference, known
+            )
             found = findings(case, self.bands)
             d[key] = _as_label(found.label_map, sample)
             d[RESULT] = found.words

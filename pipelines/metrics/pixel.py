@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ LOW, HIGH, BINS = -20.0, 200.0, 4096
 
 _EDGES: Floats = np.sinh(np.linspace(np.arcsinh(LOW), np.arcsinh(HIGH), BINS + 1))
 
+_EDGES.setflags(write=False)
+
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 _NAMES = (
     "pixel_ap",
@@ -45,6 +48,7 @@ _NAMES = (
 )
 
 
+@cache
 def default_edges(threshold: float | None = None) -> Floats:
     """Bin edges for standardised map values, even in ``asinh(value)``.
 
@@ -55,25 +59,16 @@ def default_edges(threshold: float | None = None) -> Floats:
             infinity, which flags nothing, needs no edge.
 
     Returns:
-        Increasing edges, (BINS + 1,), or up to three more with a threshold.
+        Increasing edges, (BINS + 1,), or up to three more with a threshold; always the same array,
+        which cannot be changed.
     """
     if threshold is None or np.isinf(threshold):
-        return _EDGES.copy()
+        return _EDGES
     # The neighbours keep the threshold an inner edge where it lies outside the range.
     around = [np.nextafter(threshold, -np.inf), threshold, np.nextafter(threshold, np.inf)]
-    return np.union1d(_EDGES, around)
-
-
-@dataclass
-class _Tally:
-    """What is kept of one patient: pixels by (normal, anomalous) and bin, regions by bin."""
-
-    pixels: NDArray[np.int64]
-    overlap: Floats
-
-    def absorb(self, other: _Tally) -> None:
-        self.pixels += other.pixels
-        self.overlap += other.overlap
+    edges: Floats = np.union1d(_EDGES, around)
+    edges.setflags(write=False)
+    return edges
 
 
 @dataclass
@@ -88,7 +83,7 @@ class PixelHistogram:
     """
 
     edges: Floats = field(default_factory=default_edges)
-    _tallies: dict[str, _Tally] = field(default_factory=dict, init=False, repr=False)
+    _counts: dict[str, Floats] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the edges."""
@@ -102,7 +97,7 @@ class PixelHistogram:
     @property
     def patients(self) -> tuple[str, ...]:
         """The patients seen, sorted."""
-        return tuple(sorted(self._tallies))
+        return tuple(sorted(self._counts))
 
     def add(
         self,
@@ -135,7 +130,7 @@ class PixelHistogram:
                 f"Argument 'anomaly_map' of patient {patient!r} has {int(np.isnan(inside).sum())} "
                 "NaN: expected a number wherever 'valid' is True."
             )
-        self._tally(patient).absorb(self._count(inside, lesion, counted))
+        self._of(patient)[:] += self._count(inside, lesion, counted)
 
     def merge(self, other: PixelHistogram) -> None:
         """Adds all images of another histogram, e.g. of another process.
@@ -152,26 +147,29 @@ class PixelHistogram:
                 f"{self.edges.size} from {self.edges[0]:g} to {self.edges[-1]:g}, got "
                 f"{other.edges.size} from {other.edges[0]:g} to {other.edges[-1]:g}."
             )
-        for patient, tally in other._tallies.items():
-            self._tally(patient).absorb(tally)
+        for patient, counts in other._counts.items():
+            self._of(patient)[:] += counts
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Everything counted so far, as arrays that `numpy.savez` can store."""
-        pixels, overlap = self.arrays()
+        """Everything counted so far, as arrays that `numpy.savez` can store.
+
+        Returns:
+            ``edges``, ``patients``, and ``counts`` (P, 3, B): pixels, normal and anomalous, and the
+            regions' histograms, see `arrays`.
+        """
+        counts = [self._counts[patient] for patient in self.patients]
         return {
             "edges": self.edges.copy(),
             "patients": np.array(self.patients, dtype=np.str_),
-            "pixels": pixels,
-            "overlap": overlap,
+            "counts": np.array(counts).reshape(-1, 3, self.edges.size - 1),
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, NDArray[Any]]) -> PixelHistogram:
+    def from_state(cls, state: Mapping[str, Any]) -> PixelHistogram:
         """Restores what `state_dict` gave."""
-        histogram = cls(np.array(state["edges"]))
-        rows = zip(state["patients"], state["pixels"], state["overlap"], strict=True)
-        for patient, pixels, overlap in rows:
-            histogram._tallies[str(patient)] = _Tally(np.array(pixels), np.array(overlap))
+        histogram = cls(state["edges"])
+        for patient, counts in zip(state["patients"], state["counts"], strict=True):
+            histogram._counts[str(patient)] = np.array(counts)
         return histogram
 
     def arrays(self) -> tuple[NDArray[np.int64], Floats]:
@@ -181,35 +179,37 @@ class PixelHistogram:
             Pixels (P, 2, B), normal then anomalous; the regions' histograms (P, B), each
             divided by its size before summing, so that a row sums to the number of regions.
         """
-        tallies = [self._tallies[patient] for patient in self.patients]
-        bins = self.edges.size - 1
-        pixels = np.array([tally.pixels for tally in tallies], dtype=np.int64)
-        overlap = np.array([tally.overlap for tally in tallies], dtype=np.float64)
-        return pixels.reshape(-1, 2, bins), overlap.reshape(-1, bins)
+        counts = self.state_dict()["counts"]
+        return counts[:, :2].astype(np.int64), counts[:, 2]
 
-    def _tally(self, patient: str) -> _Tally:
-        if patient not in self._tallies:
-            bins = self.edges.size - 1
-            self._tallies[patient] = _Tally(np.zeros((2, bins), np.int64), np.zeros(bins))
-        return self._tallies[patient]
+    def _of(self, patient: str) -> Floats:
+        """What is kept of a patient, see `state_dict`; counts are exact up to 2 ** 53."""
+        return self._counts.setdefault(patient, np.zeros((3, self.edges.size - 1)))
 
     def _count(
         self, inside: NDArray[Any], lesion: NDArray[np.bool_], counted: NDArray[np.bool_]
-    ) -> _Tally:
+    ) -> Floats:
         """Counts one image; `inside` are the map's values where `counted` is True."""
-        bins = self.edges.size - 1
-        order = np.argsort(inside)  # a search for sorted values is many times as fast
-        where = np.empty(inside.shape, np.int64)
-        where[order] = np.searchsorted(self.edges[1:-1], inside[order], side="left")
-        anomalous = lesion[counted]
-        pixels = np.bincount(where + bins * anomalous, minlength=2 * bins).reshape(2, bins)
-        if not anomalous.any():
-            return _Tally(pixels, np.zeros(bins))
-        components, regions = label(lesion & counted, structure=_EIGHT_NEIGHBOURS)
-        member = components[counted][anomalous]
-        share = 1.0 / np.bincount(member, minlength=regions + 1)[member]
-        overlap = np.bincount(where[anomalous], share, minlength=bins).astype(np.float64)
-        return _Tally(pixels, overlap)
+        inner, anomalous = self.edges[1:-1], lesion[counted]
+        counts = np.zeros((3, inner.size + 1))
+        counts[0] = _per_bin(inside[~anomalous], inner)
+        if anomalous.any():
+            components, regions = label(lesion & counted, structure=_EIGHT_NEIGHBOURS)
+            member = components[counted][anomalous]
+            share = 1.0 / np.bincount(member, minlength=regions + 1)[member]
+            where = np.searchsorted(inner, inside[anomalous], side="left")
+            counts[1] = np.bincount(where, minlength=inner.size + 1)
+            counts[2] = np.bincount(where, share, minlength=inner.size + 1)
+        return counts
+
+
+def _per_bin(values: NDArray[Any], inner: Floats) -> NDArray[np.int64]:
+    """How many values lie between the inner edges, and beyond the first and the last.
+
+    Edges are looked up among sorted values, which is many times as fast as values among edges.
+    """
+    up_to = np.searchsorted(np.sort(values), inner, side="right")
+    return np.diff(up_to, prepend=0, append=values.size)
 
 
 def pixel_metrics(

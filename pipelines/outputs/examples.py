@@ -146,4 +146,4 @@ def _canvas_mask(scored: ScoredCase, position: int) -> NDArray[np.bool_] | None:
     if sample.masks is None:
         return None
     mask = sample.masks[position][None, None]
-    return to_canvas(mask, sample.geometry, "nearest")[0, 0].numpy()
+    return to_canvas(mask, sample.geometry, "nearest")[0, 0].numpy().copy()

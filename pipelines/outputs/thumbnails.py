@@ -34,8 +34,9 @@ def thumbnail(scored: ScoredCase) -> bytes:
         return signal_thumbnail(scored)
     position = int(np.argmax(scored.scores["score"]))
     image, anomaly_map = scored.sample.images[position, 0], scored.canvas_maps["anomaly_map"]
-    seen = [where for where in image.nonzero(as_tuple=True) if len(where)]
-    inside = tuple(slice(int(where.min()), int(where.max()) + 1) for where in seen)
+    shown = image.numpy() != 0
+    seen = [np.flatnonzero(shown.any(axis=axis)).tolist() for axis in (1, 0)]
+    inside = tuple(slice(where[0], where[-1] + 1) for where in seen if where)
     image, anomaly_map = image[inside], anomaly_map[position][inside]
     height, width = (max(1, round(SIDE * n / max(image.shape))) for n in image.shape)
     grey = adaptive_avg_pool2d(image[None], (height, width))[0, ..., None].numpy()

@@ -184,10 +184,11 @@ def score_cases(
             "again, or train anew with a smaller --learning_rate."
         )
     known = None if scope is None else scope.to(device)(images)
+    limits = scorer.calibration.limits
     ends = np.cumsum([len(sample.images) for sample in samples]).tolist()
     places = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return [
-        scored_case(sample, scored, where, scorer, reference, known and known.of(where))
+        scored_case(sample, scored, where, scorer, limits, reference, known and known.of(where))
         for sample, where in zip(samples, places, strict=True)
     ]
 
@@ -304,6 +305,7 @@ def scored_case(
     scored: Mapping[str, Tensor],
     where: slice,
     scorer: AnomalyScorer,
+    limits: Mapping[str, Any],
     reference: CaseReference | None,
     in_scope: InScope | None = None,
 ) -> ScoredCase:
@@ -313,7 +315,8 @@ def scored_case(
         sample: the case.
         scored: what `ScoreSlices` gave for the slices of all cases.
         where: the slices of this one.
-        scorer: the scorer, for its threshold.
+        scorer: the scorer, for its parts.
+        limits: of its calibration.
         reference: scores of held-out normal volumes.
         in_scope: where its slices lie; None for unknown.
     """
@@ -325,7 +328,6 @@ def scored_case(
     if members is not None:
         scores["score_std"] = members.std(axis=1, ddof=1)
     flagged = own["flagged"].numpy()
-    calibration = scorer.calibration
     if sample.geometry.slice_axis is None:
         whole = CaseScore(
             score=float(scores["score"][0]),
@@ -333,13 +335,11 @@ def scored_case(
             percentile=float(scores["percentile"][0]),
             p_value=float(scores["p_value"][0]),
             flagged=bool(flagged[0]),
-            threshold=float(calibration.threshold),
-            target_fpr=float(calibration.target_fpr),
-            n_normal=int(calibration.n_normal),
             score_std=None if members is None else float(scores["score_std"][0]),
+            **limits,
         )
     else:
-        reference = reference or CaseReference((), float(calibration.target_fpr))
+        reference = reference or CaseReference((), limits["target_fpr"])
         whole = score_volume(scores["score"], parts, reference, members)
     if in_scope is not None:
         reason = in_scope.reason()

@@ -74,9 +74,11 @@ def test_the_result_is_written_last(
     assert order == ["write_maps", "a further file", "save_panels", "save_result"]
 
 
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_at_most_a_few_cases_wait(
-    scored: ScoredCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scored: ScoredCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch_size: int
 ) -> None:
+    ahead = AHEAD + batch_size - 1
     gate, started = threading.Semaphore(0), threading.Semaphore(0)
     written: list[str] = []
 
@@ -87,26 +89,29 @@ def test_at_most_a_few_cases_wait(
 
     monkeypatch.setattr(case_writer, "save_result", save)
     monkeypatch.setattr(case_writer, "spare_threads", lambda: 1)
-    writer = CaseWriter(tmp_path, 1.0)
-    accepted = threading.Event()
+    writer = CaseWriter(tmp_path, 1.0, batch_size=batch_size)
+    at_once, accepted = threading.Event(), threading.Event()
 
     def submit_all() -> None:
-        for number in range(AHEAD + 1):
+        for number in range(ahead):
             submit(writer, scored, str(number))
+        at_once.set()
+        submit(writer, scored, str(ahead))
         accepted.set()
 
     thread = threading.Thread(target=submit_all, daemon=True)
     thread.start()
     started.acquire()
+    assert at_once.wait(60)
     too_early, nothing = accepted.wait(0.3), list(written)
     gate.release()
     in_time = accepted.wait(60)
-    for _ in range(2 * AHEAD):
+    for _ in range(ahead):
         gate.release()
     thread.join()
     writer.close()
     assert nothing == [] and not too_early and in_time
-    assert written == [str(number) for number in range(AHEAD + 1)]
+    assert written == [str(number) for number in range(ahead + 1)]
 
 
 def test_workers_write_at_once_and_tell_of_the_first_error(
