@@ -23,6 +23,7 @@ from pipelines.common import (
     processes,
     rank,
     require_part,
+    to_main,
     writable_folder,
     write_csv,
 )
@@ -156,7 +157,8 @@ class CaseRun:
     def run(self) -> Gathered:
         """Scores the cases and gathers all results; a scorer must be calibrated by then.
 
-        Several processes score some of the cases each, and gather some of what all have written.
+        Several processes score some of the cases each, and gather some of what all have written;
+        the first one has all of it.
         """
         writable_folder(self.output_dir)
         parameters = getattr(self.dataset.read, "parameters", None)
@@ -176,7 +178,7 @@ class CaseRun:
         if is_main():
             self._write_failures(failures)
         first, end = (len(cases) * one // processes() for one in (rank(), rank() + 1))
-        parts = of_all([self._gather(cases[first:end], store, failures)])
+        parts = to_main([self._gather(cases[first:end], store, failures)])
         return parts[0] if len(parts) == 1 else _joined(parts)
 
     @property

@@ -18,6 +18,7 @@ from .distributed import processes as processes
 from .distributed import rank as rank
 from .distributed import share as share
 from .distributed import take_from_main as take_from_main
+from .distributed import to_main as to_main
 from .failures import on_failure as on_failure
 from .files import PARTIAL as PARTIAL
 from .files import replacing as replacing

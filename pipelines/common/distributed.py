@@ -144,6 +144,15 @@ def of_all(items: list[T]) -> list[T]:
     return [one for own in found for one in own]
 
 
+def to_main(items: list[T]) -> list[T]:
+    """The items of all processes in the first one, its own first; the others keep their own."""
+    if _place.size == 1:
+        return items
+    found: list[list[T]] | None = [[]] * _place.size if is_main() else None
+    dist.gather_object(items, found, dst=0, group=_place.host)
+    return items if found is None else [one for own in found for one in own]
+
+
 def largest(*numbers: int) -> list[int]:
     """The largest of each number over all processes."""
     if _place.size == 1:
