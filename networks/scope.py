@@ -182,7 +182,8 @@ def _spread(images: Tensor) -> Tensor:
     """Standard deviation of each image's values; on a CPU `Tensor.std` takes ten times as long."""
     values = images.flatten(1)
     centred = values - values.mean(dim=1, keepdim=True)
-    return torch.linalg.vector_norm(centred, dim=1) / math.sqrt(values.shape[1] - 1)
+    total: Tensor = torch.linalg.vector_norm(centred, dim=1)
+    return total / math.sqrt(values.shape[1] - 1)
 
 
 def _levels(images: Tensor) -> Tensor:

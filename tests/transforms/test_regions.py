@@ -8,7 +8,8 @@ from monai.data import PILReader
 from scipy import ndimage
 
 from transforms.errors import InputError
-from transforms.regions import _search, _to_grid, _to_size, lung_masks
+from transforms.lungs import _search
+from transforms.regions import _to_grid, _to_size, lung_masks
 
 
 def chest(seed: int = 0, size: tuple[int, int] = (160, 160)):
