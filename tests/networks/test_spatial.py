@@ -20,8 +20,6 @@ SMALL: dict[str, Any] = {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "de
 BARE: dict[str, Any] = {"strides": (4,), "with_head": False}
 METHODS: dict[str, dict[str, Any]] = {
     "aeflow": {**SMALL, "with_head": True, "labels": "masks", "contrast": "local"},
-    "aeflow_adversarial": SMALL,
-    "aeflow_variational": SMALL,
     "ensemble": {"member": "aeflow", **SMALL},
     "fastflow": {**BARE, "steps": 2},
     "padim": {**BARE, "features": 10},

@@ -21,8 +21,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "aeflow": {
         "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4, "with_head": True,
     },
-    "aeflow_adversarial": {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4},
-    "aeflow_variational": {"flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4},
     "ensemble": {
         "member": "aeflow", "flow_strides": (8,), "flow_steps": 1, "hidden": 8, "decoder_width": 4,
         "with_head": True,
