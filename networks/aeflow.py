@@ -21,7 +21,7 @@ from .head import DetectionHead
 from .spatial import SHAPES, SIDES, axes_of, size_of
 
 HEAD_STRIDES = (8, 16, 32)
-"""Strides of the features that the detection head reads."""
+"""Strides of the features that a detection head reads unless told others."""
 
 
 class AEFlowOutput(NamedTuple):
@@ -31,7 +31,7 @@ class AEFlowOutput(NamedTuple):
         reconstruction: x', of shape `(B, C, *s)`, on the scale of the input.
         latents: z' per stride of a flow, `(B, channels, *s / stride)`, finest first.
         log_dets: log |det dz'/dz| per stride and position, `(B, *s / stride)`, in nats.
-        head: logits of an anomaly, `(B, 1, *s / 8)`, or None without a head.
+        head: logits of an anomaly, `(B, 1, *s / head_strides[0])`, or None without a head.
         pooled: mean of each feature of the encoder over the image, `(B, sum of its channels)`.
     """
 
@@ -52,7 +52,8 @@ class AEFlow(nn.Module):
         flows: one flow per entry of `flow_strides`.
         decoder: maps the latent of the last (deepest) flow to the image.
         flow_strides: strides that the flows act at, ascending, among `encoder.strides`.
-        head: reads the features at `HEAD_STRIDES`, which must be among `encoder.strides`.
+        head: reads the features at `head_strides`.
+        head_strides: ascending, among `encoder.strides`.
         config: the options from which `build_aeflow` gives this network.
 
     Attributes:
@@ -70,6 +71,7 @@ class AEFlow(nn.Module):
         decoder: nn.Module,
         flow_strides: Sequence[int] = (8, 16),
         head: DetectionHead | None = None,
+        head_strides: Sequence[int] = HEAD_STRIDES,
         config: AEFlowConfig | None = None,
     ) -> None:
         """Assemble the network; see the class for the arguments."""
@@ -81,7 +83,8 @@ class AEFlow(nn.Module):
                 f"got {len(flows)}; add or remove flows."
             )
         self._flow_features = _positions("flow_strides", self.flow_strides, encoder)
-        self._head_features = _positions("head", HEAD_STRIDES, encoder) if head is not None else ()
+        read = () if head is None else check_strides("head_strides", head_strides)
+        self._head_features = _positions("head_strides", read, encoder)
         self.encoder = encoder
         self.flows = nn.ModuleList(flows)
         self.decoder = decoder
@@ -135,7 +138,7 @@ class AEFlow(nn.Module):
             features: those of `encode`.
 
         Returns:
-            Logits `(B, 1, *s / 8)`.
+            Logits `(B, 1, *s / head_strides[0])`.
 
         Raises:
             ArgumentError: if the network has no head.
@@ -208,6 +211,8 @@ class AEFlowConfig:
         clamp: bound of the couplings' log scales.
         decoder_width: channels of the decoder at full resolution.
         with_head: whether to add a detection head.
+        head_strides: strides of the features that it reads; the encoder ends at the deepest that is
+            read.
         freeze_encoder: whether the encoder is frozen.
         spatial_dims: axes of the image: 1 for signals, 2 for pictures, 3 for volumes.
     """
@@ -222,6 +227,7 @@ class AEFlowConfig:
     clamp: float = 2.0
     decoder_width: int = 16
     with_head: bool = False
+    head_strides: Sequence[int] = HEAD_STRIDES
     freeze_encoder: bool = True
     spatial_dims: int = 2
 
@@ -242,7 +248,8 @@ def build_aeflow(**options: Any) -> AEFlow:
     """
     config = AEFlowConfig(**options)
     strides = check_strides("flow_strides", config.flow_strides)
-    read = tuple(sorted({*strides, *HEAD_STRIDES})) if config.with_head else strides
+    by_head = check_strides("head_strides", config.head_strides) if config.with_head else ()
+    read = tuple(sorted({*strides, *by_head}))
     dims = config.spatial_dims
     encoder = Encoder(config.encoder, config.in_channels, read, config.freeze_encoder, dims)
     channels = dict(zip(encoder.strides, encoder.channels, strict=True))
@@ -262,8 +269,8 @@ def build_aeflow(**options: Any) -> AEFlow:
     decoder = Decoder(channels[last], config.in_channels, last, config.decoder_width, dims)
     head = None
     if config.with_head:
-        head = DetectionHead([channels[s] for s in HEAD_STRIDES], spatial_dims=dims)
-    return AEFlow(encoder, flows, decoder, strides, head, config)
+        head = DetectionHead([channels[s] for s in by_head], spatial_dims=dims)
+    return AEFlow(encoder, flows, decoder, strides, head, config.head_strides, config)
 
 
 def pool_features(features: Sequence[Tensor]) -> Tensor:

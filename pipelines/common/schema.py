@@ -251,6 +251,9 @@ class Options(BaseModel):
     )
     encoder_sha256: Text = Field(description="its SHA-256, which is checked")
     flow_strides: Strides = Field(description="strides of the features that the flow models")
+    head_strides: Strides = Field(
+        description="strides of the features that find synthetic anomalies; the encoder ends there"
+    )
     flow_steps: FromOne = Field(description="steps of the flow")
     subnet: Annotated[str, _one_of("conv", "resnet")] = Field(
         description="networks in the flow's couplings"

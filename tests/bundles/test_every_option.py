@@ -63,6 +63,7 @@ CHANGED: dict[str, Any] = {
     "encoder": "resnet34",
     "encoder_weights": "nowhere.pth",
     "flow_strides": [8],
+    "head_strides": [16],
     "flow_steps": 1,
     "subnet": "resnet",
     "hidden": 8,

@@ -218,11 +218,16 @@ def test_unfit_images_are_refused(shape, message):
             call(torch.rand(shape))
 
 
-def test_with_a_head_images_need_only_be_divisible_by_16():
-    network = small(with_head=True)
+@pytest.mark.parametrize(
+    ("strides", "size", "last"),
+    [((8, 16, 32), (6, 4), 32), ((8, 16), (6, 4), 16), ([16], (3, 2), 16)],
+)
+def test_with_a_head_images_need_only_be_divisible_by_16(strides, size, last):
+    network = small(with_head=True, head_strides=strides)
     output = network(torch.randn(2, 1, 48, 32))
     assert output.head is not None
-    assert output.head.shape == (2, 1, 6, 4)
+    assert output.head.shape == (2, 1, *size)
+    assert network.encoder.strides[-1] == last
     assert output.reconstruction.shape == (2, 1, 48, 32)
 
 
@@ -239,7 +244,7 @@ def test_parts_that_do_not_agree_are_refused():
         AEFlow(encoder, [flow, flow], decoder, (4,))
     with pytest.raises(ValueError, match=r"flow_strides: .*\(8,\)"):
         AEFlow(encoder, [flow], decoder, (8,))
-    with pytest.raises(ValueError, match=r"head: expected strides among the encoder's \(4,\)"):
+    with pytest.raises(ValueError, match=r"head_strides: expected .* the encoder's \(4,\)"):
         AEFlow(encoder, [flow], decoder, (4,), head=DetectionHead([64], width=8))
     assert AEFlow(encoder, [flow], decoder, (4,)).config is None
 
