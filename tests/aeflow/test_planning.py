@@ -67,7 +67,7 @@ def values(plan: Plan) -> dict[str, Any]:
 def test_pictures_on_processors(pictures: dict[str, Any]) -> None:
     plan = make_plan("auto", {**pictures, "device": "cpu"})
     assert plan.preset.value == "standard" and plan.configs == ()
-    assert values(plan) == {"image_size": 48, "pretrain_epochs": 14, "max_epochs": 6}
+    assert values(plan) == {"image_size": 48, "pretrain_epochs": 13, "max_epochs": 6}
     assert plan.options["image_size"] == 48 and "max_epochs" not in plan.options
     told = " ".join(str(plan).split())
     assert "12 pictures in the layout normals (image), sides up to 40 pixels" in told
@@ -77,7 +77,7 @@ def test_pictures_on_processors(pictures: dict[str, Any]) -> None:
     assert plan.expected is not None and set(plan.expected.stages) == {"pretrain", "train"}
     assert plan.expected.reading > 0
     assert all(0 < one.least <= one.most for one in plan.expected.stages.values())
-    assert plan.expected.stages["pretrain"].steps == 14 * 32  # 32 rounds of 32 are 1024 images
+    assert plan.expected.stages["pretrain"].steps == 13 * 32  # 32 rounds of 32 are 1024 images
     low, high = plan.expected.minutes
     assert 0 < low < high
 
@@ -141,8 +141,8 @@ def test_many_images_are_gone_through_less_often(
     pictures: dict[str, Any], untimed: list[dict[str, Any]]
 ) -> None:
     plan = make_plan("auto", {**pictures, "pretrain_epoch_size": 2})
-    assert values(plan)["pretrain_epochs"] == 4 and values(plan)["max_epochs"] == 2
-    assert untimed[0]["pretrain_epochs"] == 4
+    assert values(plan)["pretrain_epochs"] == 3 and values(plan)["max_epochs"] == 2
+    assert untimed[0]["pretrain_epochs"] == 3
 
 
 def test_little_memory_makes_images_small_or_is_refused(
