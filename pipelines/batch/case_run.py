@@ -166,8 +166,8 @@ class CaseRun:
         settings = (self.save_maps, self.save_panels, len(self.further), rate, parameters)
         store = CaseStore(self.output_dir / "cases", self.model_path, settings)
         cases = self.dataset.data
-        share = range(rank(), len(cases), processes())
-        left = sorted(of_all([n for n in share if not store.done(cases[n])]))
+        first, end = (len(cases) * one // processes() for one in (rank(), rank() + 1))
+        left = of_all([n for n in range(first, end) if not store.done(cases[n])])
         if len(left) < len(cases):
             done = len(cases) - len(left)
             logger.info("%d of %d cases are finished already.", done, len(cases))
@@ -177,7 +177,6 @@ class CaseRun:
         failures.sort(key=lambda failed: cases.index(failed.case))
         if is_main():
             self._write_failures(failures)
-        first, end = (len(cases) * one // processes() for one in (rank(), rank() + 1))
         parts = to_main([self._gather(cases[first:end], store, failures)])
         return parts[0] if len(parts) == 1 else _joined(parts)
 
