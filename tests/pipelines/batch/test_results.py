@@ -230,7 +230,9 @@ def test_what_is_cut_short_damaged_or_foreign_is_not_whole(
         assert not is_whole(path, "stamp")
     np.savez(path, other=np.zeros(1))
     assert not is_whole(path, "stamp")
-    np.savez(path, facts='{"stamp": "stamp", "files": {}}')  # as an earlier version kept it
+    np.savez(path, stamp="stamp", files="{}")  # as an earlier version kept it, without a picture
+    assert not is_whole(path, "stamp")
+    np.savez(path, facts='{"stamp": "stamp", "files": {}}')  # as a later one kept it
     assert not is_whole(path, "stamp")
 
 
