@@ -66,11 +66,13 @@ class Deviates(nn.Module):
     """
 
     levels: Tensor
+    knots: Tensor
 
     def __init__(self, names: Sequence[str]) -> None:
         super().__init__()
         self.names = tuple(names)
-        self.register_buffer("levels", torch.tensor(KNOTS).repeat(len(self.names), 1))
+        self.register_buffer("knots", torch.tensor(KNOTS), persistent=False)
+        self.register_buffer("levels", self.knots.repeat(len(self.names), 1))
 
     def fit(self, name: str, values: Tensor) -> None:
         """Takes values ``(N,)`` of normal pixels; without any spread they are only shifted."""
@@ -90,11 +92,10 @@ class Deviates(nn.Module):
 
     def forward(self, name: str, value: Tensor) -> Tensor:
         """A value of any shape in standard deviations, large ones compressed, see `compress`."""
-        levels = self.levels[self.names.index(name)]
-        knots = levels.new_tensor(KNOTS)
+        levels, knots = self.levels[self.names.index(name)], self.knots
         slopes = knots.diff() / levels.diff().clamp_min(LEAST_SCALE**2)
         deviation = knots[-2] + slopes[-1] * (value - levels[-2])
-        for index in reversed(range(len(KNOTS) - 2)):  # ONNX has no search in sorted values
+        for index in reversed(range(len(knots) - 2)):  # ONNX has no search in sorted values
             below = knots[index] + slopes[index] * (value - levels[index])
             deviation = torch.where(value < levels[index + 1], below, deviation)
         return compress(deviation)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,14 @@ class ExportedScorer(AnomalyScorer):
         self.load_state_dict(scorer.state_dict())
         _keep_out_of_state(self)
         self.requires_grad_(False).eval().to(scorer.calibration.threshold.device)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves what is kept out of the state dict too, which PyTorch leaves where it is."""
+        for part in self.modules():
+            for name, value in list(vars(part).items()):
+                if isinstance(value, Tensor):
+                    setattr(part, name, fn(value))
+        return super()._apply(fn, recurse)
 
     @property
     def inputs(self) -> tuple[str, ...]:

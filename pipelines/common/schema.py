@@ -277,7 +277,9 @@ class Options(BaseModel):
     pretrain_learning_rate: Positive = Field(description="of AdamW")
     pretrain_weight_decay: Amount = Field(description="of AdamW")
     max_epochs: FromOne = Field(description="of training flow and decoder")
-    batch_size: FromOne = Field(description="images at once, of each process")
+    batch_size: FromOne = Field(
+        description="images at once, of each process; a GPU scores four times as many"
+    )
     learning_rate: Positive = Field(description="of Adam")
     weight_decay: Amount = Field(description="of Adam")
     max_grad_norm: Amount = Field(description="the gradients' norm is clipped to it")

@@ -106,11 +106,11 @@ def export_model(
     image_size = seen_size(content)
     scorer.amp = False  # a file computes in 32 bits, and is compared so
     exported = ExportedScorer(scorer, image_size)
-    with replacing(output) as temporary:
+    exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)  # TF32 rounds to 10 bits
+    with replacing(output) as temporary, exact:  # a trace keeps the flag
         chosen.write(exported, temporary, describe(content, scorer))
         run, _ = chosen.load(temporary, device)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # rounds to 10 bits
-            parity = check_parity(scorer, run, image_size)
+        parity = check_parity(scorer, run, image_size)
         if not parity.agrees:
             raise ParityError(
                 f"{output}: the exported file does not score like the model and was not kept "

@@ -58,6 +58,22 @@ MOST_EPOCHS = 100_000
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 
 
+class WeightAverage(AveragedModel):
+    """The exponential average of weights, which forgets faster at first.
+
+    Else a short training would be averaged with its very start. PyTorch's own takes the count of
+    averages to the GPU at each, for which the host waits.
+    """
+
+    def update_parameters(self, model: nn.Module) -> None:
+        """Takes in the weights of now."""
+        count = int(self.n_averaged)
+        decay = min(AVERAGE_DECAY, (1 + count) / (10 + count)) if count else 0.0
+        averaged, current = (list(one.parameters()) for one in (self.module, model))
+        get_ema_multi_avg_fn(decay)(averaged, current, None)
+        self.n_averaged += 1
+
+
 class StageTrainer(SupervisedTrainer):
     """Trains one stage of a detector on normal images.
 
@@ -123,7 +139,7 @@ class StageTrainer(SupervisedTrainer):
         self.compiling = compiling
         self.trained = nn.ParameterList(p for group in self.groups.values() for p in group)
         self.averages = bool(average)
-        self.average: AveragedModel | None = None
+        self.average: WeightAverage | None = None
         self.began = 0.0
         self.means = self.step.metrics(torch.device(kwargs["device"]))
         self.terms = tuple(self.means)
@@ -199,7 +215,7 @@ class StageTrainer(SupervisedTrainer):
         ):
             engine.step.accelerate(engine.network)
         if engine.averages:
-            engine.average = AveragedModel(engine.trained, multi_avg_fn=_update_average)
+            engine.average = WeightAverage(engine.trained)
 
     @staticmethod
     def _schedule(engine: StageTrainer) -> None:
@@ -353,9 +369,3 @@ def _told(done: Step, batch: Mapping[str, Tensor]) -> dict[str, Any]:
     """What an iteration hands to the metrics."""
     count = len(batch[Keys.IMAGE])
     return {"terms": {n: v.detach().float().expand(count, 1) for n, v in done.terms.items()}}
-
-
-def _update_average(averaged: Any, current: Any, count: Any) -> None:
-    """Forgets faster at first: else a short training would be averaged with its very start."""
-    decay = min(AVERAGE_DECAY, (1 + int(count)) / (10 + int(count)))
-    get_ema_multi_avg_fn(decay)(averaged, current, count)

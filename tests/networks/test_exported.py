@@ -51,6 +51,13 @@ def test_the_outputs_are_the_scorer_s(
     assert_scores_alike(scorer, found, image)
 
 
+def test_all_of_it_moves_with_it(exported: ExportedScorer) -> None:
+    moved = exported.to("meta")
+    plain = (v for part in moved.modules() for v in vars(part).values() if isinstance(v, Tensor))
+    devices = [one.device.type for one in (*plain, *moved.state_dict().values())]
+    assert set(devices) == {"meta"} and len(devices) > len(moved.state_dict())
+
+
 def test_percentiles_are_counted_as_they_are_searched(
     scorer: AnomalyScorer, exported: ExportedScorer
 ) -> None:

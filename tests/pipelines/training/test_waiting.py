@@ -2,19 +2,23 @@
 
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
+import torch
 from ignite.engine import Events
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import AnomalyScorer
+from pipelines.data import NormalSlices
+from pipelines.training import NormalBatches
 from pipelines.training.stages import StageTrainer
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "aten.equal")
 """Operations that read a value from the device, or write one to it, and wait."""
 
-ON_THE_HOST = ("cache.py", "optimizer.step()", "update_parameters(", "int(count)")
+ON_THE_HOST = ("cache.py", "optimizer.step()", "int(self.n_averaged)")
 """Places where they are of tensors that lie on the host anyway."""
 
 
@@ -52,3 +56,25 @@ def test_a_step_does_not_wait_for_the_device(
     trainer.run()
     assert watch.found  # the optimiser's counts of its steps
     assert [one for one in watch.found if not any(name in one for name in ON_THE_HOST)] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_is_not_waited_for(
+    make_scorer: Callable[..., AnomalyScorer],
+    trainer_of: Callable[..., StageTrainer],
+    dataset: NormalSlices,
+) -> None:
+    device, detector = torch.device("cuda"), make_scorer(with_head=True).detector.to("cuda")
+    detector.prepare(NormalBatches(dataset, device), "pretrain")
+    trainer = trainer_of(
+        detector, "pretrain", prepared=False, device=device, amp=True, average=True, cosine=True,
+        max_grad_norm=1.0, optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True),
+    )  # fmt: skip
+    watched = torch.cuda.set_sync_debug_mode
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: watched("error"))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: watched("default"))
+    try:
+        trainer.run()
+    finally:
+        watched("default")
