@@ -61,7 +61,7 @@ class ExportedScorer(AnomalyScorer):
             for name, value in list(vars(part).items()):
                 if isinstance(value, Tensor):
                     setattr(part, name, fn(value))
-        return super()._apply(fn, recurse)
+        return super()._apply(fn, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -32,6 +32,7 @@ from pipelines.common import (
     pays_bfloat16,
 )
 from pipelines.training.batches import Labelled
+from pipelines.training.replay import Replay
 from pipelines.training.step import Step, Stepper
 from transforms.synthetic import SyntheticAnomalies
 
@@ -93,7 +94,8 @@ class StageTrainer(SupervisedTrainer):
         average: whether the stage ends with an exponential average of its weights.
         cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
         labelled: anomalies from which it learns beside the normal images; None for none.
-        compiling: when to compile a cached stage, see `compiling_pays`.
+        compiling: when to compile a cached stage, see `compiling_pays`; unless never, a GPU
+            replays a synthetic one, see `Replay`.
         max_grad_norm: the norm of a group's gradients is clipped to it; 0 for no bound.
         max_epochs: number of epochs.
         val_data_loader: held-out normal images, on which the loss is told too, if any.
@@ -140,6 +142,7 @@ class StageTrainer(SupervisedTrainer):
         self.trained = nn.ParameterList(p for group in self.groups.values() for p in group)
         self.averages = bool(average)
         self.average: WeightAverage | None = None
+        self.replay: Replay | None = None
         self.began = 0.0
         self.means = self.step.metrics(torch.device(kwargs["device"]))
         self.terms = tuple(self.means)
@@ -208,6 +211,8 @@ class StageTrainer(SupervisedTrainer):
         reside = getattr(loader.dataset, "reside", None)
         if reside and not loader.num_workers and reside(engine.state.device):
             loader.pin_memory = False
+            if engine.compiling != "never" and engine.step.replayable:
+                engine.replay = Replay(engine._gradients, list(engine.trained), engine.state.device)
         images = 0 if engine.minutes > 0 else engine.state.max_epochs * len(loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
         if cached and compiling_pays(
@@ -234,6 +239,7 @@ class StageTrainer(SupervisedTrainer):
 
     @staticmethod
     def _finish(engine: StageTrainer) -> None:
+        engine.replay = None
         if engine.average is not None:
             engine.trained.load_state_dict(engine.average.module.state_dict())
             engine.average = None
@@ -281,13 +287,12 @@ class StageTrainer(SupervisedTrainer):
         engine.network.train()
         state = engine.state
         name = "" if engine.step.stage is None else engine.step.stage.name
-        draw = (state.epoch, state.iteration, *own_draw())
-        done = engine.step(engine, batchdata, name, *draw)
-        for optimizer in engine.optimizers.values():
-            optimizer.zero_grad(set_to_none=True)
-        last = len(engine.groups) - 1
-        for position, (term, group) in enumerate(engine.groups.items()):
-            done.terms[term].backward(inputs=group, retain_graph=position < last)
+        draw = (name, state.epoch, state.iteration, *own_draw())
+        if engine.replay is None:
+            told = engine._gradients(batchdata, draw=draw)
+        else:
+            told = engine.replay(batchdata, derive_seed(engine.step.seed, *draw))
+        for group in engine.groups.values():
             engine._reduce(group)
             if engine.max_grad_norm > 0:
                 nn.utils.clip_grad_norm_(group, engine.max_grad_norm)
@@ -295,7 +300,19 @@ class StageTrainer(SupervisedTrainer):
             optimizer.step()
         if engine.average is not None:
             engine.average.update_parameters(engine.trained)
-        return _told(done, batchdata)
+        return {"terms": told}
+
+    def _gradients(
+        self, batch: Mapping[str, Tensor], source: Any = None, draw: Sequence[Any] = ()
+    ) -> dict[str, Tensor]:
+        """Leaves the gradients of a batch in place, and tells the terms of its loss."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)
+        done = self.step(self, batch, *draw, source=source)
+        last = len(self.groups) - 1
+        for position, (term, group) in enumerate(self.groups.items()):
+            done.terms[term].backward(inputs=group, retain_graph=position < last)
+        return _told(done, batch)
 
 
 class _InStage(nn.Module):
@@ -358,14 +375,14 @@ class StageEvaluator(SupervisedEvaluator):
             before = engine.data_loader.sampler.start // engine.data_loader.batch_size
             number = before + engine.state.iteration
             done = engine.step(engine, batchdata, f"{name}-val", number)
-            told = _told(done, batchdata)
+            told: dict[str, Any] = {"terms": _told(done, batchdata)}
             if done.mask is not None:
                 detected = engine.step.detector.detected(done.output)
                 told["ranked"] = (detected, done.mask.flatten(1).amax(dim=1))
         return told
 
 
-def _told(done: Step, batch: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What an iteration hands to the metrics."""
+def _told(done: Step, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The terms that an iteration hands to the metrics."""
     count = len(batch[Keys.IMAGE])
-    return {"terms": {n: v.detach().float().expand(count, 1) for n, v in done.terms.items()}}
+    return {name: term.detach().float().expand(count, 1) for name, term in done.terms.items()}

@@ -88,7 +88,20 @@ class Stepper:
             for name in self.stage.terms
         }
 
-    def __call__(self, engine: Any, batch: Mapping[str, Tensor], *draw: Any) -> Step:
+    @property
+    def replayable(self) -> bool:
+        """Whether all steps on a GPU's data launch the same kernels, see `Replay`; of images."""
+        stage, images = self.stage, self.detector.spatial_dims == 2
+        synthetic = stage is not None and stage.synthetic and not stage.cached
+        return images and synthetic and self.labelled is None
+
+    def __call__(
+        self,
+        engine: Any,
+        batch: Mapping[str, Tensor],
+        *draw: Any,
+        source: torch.Generator | None = None,
+    ) -> Step:
         """Runs a batch.
 
         Args:
@@ -96,9 +109,10 @@ class Stepper:
             batch: ``image`` ``(B, C, H, W)``, its ``index`` in the data set, ``body`` and
                 ``region`` ``(B, 1, H, W)``, and what else the detector needs.
             draw: what the anomalies depend on beside the seed.
+            source: of their randomness, in place of one of the seed and the draw.
         """
         stage = self._known_stage()
-        inputs, mask = self.inputs(engine, batch, *draw)
+        inputs, mask = self.inputs(engine, batch, *draw, source=source)
         with self.precision(engine):
             features = self._cached(engine, inputs, batch)
             if self.labelled is not None:
@@ -145,7 +159,11 @@ class Stepper:
         return torch.autocast(engine.state.device.type, torch.bfloat16, enabled=engine.amp)
 
     def inputs(
-        self, engine: Any, batch: Mapping[str, Tensor], *draw: Any
+        self,
+        engine: Any,
+        batch: Mapping[str, Tensor],
+        *draw: Any,
+        source: torch.Generator | None = None,
     ) -> tuple[Inputs, Tensor | None]:
         """A batch as the stage sees it, with the mask of its anomalies; see `__call__`."""
         stage, device = self._known_stage(), engine.state.device
@@ -154,7 +172,7 @@ class Stepper:
         if stage.synthetic:
             if self.synthetic is None:
                 raise RuntimeError(f"stage {stage.name}: give what makes the anomalies.")
-            source = generator(self.seed, *draw, device=device)
+            source = source or generator(self.seed, *draw, device=device)
             body, region = (batch[n].to(device, non_blocking=engine.non_blocking) for n in PLACES)
             changed, mask = self.synthetic(inputs.image, body, region, source)
             inputs = inputs._replace(image=changed)

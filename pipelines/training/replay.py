@@ -1,0 +1,68 @@
+"""Steps of a training whose kernels a GPU launches at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3
+"""Steps that run as they are, in which libraries choose their kernels."""
+
+Tensors = Mapping[str, Tensor]
+
+
+class Replay:
+    """Runs a step as a CUDA graph, since many small kernels take longer to launch than to run.
+
+    A few steps run as they are, then one is recorded. A batch of other shapes runs as it is. The
+    random numbers are those of the same step unrecorded.
+
+    Args:
+        step: of a batch on the GPU and a source of randomness. It sets the gradients, never waits
+            for the GPU, and draws and computes alike for all batches of the same shapes.
+        parameters: whose gradients it sets.
+        device: the GPU.
+    """
+
+    def __init__(
+        self,
+        step: Callable[[Tensors, torch.Generator], Tensors],
+        parameters: Sequence[Tensor],
+        device: torch.device,
+    ) -> None:
+        self.step = step
+        self.parameters = parameters
+        self.source = torch.Generator(device)
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.given: dict[str, Tensor] = {}
+        self.found: Tensors = {}
+        self.gradients: list[Tensor | None] = []
+        self.seen = 0
+
+    def __call__(self, batch: Tensors, seed: int) -> Tensors:
+        """What the step finds in a batch; the next call overwrites it."""
+        batch = {name: value for name, value in batch.items() if value.is_cuda}
+        self.seen += 1
+        if self.graph is None and self.seen > WARM_UP:
+            self._record(batch)
+        self.source.manual_seed(seed)
+        shapes = ({n: v.shape for n, v in one.items()} for one in (batch, self.given))
+        if self.graph is None or next(shapes) != next(shapes):
+            return self.step(batch, self.source)
+        for name, value in batch.items():
+            self.given[name].copy_(value)
+        for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = gradient
+        self.graph.replay()
+        return self.found
+
+    def _record(self, batch: Tensors) -> None:
+        self.given = {name: value.clone() for name, value in batch.items()}
+        graph = torch.cuda.CUDAGraph()
+        graph.register_generator_state(self.source)
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            self.found = self.step(self.given, self.source)
+        self.gradients = [parameter.grad for parameter in self.parameters]
+        self.graph = graph

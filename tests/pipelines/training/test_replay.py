@@ -1,0 +1,78 @@
+"""Steps that a GPU replays."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from ignite.engine import Events
+from torch import Tensor
+
+from networks import AnomalyScorer
+from pipelines.data import NormalSlices, slice_loader
+from pipelines.training import NormalBatches
+from pipelines.training.replay import WARM_UP
+from pipelines.training.stages import StageTrainer
+from pipelines.training.step import Stepper
+
+MakeScorer = Callable[..., AnomalyScorer]
+TrainerOf = Callable[..., StageTrainer]
+
+
+@pytest.mark.parametrize(
+    ("stage", "dims", "labelled", "expected"),
+    [
+        ("pretrain", 2, None, True),
+        ("pretrain", 3, None, False),
+        ("pretrain", 2, [0], False),
+        ("train", 2, None, False),
+    ],
+)
+def test_pretraining_on_images_is_replayed(
+    make_scorer: MakeScorer, stage: str, dims: int, labelled: object, expected: bool
+) -> None:
+    patch = {3: (16, 16, 16)}.get(dims)
+    detector = make_scorer(with_head=True, patch_size=patch).detector
+    assert Stepper(detector, stage, None, 0, 0.0, labelled).replayable is expected  # type: ignore[arg-type]
+
+
+def test_a_cpu_replays_nothing(make_scorer: MakeScorer, trainer_of: TrainerOf) -> None:
+    trainer = trainer_of(make_scorer(with_head=True).detector, "pretrain", compiling="always")
+    seen: list[object] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(trainer.replay))
+    trainer.run()
+    assert seen and set(seen) == {None}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_replayed_steps_train_as_others_do(
+    make_scorer: MakeScorer, trainer_of: TrainerOf, dataset: NormalSlices
+) -> None:
+    device = torch.device("cuda")
+
+    def trained(compiling: str) -> tuple[list[Tensor], int]:
+        torch.manual_seed(0)
+        detector = make_scorer(with_head=True).detector.to(device)
+        detector.prepare(NormalBatches(dataset, device), "pretrain")
+        trainer = trainer_of(
+            detector, "pretrain", epochs=5, prepared=False, device=device, average=True,
+            cosine=True, max_grad_norm=1.0, compiling=compiling,
+            optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True),
+        )  # fmt: skip
+        recorded: list[bool] = []
+        trainer.add_event_handler(
+            Events.ITERATION_COMPLETED,
+            lambda: recorded.append(
+                trainer.replay is not None and trainer.replay.graph is not None
+            ),
+        )
+        trainer.run()
+        assert trainer.replay is None
+        return list(detector.state_dict().values()), sum(recorded)
+
+    plain, never = trained("never")
+    replayed, often = trained("auto")
+    assert never == 0 and often > 2 * WARM_UP
+    for found, expected in zip(replayed, plain, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
