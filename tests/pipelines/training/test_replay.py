@@ -51,28 +51,31 @@ def test_replayed_steps_train_as_others_do(
 ) -> None:
     device = torch.device("cuda")
 
-    def trained(compiling: str) -> tuple[list[Tensor], int]:
-        torch.manual_seed(0)
+    def trained(compiling: str) -> tuple[dict[str, Tensor], int]:
         detector = make_scorer(with_head=True).detector.to(device)
         detector.prepare(NormalBatches(dataset, device), "pretrain")
         trainer = trainer_of(
             detector, "pretrain", epochs=5, prepared=False, device=device, average=True,
             cosine=True, max_grad_norm=1.0, compiling=compiling,
-            optimizer=partial(torch.optim.AdamW, lr=1e-3, fused=True),
+            optimizer=partial(torch.optim.SGD, lr=0.1),
+            train_data_loader=slice_loader(dataset, 3, 1, "pretrain", min_samples=8),
         )  # fmt: skip
-        recorded: list[bool] = []
-        trainer.add_event_handler(
-            Events.ITERATION_COMPLETED,
-            lambda: recorded.append(
-                trainer.replay is not None and trainer.replay.graph is not None
-            ),
-        )
+        replayed: list[object] = []
+
+        @trainer.on(Events.ITERATION_COMPLETED)
+        def look() -> None:
+            if trainer.replay is not None and trainer.replay.graph is not None:
+                replayed.append(trainer.replay.graph)
+
         trainer.run()
         assert trainer.replay is None
-        return list(detector.state_dict().values()), sum(recorded)
+        return detector.state_dict(), len(replayed)
 
+    before = make_scorer(with_head=True).detector.state_dict()
     plain, never = trained("never")
     replayed, often = trained("auto")
     assert never == 0 and often > 2 * WARM_UP
-    for found, expected in zip(replayed, plain, strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    moved = [name for name, value in before.items() if not torch.equal(value, plain[name].cpu())]
+    assert any(name.startswith("network.head") for name in moved)
+    for name in moved:  # batches of 3 are replayed, the last of an epoch, of 2, is not
+        torch.testing.assert_close(replayed[name], plain[name], rtol=1e-3, atol=1e-4, msg=name)
