@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
 from pipelines.batch.results import case_result, save_result
-from pipelines.common import spare_threads
+from pipelines.common import spare_threads, worker_threads
 from pipelines.outputs import Example, save_panels, write_maps
 from pipelines.scoring import ScoredCase
 
@@ -51,7 +51,7 @@ class CaseWriter:
         self.panels = panels
         self.further = tuple(further)
         self.ahead = AHEAD + batch_size - 1
-        self._pool = ThreadPoolExecutor(spare_threads(), thread_name_prefix="writer")
+        self._pool = worker_threads(spare_threads(), "writer")
         self._waiting: list[Future[None]] = []
 
     def submit(

@@ -4,6 +4,7 @@ from .devices import compiling_pays as compiling_pays
 from .devices import environments as environments
 from .devices import pays_bfloat16 as pays_bfloat16
 from .devices import spare_threads as spare_threads
+from .devices import worker_threads as worker_threads
 from .distributed import average as average
 from .distributed import barrier as barrier
 from .distributed import from_main as from_main

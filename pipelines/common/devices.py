@@ -6,9 +6,11 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import ignite.distributed as idist
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipelines.common.distributed import processes
 
@@ -43,6 +45,20 @@ def environments(count: int, device: str = "auto") -> list[dict[str, str]]:
 def spare_threads() -> int:
     """Threads that read, and as many that write, beside the scoring: 1 on a laptop, 4 at most."""
     return min(4, max(1, (os.cpu_count() or 1) // 4))
+
+
+def worker_threads(count: int, name: str = "worker") -> ThreadPoolExecutor:
+    """So many threads, in which PyTorch takes half of its threads in all.
+
+    Else it would take as many in each as there are cores, which then wait for each other.
+    """
+    own = max(1, torch.get_num_threads() // (2 * count))
+    return ThreadPoolExecutor(count, name, initializer=_limit_threads, initargs=(own,))
+
+
+def _limit_threads(count: int) -> None:
+    torch.get_num_threads()  # sets the number of this thread of Python, at its first use
+    threadpool_limits(count, user_api="openmp")
 
 
 def compiling_pays(wanted: str, device: torch.device, images: int, repaid: int) -> bool:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,16 @@ from monai.utils.enums import CommonKeys as Keys
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipelines.common import EpochSampler, counted, processes, rank, share, spare_threads, track
+from pipelines.common import (
+    EpochSampler,
+    counted,
+    processes,
+    rank,
+    share,
+    spare_threads,
+    track,
+    worker_threads,
+)
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.layouts.files import printable
 from pipelines.data.patches import NormalPatches, consecutive
@@ -63,7 +72,7 @@ class NormalSlices(Dataset[dict[str, Tensor]]):
         self.data = regions.assigned(tuple(data))
         self.region = regions.kind
         self.transform = transform
-        with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
+        with worker_threads(num_threads or min(8, os.cpu_count() or 1)) as pool:
             found = list(
                 track(pool.map(self._normals, self.data), "Reading", len(self.data), "cases")
             )
@@ -208,7 +217,7 @@ class CaseBatches(ThreadDataLoader):
         if self.num_workers:
             yield from super().__iter__()  # type: ignore[no-untyped-call]
             return
-        pool = ThreadPoolExecutor(spare_threads(), thread_name_prefix="reader")
+        pool = worker_threads(spare_threads(), "reader")
         ahead: deque[Future[list[Any]]] = deque()
         try:
             for indices in self.batch_sampler or ():

@@ -1,3 +1,5 @@
+from threading import Thread
+
 import pytest
 import torch
 
@@ -6,6 +8,7 @@ from pipelines.common.devices import (
     compiling_pays,
     environments,
     pays_bfloat16,
+    worker_threads,
 )
 
 
@@ -49,3 +52,27 @@ def test_programs_at_once_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch)
     assert {one["OMP_NUM_THREADS"] for one in found} == {"2"}
     assert {one["LOKY_MAX_CPU_COUNT"] for one in found} == {"2"}
     assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(3, "cpu"))
+
+
+@pytest.mark.parametrize(("cores", "workers", "expected"), [(1, 2, 1), (9, 2, 2), (8, 1, 4)])
+def test_workers_share_half_of_the_threads_and_leave_others_as_they_are(
+    cores: int, workers: int, expected: int
+) -> None:
+    before = torch.get_num_threads()
+    later: list[int] = []
+    torch.set_num_threads(cores)
+    try:
+        with worker_threads(workers, "reader") as pool:
+            inside = [pool.submit(_computed) for _ in range(8)]
+            assert {one.result() for one in inside} == {expected}
+        thread = Thread(target=lambda: later.append(_computed()))
+        thread.start()
+        thread.join()
+        assert (torch.get_num_threads(), later) == (cores, [cores])
+    finally:
+        torch.set_num_threads(before)
+
+
+def _computed() -> int:
+    torch.zeros(100_000).exp()
+    return torch.get_num_threads()
