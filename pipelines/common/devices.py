@@ -15,12 +15,21 @@ from threadpoolctl import threadpool_limits
 from pipelines.common.distributed import processes
 
 
+HOST_THREADS = 8
+"""Threads of the host that PyTorch takes beside a GPU: for small work more wait for each other."""
+
+
 def choose_device(device: str = "auto") -> torch.device:
-    """The device of this name; ``auto`` is the GPU, where there is one, or this process's own."""
+    """The device of this name; ``auto`` is the GPU, where there is one, or this process's own.
+
+    Beside a GPU, PyTorch takes `HOST_THREADS` from now on, unless ``OMP_NUM_THREADS`` is set.
+    """
     if device != "cpu" and processes() > 1:
         return idist.device()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(min(HOST_THREADS, torch.get_num_threads()))
     return torch.device(device)
 
 

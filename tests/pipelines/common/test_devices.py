@@ -21,6 +21,24 @@ def test_a_gpu_is_taken_if_there_is_one(
     assert choose_device("cpu").type == "cpu" and choose_device("cuda:1").index == 1
 
 
+@pytest.mark.parametrize(
+    ("device", "told", "expected"), [("cuda", None, 8), ("cpu", None, 32), ("cuda", "32", 32)]
+)
+def test_a_gpu_leaves_little_to_the_host(
+    monkeypatch: pytest.MonkeyPatch, device: str, told: str | None, expected: int
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if told:
+        monkeypatch.setenv("OMP_NUM_THREADS", told)
+    before = torch.get_num_threads()
+    torch.set_num_threads(32)
+    try:
+        choose_device(device)
+        assert torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_only_long_runs_on_a_gpu_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu, cpu = torch.device("cuda"), torch.device("cpu")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
