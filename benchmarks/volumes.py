@@ -34,7 +34,7 @@ from ignite.engine import Events
 
 from pipelines import scoring
 from pipelines.batch import CaseRun, Gathered, writer
-from pipelines.common import spare_threads, write_json
+from pipelines.common import choose_device, spare_threads, write_json
 from pipelines.data import Case, CaseDataset, CaseLoader, case_loader, model_loader, open_data
 from pipelines.metrics import summarize
 from pipelines.outputs import write_volume
@@ -74,7 +74,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
-        self.device = torch.device(options.device)
+        self.device = choose_device(options.device)
         self.model = scoring.read_model(options.ckpt_dir)
         self.scorer = scoring.load_scorer(self.model, self.device)
         data = open_data(options.dataset_dir, modalities=self.model["modalities"])

@@ -14,7 +14,6 @@ from threadpoolctl import threadpool_limits
 
 from pipelines.common.distributed import processes
 
-
 HOST_THREADS = 8
 """Threads of the host that PyTorch takes beside a GPU: for small work more wait for each other."""
 

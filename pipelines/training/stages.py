@@ -30,6 +30,7 @@ from pipelines.common import (
     from_main,
     own_draw,
     pays_bfloat16,
+    processes,
 )
 from pipelines.training.batches import Labelled
 from pipelines.training.replay import Replay
@@ -95,7 +96,7 @@ class StageTrainer(SupervisedTrainer):
         cache_gigabytes: largest size of the cache of a cached stage; 0 turns it off.
         labelled: anomalies from which it learns beside the normal images; None for none.
         compiling: when to compile a cached stage, see `compiling_pays`; unless never, a GPU
-            replays a synthetic one, see `Replay`.
+            replays a synthetic one, see `Replay`, which was not tried with several processes.
         max_grad_norm: the norm of a group's gradients is clipped to it; 0 for no bound.
         max_epochs: number of epochs.
         val_data_loader: held-out normal images, on which the loss is told too, if any.
@@ -211,7 +212,7 @@ class StageTrainer(SupervisedTrainer):
         reside = getattr(loader.dataset, "reside", None)
         if reside and not loader.num_workers and reside(engine.state.device):
             loader.pin_memory = False
-            if engine.compiling != "never" and engine.step.replayable:
+            if engine.compiling != "never" and engine.step.replayable and processes() == 1:
                 engine.replay = Replay(engine._gradients, list(engine.trained), engine.state.device)
         images = 0 if engine.minutes > 0 else engine.state.max_epochs * len(loader.dataset)
         cached = engine.step.stage is not None and engine.step.stage.cached
