@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from networks import AnomalyScorer
 from pipelines.data import NormalSlices
-from pipelines.training import NormalBatches
+from pipelines.training import NormalBatches, make_detector
 from pipelines.training.stages import StageTrainer
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh", "aten.equal")
@@ -40,6 +40,16 @@ class Watch(TorchDispatchMode):
         return function(*args, **given)
 
 
+def waits(trainer: StageTrainer) -> list[str]:
+    """Where the steps of a trainer wait."""
+    watch = Watch()
+    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: watch.__enter__())
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: watch.__exit__(None, None, None))
+    trainer.run()
+    assert watch.found  # the optimiser's counts of its steps
+    return [one for one in watch.found if not any(name in one for name in ON_THE_HOST)]
+
+
 @pytest.mark.parametrize("stage", ["pretrain", "train"])
 def test_a_step_does_not_wait_for_the_device(
     make_scorer: Callable[..., AnomalyScorer],
@@ -50,12 +60,20 @@ def test_a_step_does_not_wait_for_the_device(
         make_scorer(with_head=True).detector, stage, epochs=1,
         average=stage == "pretrain", cosine=True, max_grad_norm=1.0,
     )  # fmt: skip
-    watch = Watch()
-    trainer.add_event_handler(Events.ITERATION_STARTED, lambda: watch.__enter__())
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: watch.__exit__(None, None, None))
-    trainer.run()
-    assert watch.found  # the optimiser's counts of its steps
-    assert [one for one in watch.found if not any(name in one for name in ON_THE_HOST)] == []
+    assert waits(trainer) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "members"),
+    [("aeflow", 2), ("anatpaste", 1), ("fastflow", 1), ("padim", 1), ("patchcore", 1)],
+)
+def test_no_pretraining_that_is_replayed_waits(
+    trainer_of: Callable[..., StageTrainer], method: str, members: int
+) -> None:
+    head = {"with_head": True} if method == "aeflow" else {}
+    detector = make_detector(method, ensemble=members, in_channels=1, **head)
+    trainer = trainer_of(detector, "pretrain", epochs=1, average=True)
+    assert trainer.step.replayable and waits(trainer) == []
 
 
 @pytest.mark.gpu
