@@ -43,7 +43,8 @@ class Replay:
 
     def __call__(self, batch: Tensors, seed: int) -> Tensors:
         """What the step finds in a batch; the next call overwrites it."""
-        batch = {name: value for name, value in batch.items() if value.is_cuda}
+        there = self.source.device.type
+        batch = {name: value for name, value in batch.items() if value.device.type == there}
         self.seen += 1
         if self.graph is None and self.seen > WARM_UP:
             self._record(batch)

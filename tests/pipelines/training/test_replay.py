@@ -1,6 +1,7 @@
 """Steps that a GPU replays."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor
 from networks import AnomalyScorer
 from pipelines.data import NormalSlices, slice_loader
 from pipelines.training import NormalBatches
-from pipelines.training.replay import WARM_UP
+from pipelines.training.replay import WARM_UP, Replay
 from pipelines.training.stages import StageTrainer
 from pipelines.training.step import Stepper
 
@@ -42,6 +43,55 @@ def test_a_cpu_replays_nothing(make_scorer: MakeScorer, trainer_of: TrainerOf) -
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(trainer.replay))
     trainer.run()
     assert seen and set(seen) == {None}
+
+
+class FakeGraph:
+    """Stands for a CUDA graph: runs the step again, where it was recorded."""
+
+    replay_of: Replay | None = None
+    replays = 0
+
+    def register_generator_state(self, source: torch.Generator) -> None:
+        assert self.replay_of is not None and source is self.replay_of.source
+
+    def replay(self) -> None:
+        recorded = self.replay_of
+        assert recorded is not None
+        self.replays += 1
+        kept = [parameter.grad for parameter in recorded.parameters]
+        found = recorded.step(recorded.given, recorded.source)
+        for name, value in found.items():
+            recorded.found[name].copy_(value)
+        for parameter, own, before in zip(
+            recorded.parameters, recorded.gradients, kept, strict=True
+        ):
+            assert own is not None and parameter.grad is not None
+            own.copy_(parameter.grad)  # where it was when the step was recorded
+            parameter.grad = before
+
+
+def test_a_replayed_step_is_that_of_its_batch_and_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = torch.nn.Parameter(torch.ones(3))
+
+    def step(batch: Mapping[str, Tensor], source: torch.Generator) -> dict[str, Tensor]:
+        weight.grad = None
+        loss = (weight * batch["image"] * torch.rand(3, generator=source)).sum()
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    graph, replay = FakeGraph(), Replay(step, [weight], torch.device("cpu"))
+    graph.replay_of = replay
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    for seed, count in enumerate((2, 2, 2, 2, 1, 2, 2)):
+        batch = {"image": torch.full((count, 3), float(seed))}
+        found = float(replay(batch, seed)["loss"])
+        gradient = weight.grad
+        assert gradient is not None
+        got = gradient.clone()
+        expected = step(batch, torch.Generator().manual_seed(seed))
+        assert found == float(expected["loss"]) and torch.equal(weight.grad, got)
+    assert graph.replays == len((2, 2, 2)) and WARM_UP == len((2, 2, 2))
 
 
 @pytest.mark.gpu
