@@ -341,7 +341,8 @@ class Options(BaseModel):
         description="train in bfloat16 where that is faster, and score in float16 on a GPU"
     )
     compile: Annotated[str, _one_of("auto", "always", "never")] = Field(
-        description="when PyTorch compiles the network; `auto` on a GPU, for runs that repay it"
+        description="when PyTorch compiles the network; `auto` on a GPU, for runs that repay it; "
+        "`never` also turns CUDA graphs off"
     )
     num_workers: FromZero = Field(description="worker processes; they do not change the result")
     max_gigabytes: Positive = Field(description="memory that one image may take, in GiB")
