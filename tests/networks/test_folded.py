@@ -55,7 +55,6 @@ def test_autocast_decides_the_precision():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_gpu_s_fused_convolutions_give_the_same(dtype):
     encoder = learnt(Encoder("resnet50", 3, (4, 8, 16, 32))).cuda()

@@ -65,7 +65,6 @@ def test_normal_slices_alone_are_kept(volume: Case, write_volume: WriteVolume) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_slices_that_reside_on_a_gpu_are_the_same(make_slices: Any, make_images: Any) -> None:
     dataset = make_slices(make_images(5))
     expected = dataset.__getitems__([4, 0])

@@ -238,7 +238,6 @@ def test_the_command_ends_in_one_line(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", list(FORMATS))
 def test_a_file_for_a_gpu_scores_like_the_model(name: str, model: Path) -> None:
     need(name)

@@ -122,10 +122,7 @@ def test_volumes_of_chosen_patients_stay_whole(
     assert batch["case"].tolist() == [1] * 9 and batch["slice"].tolist() == list(range(9))
 
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, GPU])])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_way_from_training_to_a_prediction(
     case: Case,
     write_volume: Callable[..., Path],

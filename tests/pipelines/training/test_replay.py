@@ -95,7 +95,6 @@ def test_a_replayed_step_is_that_of_its_batch_and_seed(monkeypatch: pytest.Monke
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_replayed_steps_train_as_others_do(
     make_scorer: MakeScorer, trainer_of: TrainerOf, dataset: NormalSlices
 ) -> None:

@@ -77,7 +77,6 @@ def test_no_pretraining_that_is_replayed_waits(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_is_not_waited_for(
     make_scorer: Callable[..., AnomalyScorer],
     trainer_of: Callable[..., StageTrainer],
