@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from networks.errors import summary
+
 WARM_UP = 3
 """Steps that run as they are, in which libraries choose their kernels."""
 
@@ -24,6 +26,9 @@ class Replay:
             for the GPU, and draws and computes alike for all batches of the same shapes.
         parameters: whose gradients it sets.
         device: the GPU.
+
+    Raises:
+        RuntimeError: when called, if the GPU cannot record the step.
     """
 
     def __init__(
@@ -63,7 +68,13 @@ class Replay:
         self.given = {name: value.clone() for name, value in batch.items()}
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(self.source)
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            self.found = self.step(self.given, self.source)
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.found = self.step(self.given, self.source)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"this GPU could not record a step of the training ({summary(error)}). Go on from "
+                "here with the same command and --compile never, which is slower."
+            ) from error
         self.gradients = [parameter.grad for parameter in self.parameters]
         self.graph = graph

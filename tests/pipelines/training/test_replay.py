@@ -94,6 +94,24 @@ def test_a_replayed_step_is_that_of_its_batch_and_seed(monkeypatch: pytest.Monke
     assert graph.replays == len((2, 2, 2)) and WARM_UP == len((2, 2, 2))
 
 
+def test_a_gpu_that_cannot_record_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(batch: Mapping[str, Tensor], source: torch.Generator) -> dict[str, Tensor]:
+        if recording:
+            raise RuntimeError("operation not permitted")
+        return {}
+
+    graph, replay = FakeGraph(), Replay(step, [], torch.device("cpu"))
+    graph.replay_of = replay
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    recording = False
+    for seed in range(WARM_UP):
+        replay({}, seed)
+    recording = True
+    with pytest.raises(RuntimeError, match=r"operation not permitted\). Go on .* --compile never"):
+        replay({}, WARM_UP)
+
+
 @pytest.mark.gpu
 def test_replayed_steps_train_as_others_do(
     make_scorer: MakeScorer, trainer_of: TrainerOf, dataset: NormalSlices
