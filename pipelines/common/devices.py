@@ -56,11 +56,12 @@ def spare_threads() -> int:
 
 
 def worker_threads(count: int, name: str = "worker") -> ThreadPoolExecutor:
-    """So many threads, in which PyTorch takes half of its threads in all.
+    """So many threads, in which PyTorch takes half of its threads in all, two in each at least.
 
     Else it would take as many in each as there are cores, which then wait for each other.
     """
-    own = max(1, torch.get_num_threads() // (2 * count))
+    there = torch.get_num_threads()
+    own = min(there, max(2, there // (2 * count)))
     return ThreadPoolExecutor(count, name, initializer=_limit_threads, initargs=(own,))
 
 

@@ -307,9 +307,9 @@ class StageTrainer(SupervisedTrainer):
         self, batch: Mapping[str, Tensor], source: Any = None, draw: Sequence[Any] = ()
     ) -> dict[str, Tensor]:
         """Leaves the gradients of a batch in place, and tells the terms of its loss."""
+        done = self.step(self, batch, *draw, source=source)
         for optimizer in self.optimizers.values():
             optimizer.zero_grad(set_to_none=True)
-        done = self.step(self, batch, *draw, source=source)
         last = len(self.groups) - 1
         for position, (term, group) in enumerate(self.groups.items()):
             done.terms[term].backward(inputs=group, retain_graph=position < last)
