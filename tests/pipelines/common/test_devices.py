@@ -72,7 +72,9 @@ def test_programs_at_once_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch)
     assert all("CUDA_VISIBLE_DEVICES" not in one for one in environments(3, "cpu"))
 
 
-@pytest.mark.parametrize(("cores", "workers", "expected"), [(1, 2, 1), (2, 1, 2), (8, 4, 2), (13, 2, 3)])
+@pytest.mark.parametrize(
+    ("cores", "workers", "expected"), [(1, 2, 1), (2, 1, 2), (8, 4, 2), (13, 2, 3)]
+)
 def test_workers_share_half_of_the_threads_and_leave_others_as_they_are(
     cores: int, workers: int, expected: int
 ) -> None:
