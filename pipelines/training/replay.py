@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -10,16 +11,17 @@ from torch import Tensor
 from networks.errors import summary
 
 WARM_UP = 3
-"""Steps that run as they are, in which libraries choose their kernels."""
+"""Steps of the same shapes that run as they are, in which libraries choose their kernels."""
 
 Tensors = Mapping[str, Tensor]
+Shapes = tuple[tuple[str, torch.Size], ...]
 
 
 class Replay:
     """Runs a step as a CUDA graph, since many small kernels take longer to launch than to run.
 
-    A few steps run as they are, then one is recorded. A batch of other shapes runs as it is. The
-    random numbers are those of the same step unrecorded.
+    The first steps run as they are, then one is recorded, of shapes that were seen before. A batch
+    of other shapes runs as it is. The random numbers are those of the same step unrecorded.
 
     Args:
         step: of a batch on the GPU and a source of randomness. It sets the gradients, never waits
@@ -44,18 +46,20 @@ class Replay:
         self.given: dict[str, Tensor] = {}
         self.found: Tensors = {}
         self.gradients: list[Tensor | None] = []
-        self.seen = 0
+        self.seen: Counter[Shapes] = Counter()
+        self.recorded: Shapes | None = None
 
     def __call__(self, batch: Tensors, seed: int) -> Tensors:
         """What the step finds in a batch; the next call overwrites it."""
         there = self.source.device.type
         batch = {name: value for name, value in batch.items() if value.device.type == there}
-        self.seen += 1
-        if self.graph is None and self.seen > WARM_UP:
+        shapes = tuple((name, value.shape) for name, value in batch.items())
+        self.seen[shapes] += 1
+        if self.graph is None and self.seen[shapes] > WARM_UP:
             self._record(batch)
+            self.recorded = shapes
         self.source.manual_seed(seed)
-        shapes = ({n: v.shape for n, v in one.items()} for one in (batch, self.given))
-        if self.graph is None or next(shapes) != next(shapes):
+        if self.graph is None or shapes != self.recorded:
             return self.step(batch, self.source)
         for name, value in batch.items():
             self.given[name].copy_(value)
