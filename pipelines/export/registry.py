@@ -51,6 +51,7 @@ REQUIREMENTS = (
     "SimpleITK",
     "pillow",
     "isal",
+    "threadpoolctl",
     "scipy",
     "matplotlib",
     "tqdm",
