@@ -233,10 +233,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeat", type=int, default=120, help="volumes in all")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--batch_size", type=int, default=32, help="slices at once")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
-    found, gpu = Bench(options).measure(), options.device.startswith("cuda")
+    bench = Bench(options)
+    found, gpu = bench.measure(), bench.device.type == "cuda"
     device = torch.cuda.get_device_name() if gpu else platform.processor() or "CPU"
     threads = f"{spare_threads()} threads read, {spare_threads()} write"
     print(f"{device}, {os.cpu_count()} cores, torch {torch.__version__}; {threads}")

@@ -27,9 +27,10 @@ def choose_device(device: str = "auto") -> torch.device:
         return idist.device()
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device != "cpu" and "OMP_NUM_THREADS" not in os.environ:
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(HOST_THREADS, torch.get_num_threads()))
-    return torch.device(device)
+    return chosen
 
 
 def environments(count: int, device: str = "auto") -> list[dict[str, str]]:

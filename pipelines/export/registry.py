@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines.common import installed_version, writable_folder
+from pipelines.common import choose_device, installed_version, writable_folder
 from pipelines.data import Case, reads_signals
 from pipelines.export.package import code_folders
 from pipelines.scoring import (
@@ -191,8 +191,7 @@ class ServedScorer:
     """
 
     def __init__(self, path: str | Path) -> None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.predictor = Predictor(path, device, BATCH_SIZE)
+        self.predictor = Predictor(path, choose_device(), BATCH_SIZE)
         self.columns = (*score_columns(self.predictor.scorer), "flagged")
 
     @property

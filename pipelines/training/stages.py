@@ -304,7 +304,10 @@ class StageTrainer(SupervisedTrainer):
         return {"terms": told}
 
     def _gradients(
-        self, batch: Mapping[str, Tensor], source: Any = None, draw: Sequence[Any] = ()
+        self,
+        batch: Mapping[str, Tensor],
+        source: torch.Generator | None = None,
+        draw: Sequence[Any] = (),
     ) -> dict[str, Tensor]:
         """Leaves the gradients of a batch in place, and tells the terms of its loss."""
         done = self.step(self, batch, *draw, source=source)

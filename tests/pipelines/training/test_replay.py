@@ -51,6 +51,11 @@ class FakeGraph:
     replay_of: Replay | None = None
     replays = 0
 
+    def stands_for(self, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.replay_of = replay
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+
     def register_generator_state(self, source: torch.Generator) -> None:
         assert self.replay_of is not None and source is self.replay_of.source
 
@@ -84,10 +89,8 @@ def test_a_replayed_step_is_that_of_its_batch_and_seed(
         loss.backward()
         return {"loss": loss.detach()}
 
-    graph, replay = FakeGraph(), Replay(step, [weight], torch.device("cpu"))
-    graph.replay_of = replay
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    replay, graph = Replay(step, [weight], torch.device("cpu")), FakeGraph()
+    graph.stands_for(replay, monkeypatch)
     for seed, count in enumerate(counts):
         batch = {"image": torch.full((count, 3), float(seed))}
         found = float(replay(batch, seed)["loss"])
@@ -105,10 +108,8 @@ def test_a_gpu_that_cannot_record_is_told(monkeypatch: pytest.MonkeyPatch) -> No
             raise RuntimeError("operation not permitted")
         return {}
 
-    graph, replay = FakeGraph(), Replay(step, [], torch.device("cpu"))
-    graph.replay_of = replay
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: graph)
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    replay = Replay(step, [], torch.device("cpu"))
+    FakeGraph().stands_for(replay, monkeypatch)
     recording = False
     for seed in range(WARM_UP):
         replay({}, seed)
