@@ -91,6 +91,7 @@ class Bench:
             scoring.ScoreSlices(self.options.batch_size),
             scoring.case_reference(self.model),
             scoring.load_scope(self.model),
+            compiling="auto",
             device=self.device,
             val_data_loader=loader,
         )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
-from monai.networks.layers import gaussian_1d, separable_filtering
+from monai.networks.layers import separable_filtering
 from torch import Tensor, nn
 
 GRID = 64
@@ -127,8 +128,14 @@ def _agreement(shown: Tensor) -> float:
 def smoothed(deviation: Tensor) -> Tensor:
     """The map of deviations ``(B, 1, H, W)``, smoothed within the slice."""
     shorter = min(int(side) for side in deviation.shape[-2:])  # a traced size is a tensor
-    kernel = gaussian_1d(torch.tensor(SIGMA * shorter), truncated=3.0)
-    return separable_filtering(deviation, [kernel.to(deviation)] * 2)
+    return separable_filtering(deviation, [_kernel(SIGMA * shorter, deviation)] * 2)
+
+
+def _kernel(sigma: float, like: Tensor) -> Tensor:
+    """A Gaussian integrated over each cell, up to 3 sigma; MONAI's own waits for the device."""
+    tail = int(max(3.0 * sigma, 0.5) + 0.5)
+    edges = torch.arange(-tail, tail + 2, dtype=like.dtype, device=like.device) - 0.5
+    return 0.5 * torch.erf(edges / (math.sqrt(2.0) * sigma)).diff()
 
 
 def weights(place: Tensor, height: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -148,8 +155,7 @@ def _gather(values: Tensor, place: Tensor) -> Tensor:
 def _smooth(values: Tensor, factor: float) -> Tensor:
     """A Gaussian over ``(C, G, G, G)``, wider along the slices' axis by a factor."""
     sigmas = (factor * SMOOTHING, SMOOTHING, SMOOTHING)
-    kernels = [gaussian_1d(torch.tensor(s), truncated=3.0).to(values) for s in sigmas]
-    return separable_filtering(values[:, None], kernels)[:, 0]
+    return separable_filtering(values[:, None], [_kernel(s, values) for s in sigmas])[:, 0]
 
 
 def as_slices(image: Tensor, context: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -15,6 +15,7 @@ from .detectors import Detector, Evidence, Inputs
 from .fusion import Fusion
 from .pooling import bounded, top_mean
 from .precision import scoring_type
+from .recorded import Recorded, waits
 from .spatial import resized, size_of
 
 
@@ -66,6 +67,7 @@ class AnomalyScorer(nn.Module):
     Attributes:
         parts: the detector's parts by name.
         map_names: names of all maps of the parts.
+        recorded: what `recording` runs; None outside of it.
 
     Raises:
         ArgumentError: when the fusion cannot combine the detector's parts.
@@ -77,6 +79,7 @@ class AnomalyScorer(nn.Module):
         self.fusion = fusion
         self.amp = bool(amp)
         self._judge: Callable[..., ImageScores] = self._judged
+        self.recorded: Recorded | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -120,6 +123,21 @@ class AnomalyScorer(nn.Module):
         """Whether it is compiled."""
         return isinstance(self._judge, Compiled)
 
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """On a GPU, `score_image` launches the work on a batch at once meanwhile, see `Recorded`.
+
+        The weights are to stay as and where they are. What is found is overwritten by the next
+        batch. A method that waits for the GPU, or searches, runs as it is.
+        """
+        recordable = self.detector.exportable and not self.accelerated
+        if recordable and self.calibration.threshold.is_cuda:
+            self.recorded = Recorded(self._score)
+        try:
+            yield
+        finally:
+            self.recorded = None
+
     def evidence(self, image: Tensor, context: Mapping[str, Tensor] | None = None) -> Evidence:
         """The raw evidence about a batch ``(B, C, *s)`` in [0, 1]."""
         return self._seen(self._evidence, image, context)
@@ -128,13 +146,15 @@ class AnomalyScorer(nn.Module):
         self, judge: Callable[..., Found], image: Tensor, context: Mapping[str, Tensor] | None
     ) -> Found:
         """What follows the encoder, in 32 bits where fewer are too few."""
-        inputs = Inputs(image, context or {})
-        dtype = scoring_type(image.device) if self.amp else torch.float32
+        inputs, dtype = Inputs(image, context or {}), self._dtype(image)
         found = judge(*self._encoded(inputs, dtype))
         if dtype == torch.float32 or _finite(found):
             return found
         plain = judge.plain if isinstance(judge, Compiled) else judge
         return plain(*self._encoded(inputs, torch.float32))
+
+    def _dtype(self, image: Tensor) -> torch.dtype:
+        return scoring_type(image.device) if self.amp else torch.float32
 
     def _encoded(self, inputs: Inputs, dtype: torch.dtype) -> tuple[Inputs, Any, torch.dtype]:
         with _precision(inputs.image.device, dtype):
@@ -198,7 +218,19 @@ class AnomalyScorer(nn.Module):
         Returns:
             The scores with their parts and maps.
         """
+        given = {"": image, **(context or {})}
+        if self.recorded and not self.recorded.seen and waits(self._score, given):
+            self.recorded = None
+        if self.recorded:
+            found: ImageScores = self.recorded(given)
+            if _finite(found):
+                return found
         return self._seen(self._judge, image, context)
+
+    def _score(self, given: Mapping[str, Tensor]) -> ImageScores:
+        """The same of a batch (under "") and its context, be it finite or not."""
+        context = {name: value for name, value in given.items() if name}
+        return self._judged(*self._encoded(Inputs(given[""], context), self._dtype(given[""])))
 
     def _judged(self, inputs: Inputs, features: Any, dtype: torch.dtype) -> ImageScores:
         return self.judged(self._evidence(inputs, features, dtype), inputs.image)

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,10 +16,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
 from networks.detectors.donut import DonutDetector
+from networks.recorded import Recorded
 from networks.scope import Scope
 from networks.spatial import resized
 from pipelines.data.cases import Case
@@ -367,6 +370,48 @@ def fake_scored() -> FakeScored:
         )
 
     return fake
+
+
+class FakeGraph:
+    """Stands for a CUDA graph: a replay runs the function again, where it was recorded."""
+
+    def __init__(self, recorded: Recorded, places: dict[str, Tensor], found: Any) -> None:
+        self.recorded, self.places, self.found = recorded, places, found
+        self.replays = 0
+
+    def pool(self) -> int:
+        return 0
+
+    def replay(self) -> None:
+        again = tree_leaves(self.recorded.function(self.places))
+        for before, now in zip(tree_leaves(self.found), again, strict=True):
+            if isinstance(before, Tensor):
+                before.copy_(now)
+        self.replays += 1
+
+
+@pytest.fixture
+def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
+    """What a CPU records in place of CUDA graphs, in turn."""
+    graphs: list[FakeGraph] = []
+    record = Recorded._record
+
+    def recorded(self: Recorded, given: Any) -> Any:
+        state = self.source and self.source.get_state()
+        _, places, found = record(self, given)
+        if self.source is not None and state is not None:
+            self.source.set_state(state)  # what is recorded draws nothing yet
+        graphs.append(FakeGraph(self, dict(places), found))
+        return graphs[-1], places, found
+
+    monkeypatch.setattr(Recorded, "_record", recorded)
+    monkeypatch.setattr(
+        torch.cuda,
+        "CUDAGraph",
+        lambda: SimpleNamespace(register_generator_state=lambda source: None),
+    )
+    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    return graphs
 
 
 @pytest.fixture(scope="session")

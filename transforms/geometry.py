@@ -112,10 +112,11 @@ class SliceGeometry:
         return self._flipped(stack, inverse)
 
     def _flipped(self, stack: torch.Tensor, order: Sequence[int] | None = None) -> torch.Tensor:
-        """Flip rows and columns, then permute the axes; all in one copy, as NumPy can."""
+        """Flip rows and columns, then permute the axes, but not the memory; in one copy."""
         flips = ((-2, self.flip_rows), (-1, self.flip_columns))
         flipped = np.flip(stack.numpy(), tuple(axis for axis, flip in flips if flip))
-        return torch.from_numpy((flipped if order is None else flipped.transpose(order)).copy())
+        moved = flipped if order is None else flipped.transpose(order)
+        return torch.from_numpy(moved.copy(order="C" if order is None else "K"))
 
 
 def slice_geometry(

@@ -140,7 +140,7 @@ class Detector(nn.Module):
     Attributes:
         name: under which the method is registered.
         dims: the numbers of axes that its images may have.
-        exportable: whether its evidence can be traced, which a search at test time cannot.
+        exportable: whether its evidence can be traced or recorded, which a search cannot.
         members: per member of an ensemble, how the names of the maps and values end that it alone
             gives; none for a single method.
         config: ``DETECTORS[name](**config)`` builds the same module.

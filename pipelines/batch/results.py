@@ -154,7 +154,8 @@ def volume_label(sample: CaseSample) -> int | None:
 
 
 def _add_pixels(histogram: PixelHistogram, scored: ScoredCase, maps: NDArray[np.float32]) -> None:
-    for judged in scored.sample.judged(maps):
+    judged = scored.sample.judged(maps)
+    if judged is not None:
         histogram.add(scored.sample.case.patient, *judged)
 
 

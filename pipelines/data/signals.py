@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -89,18 +89,19 @@ class SignalSample(CaseSample):
         """Maps of windows ``(K, L)`` as `on_grid` joins them, ``(T,)``."""
         return np.asarray(self.on_grid(torch.from_numpy(maps)))
 
-    def judged(self, maps: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], ...]]:
+    def judged(self, maps: NDArray[np.float32]) -> tuple[NDArray[Any], ...] | None:
         """Each sample once, however many windows hold it; none of a gap.
 
         Args:
             maps: ``(K, L)``.
 
-        Yields:
-            Trace, marks and what has a trace, ``(1, T)``; nothing where the marks are not known.
+        Returns:
+            Trace, marks and what has a trace, ``(1, T)``; None where the marks are not known.
         """
-        if self.marked is not None:
-            trace = self.trace(maps)[None]
-            yield trace, self.marked[None], np.isfinite(trace)
+        if self.marked is None:
+            return None
+        trace = self.trace(maps)[None]
+        return trace, self.marked[None], np.isfinite(trace)
 
     def native(self, maps: Tensor) -> Tensor:
         """Maps of windows ``(K, L)`` at the resolution of the file, which they have."""

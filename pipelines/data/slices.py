@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -93,22 +93,22 @@ class CaseSample:
         """When the parts begin, as the file tells the time, ``(K,)``; None where it does not."""
         return [None] * len(self.indices)
 
-    def judged(self, maps: NDArray[np.float32]) -> Iterator[tuple[NDArray[Any], ...]]:
+    def judged(self, maps: NDArray[np.float32]) -> tuple[NDArray[Any], ...] | None:
         """Maps at the file's resolution beside what is true.
 
         Args:
             maps: ``(K, h, w)``.
 
-        Yields:
-            Of each image whose label and mask are known: map, mask and body ``(h, w)``. A normal
-            picture has an empty mask, an anomalous one may have none.
+        Returns:
+            Maps, masks and bodies ``(N, h, w)`` of the images whose label and mask are known; None
+            without any. A normal picture has an empty mask, an anomalous one may have none.
         """
-        masks, body = self.masks, self.body.numpy()
+        masks, body, known = self.masks, self.body.numpy(), self.labels.numpy() >= 0
         if masks is None and self.case.label == 0:
             masks = torch.zeros(body.shape, dtype=torch.bool)
-        if masks is not None:
-            for index in np.flatnonzero(self.labels >= 0):
-                yield maps[index], masks[index].numpy(), body[index]
+        if masks is None or not known.any():
+            return None
+        return maps[known], masks.numpy()[known], body[known]
 
 
 def _filled(body: NDArray[np.bool_]) -> NDArray[np.bool_]:

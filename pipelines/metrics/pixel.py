@@ -35,7 +35,8 @@ _EDGES: Floats = np.sinh(np.linspace(np.arcsinh(LOW), np.arcsinh(HIGH), BINS + 1
 
 _EDGES.setflags(write=False)
 
-_EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
+_EIGHT_NEIGHBOURS = np.zeros((3, 3, 3), dtype=bool)
+_EIGHT_NEIGHBOURS[1] = True  # of the same image
 _NAMES = (
     "pixel_ap",
     "pixel_auroc",
@@ -106,22 +107,23 @@ class PixelHistogram:
         mask: ArrayLike,
         valid: ArrayLike | None = None,
     ) -> None:
-        """Adds one image.
+        """Adds images.
 
         Args:
-            patient: the patient of the image.
-            anomaly_map: (H, W) map, higher is more anomalous.
-            mask: (H, W) True in lesions. Regions for AUPRO are its 8-connected components.
-            valid: (H, W) True where pixels count, e.g. inside the body; None takes all.
+            patient: the patient of the images.
+            anomaly_map: maps (H, W) or (K, H, W), higher is more anomalous.
+            mask: likewise, True in lesions. Regions for AUPRO are the 8-connected components in
+                each image.
+            valid: likewise, True where pixels count, e.g. inside the body; None takes all.
 
         Raises:
             InputError: if shapes differ, or the map has NaN where pixels count.
         """
         values, lesion = np.asarray(anomaly_map), np.asarray(mask).astype(bool)
         counted = np.ones(values.shape, bool) if valid is None else np.asarray(valid).astype(bool)
-        if values.ndim != 2 or not values.shape == lesion.shape == counted.shape:
+        if values.ndim not in (2, 3) or not values.shape == lesion.shape == counted.shape:
             raise InputError(
-                "Arguments 'anomaly_map', 'mask' and 'valid' must be 2-D of one shape (H, W), got "
+                "Arguments 'anomaly_map', 'mask' and 'valid' must be of one shape (H, W), got "
                 f"{values.shape}, {lesion.shape} and {counted.shape} for patient {patient!r}."
             )
         inside = values[counted]
@@ -189,13 +191,15 @@ class PixelHistogram:
     def _count(
         self, inside: NDArray[Any], lesion: NDArray[np.bool_], counted: NDArray[np.bool_]
     ) -> Floats:
-        """Counts one image; `inside` are the map's values where `counted` is True."""
+        """Counts images; `inside` are the maps' values where `counted` is True."""
         inner, anomalous = self.edges[1:-1], lesion[counted]
         counts = np.zeros((3, inner.size + 1))
         counts[0] = _per_bin(inside[~anomalous], inner)
         if anomalous.any():
-            components, regions = label(lesion & counted, structure=_EIGHT_NEIGHBOURS)
-            member = components[counted][anomalous]
+            shown = (lesion & counted).reshape(-1, *lesion.shape[-2:])
+            shown = shown[shown.any(axis=(1, 2))]
+            components, regions = label(shown, structure=_EIGHT_NEIGHBOURS)
+            member = components[shown]
             share = 1.0 / np.bincount(member, minlength=regions + 1)[member]
             where = np.searchsorted(inner, inside[anomalous], side="left")
             counts[1] = np.bincount(where, minlength=inner.size + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -96,7 +97,8 @@ class CaseEvaluator(SupervisedEvaluator):
         inferer: runs it over slices; by default a `ScoreSlices`.
         reference: scores of held-out normal volumes; a model without has none.
         scope: what the model was made for; None for unknown.
-        compiling: when to compile the scorer, see `compiling_pays`.
+        compiling: when to compile the scorer, see `compiling_pays`; unless never, a GPU records
+            its work otherwise, see `AnomalyScorer.recording`.
         **kwargs: the arguments of `SupervisedEvaluator`, but for ``network``.
 
     Raises:
@@ -130,7 +132,8 @@ class CaseEvaluator(SupervisedEvaluator):
         images = len(dataset) * (USUAL_SLICES if volumetric else 1)
         if compiling_pays(self.compiling, self.state.device, images, REPAID_BY_SCORING):
             self.scorer.accelerate()
-        self.run()
+        with nullcontext() if self.compiling == "never" else self.scorer.recording():
+            self.run()
 
     def _iteration(  # type: ignore[override]
         self, engine: Any, batchdata: Sequence[CaseSample | FailedCase]
@@ -278,9 +281,9 @@ class ScoreSlices(Inferer):
             for scores in network.in_batches(images, context, self.batch_size):
                 yield _columns(scores, network.calibration, len(scores.score))
             return
-        size = self.batch_size if network.accelerated else 0
-        eager = ON_GPU if torch.device(device).type == "cuda" else 1
-        at_once = size or eager * self.batch_size
+        size = self.batch_size if network.accelerated or network.recorded else 1
+        times = 1 if network.accelerated or torch.device(device).type != "cuda" else ON_GPU
+        at_once = times * self.batch_size
         for start in range(0, len(images), at_once):
             where = slice(start, start + at_once)
             own = {"": images, **context}

@@ -48,9 +48,9 @@ def unpacked(tensor: Tensor, detector: Detector) -> tuple[Tensor, dict[str, Tens
     return images, context
 
 
-def filled(values: Tensor, size: int) -> Tensor:
-    """Values ``(N, ...)`` filled up to a size with the last, for what is compiled for it."""
-    missing = size - len(values)
-    if missing <= 0:
+def filled(values: Tensor, multiple: int) -> Tensor:
+    """Values ``(N, ...)`` filled up to a multiple with the last, for what is made for its size."""
+    missing = -len(values) % multiple
+    if not missing:
         return values
     return torch.cat([values, values[-1:].expand(missing, *values.shape[1:])])

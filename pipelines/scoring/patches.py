@@ -93,7 +93,7 @@ class PatchScorer(AnomalyScorer):
 
     def _of_patches(self, patches: Tensor) -> dict[tuple[str, str], Tensor]:
         """All evidence about patches ``(B, C', D, h, w)`` on their voxels, by kind and name."""
-        size = AT_ONCE if self.accelerated else 0
+        size = AT_ONCE if self.accelerated else 1
         patch, own = unpacked(filled(patches, size), self.detector)
         evidence = self._seen(self._show, patch, own)
         kinds = {"maps": evidence.maps, "values": evidence.values}

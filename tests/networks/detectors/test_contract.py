@@ -111,6 +111,22 @@ def test_a_batch_scores_like_its_images(fitted: Detector, make_images: MakeImage
     torch.testing.assert_close(together.anomaly_map, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.gpu
+def test_a_gpu_scores_alike_at_once(fitted: Detector, make_images: MakeImages) -> None:
+    scorer, given = scorer_of(fitted).cuda(), make_images(20, seed=1).cuda().split(4)
+    with torch.no_grad():
+        expected = [scorer.score_image(image) for image in given]
+        with scorer.recording():
+            for image, one in zip(given, expected, strict=True):
+                found = scorer.score_image(image)
+                torch.testing.assert_close(found.score, one.score, atol=1e-4, rtol=1e-4)
+                torch.testing.assert_close(found.anomaly_map, one.anomaly_map, atol=1e-3, rtol=1e-3)
+            graphs = scorer.recorded.graphs if scorer.recorded else None
+    assert scorer.recorded is None
+    if fitted.name.startswith("aeflow"):
+        assert graphs
+
+
 def test_config_and_state_rebuild_it(fitted: Detector, make_images: MakeImages) -> None:
     twin = DETECTORS[fitted.name](**fitted.config)
     twin.load_state_dict(fitted.state_dict())

@@ -126,6 +126,16 @@ def test_regions_touching_at_a_corner_are_one() -> None:
     assert histogram.arrays()[1].sum() == pytest.approx(1)
 
 
+def test_images_at_once_are_counted_as_one_by_one() -> None:
+    alone, together = PixelHistogram(), PixelHistogram()
+    for _, *image in images():
+        alone.add("a", *image)
+    together.add("a", *(np.stack(parts) for parts in zip(*(i[1:] for i in images()), strict=True)))
+    for name, expected in alone.state_dict().items():
+        if expected.dtype.kind == "f":
+            np.testing.assert_allclose(together.state_dict()[name], expected, atol=1e-9)
+
+
 def test_regions_are_what_counts_of_them() -> None:
     mask = np.ones((5, 5), bool)
     valid = np.ones((5, 5), bool)

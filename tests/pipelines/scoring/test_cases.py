@@ -1,10 +1,12 @@
 """Cases to scores and maps."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import nibabel as nib
 import numpy as np
@@ -14,7 +16,8 @@ from PIL import Image
 from scipy.ndimage import binary_fill_holes
 from torch import Tensor
 
-from networks import DETECTORS, AnomalyScorer, make_fusion
+from networks import DETECTORS, AnomalyScorer, ImageScores, make_fusion
+from networks.recorded import Recorded
 from pipelines.data.cases import Case, FailedCase
 from pipelines.data.datasets import CaseDataset, case_loader
 from pipelines.data.slices import CaseLoader, _filled
@@ -88,6 +91,67 @@ def test_a_compiled_scorer_sees_batches_of_one_size(
         found = ScoreSlices(4)(images, either)
     assert seen == ([4] if isinstance(either, PatchScorer) else [4] * 8)  # 3 patches, 30 slices
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_recorded_scorer_sees_few_sizes(
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    calibrate: Calibrate,
+    fake_graphs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    damaged: bool,
+) -> None:
+    scorer, images = calibrate(make_scorer(with_head=True), make_images(6)), make_images(19, seed=1)
+    score, seen = scorer._score, []
+
+    def counted(given: Mapping[str, Tensor]) -> ImageScores:
+        seen.append(len(given[""]))
+        found = score(given)
+        return found._replace(score=found.score * torch.inf) if damaged else found
+
+    monkeypatch.setattr("networks.scorer.waits", lambda *_: False)
+    with torch.no_grad():
+        expected = ScoreSlices(4)(images, scorer)
+        scorer.recorded = Recorded(counted)
+        for _ in range(2):
+            found = ScoreSlices(4)(images, scorer)
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    assert set(seen) == {4} and len(fake_graphs) == 1 and fake_graphs[0].replays == 7
+
+
+def test_a_method_that_waits_is_not_recorded(
+    make_scorer: MakeScorer,
+    make_images: MakeImages,
+    fake_graphs: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scorer, images = make_scorer(with_head=True), make_images(24)
+    monkeypatch.setattr("networks.scorer.waits", lambda *_: True)
+    scorer.recorded = Recorded(scorer._score)
+    with torch.no_grad():
+        ScoreSlices(4)(images, scorer)
+    assert scorer.recorded is None and not fake_graphs
+
+
+@pytest.mark.parametrize(("compiling", "expected"), [("auto", 1), ("never", 0)])
+def test_cases_are_scored_while_recording(
+    make_scorer: MakeScorer, monkeypatch: pytest.MonkeyPatch, compiling: str, expected: int
+) -> None:
+    scorer, begun = make_scorer(), []
+    monkeypatch.setattr(scorer, "recording", lambda: nullcontext(begun.append(1)))
+    evaluator = CaseEvaluator(
+        scorer, compiling=compiling, device=torch.device("cpu"), val_data_loader=[]
+    )
+    monkeypatch.setattr(evaluator, "run", lambda: None)
+    evaluator.score(MagicMock())
+    assert len(begun) == expected
+
+
+def test_a_cpu_records_nothing(make_scorer: MakeScorer) -> None:
+    scorer = make_scorer()
+    with scorer.recording():
+        assert scorer.recorded is None
 
 
 def test_what_leaves_the_range_of_16_bits_is_scored_in_32(

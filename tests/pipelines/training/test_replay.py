@@ -1,8 +1,8 @@
 """Steps that a GPU replays."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +10,10 @@ from ignite.engine import Events
 from torch import Tensor
 
 from networks import AnomalyScorer
+from networks.recorded import WARM_UP
 from pipelines.data import NormalSlices, slice_loader
 from pipelines.training import NormalBatches
-from pipelines.training.replay import WARM_UP, Replay
+from pipelines.training.replay import Replay
 from pipelines.training.stages import StageTrainer
 from pipelines.training.step import Stepper
 
@@ -45,42 +46,7 @@ def test_a_cpu_replays_nothing(make_scorer: MakeScorer, trainer_of: TrainerOf) -
     assert seen and set(seen) == {None}
 
 
-class FakeGraph:
-    """Stands for a CUDA graph: runs the step again, where it was recorded."""
-
-    replay_of: Replay | None = None
-    replays = 0
-
-    def stands_for(self, replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.replay_of = replay
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
-        monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
-
-    def register_generator_state(self, source: torch.Generator) -> None:
-        assert self.replay_of is not None and source is self.replay_of.source
-
-    def replay(self) -> None:
-        recorded = self.replay_of
-        assert recorded is not None
-        self.replays += 1
-        kept = [parameter.grad for parameter in recorded.parameters]
-        found = recorded.step(recorded.given, recorded.source)
-        for name, value in found.items():
-            recorded.found[name].copy_(value)
-        for parameter, own, before in zip(
-            recorded.parameters, recorded.gradients, kept, strict=True
-        ):
-            assert own is not None and parameter.grad is not None
-            own.copy_(parameter.grad)  # where it was when the step was recorded
-            parameter.grad = before
-
-
-@pytest.mark.parametrize(
-    ("counts", "replays"), [((2, 2, 2, 2, 1, 2, 2), 3), ((2, 2, 2, 1, 2, 1, 2, 2, 1), 3)]
-)
-def test_a_replayed_step_is_that_of_its_batch_and_seed(
-    monkeypatch: pytest.MonkeyPatch, counts: tuple[int, ...], replays: int
-) -> None:
+def test_a_replayed_step_is_that_of_its_batch_and_seed(fake_graphs: list[Any]) -> None:
     weight = torch.nn.Parameter(torch.ones(3))
 
     def step(batch: Mapping[str, Tensor], source: torch.Generator) -> dict[str, Tensor]:
@@ -89,33 +55,16 @@ def test_a_replayed_step_is_that_of_its_batch_and_seed(
         loss.backward()
         return {"loss": loss.detach()}
 
-    replay, graph = Replay(step, [weight], torch.device("cpu")), FakeGraph()
-    graph.stands_for(replay, monkeypatch)
-    for seed, count in enumerate(counts):
-        batch = {"image": torch.full((count, 3), float(seed))}
+    replay = Replay(step, [weight], torch.device("cpu"))
+    for seed, count in enumerate((2, 2, 2, 2, 1, 2, 1, 2)):
+        batch = {"image": torch.full((count, 3), float(seed)), "name": torch.ones(1, device="meta")}
         found = float(replay(batch, seed)["loss"])
         gradient = weight.grad
         assert gradient is not None
         got = gradient.clone()
         expected = step(batch, torch.Generator().manual_seed(seed))
         assert found == float(expected["loss"]) and torch.equal(weight.grad, got)
-    assert graph.replays == replays
-
-
-def test_a_gpu_that_cannot_record_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(batch: Mapping[str, Tensor], source: torch.Generator) -> dict[str, Tensor]:
-        if recording:
-            raise RuntimeError("operation not permitted")
-        return {}
-
-    replay = Replay(step, [], torch.device("cpu"))
-    FakeGraph().stands_for(replay, monkeypatch)
-    recording = False
-    for seed in range(WARM_UP):
-        replay({}, seed)
-    recording = True
-    with pytest.raises(RuntimeError, match=r"operation not permitted\). Go on .* --compile never"):
-        replay({}, WARM_UP)
+    assert [graph.replays for graph in fake_graphs] == [3]
 
 
 @pytest.mark.gpu
@@ -137,8 +86,8 @@ def test_replayed_steps_train_as_others_do(
 
         @trainer.on(Events.ITERATION_COMPLETED)
         def look() -> None:
-            if trainer.replay is not None and trainer.replay.graph is not None:
-                replayed.append(trainer.replay.graph)
+            if trainer.replay is not None and trainer.replay.recorded.graphs:
+                replayed.append(trainer.replay)
 
         trainer.run()
         assert trainer.replay is None
