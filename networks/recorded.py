@@ -46,7 +46,7 @@ class Recorded:
 
     def __call__(self, given: Tensors) -> Any:
         """What the function finds; the next call overwrites it."""
-        shapes = tuple((name, value.shape) for name, value in given.items())
+        shapes = _shapes(given)
         self.seen[shapes] += 1
         if self.seen[shapes] <= WARM_UP:
             return self.function(given)
@@ -57,6 +57,10 @@ class Recorded:
             places[name].copy_(value)
         graph.replay()
         return found
+
+    def records(self, given: Tensors) -> bool:
+        """Whether a call would record the function."""
+        return self.seen[_shapes(given)] >= WARM_UP and _shapes(given) not in self.graphs
 
     def _record(self, given: Tensors) -> tuple[torch.cuda.CUDAGraph, Tensors, Any]:
         places = {name: value.clone() for name, value in given.items()}
@@ -73,6 +77,10 @@ class Recorded:
                 "with the same command and --compile never, which is slower."
             ) from error
         return graph, places, found
+
+
+def _shapes(given: Tensors) -> Shapes:
+    return tuple((name, value.shape) for name, value in given.items())
 
 
 def waits(function: Callable[[Tensors], Any], given: Tensors) -> bool:

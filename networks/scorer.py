@@ -219,7 +219,7 @@ class AnomalyScorer(nn.Module):
             The scores with their parts and maps.
         """
         given = {"": image, **(context or {})}
-        if self.recorded and not self.recorded.seen and waits(self._score, given):
+        if self.recorded and self.recorded.records(given) and waits(self._score, given):
             self.recorded = None
         if self.recorded:
             found: ImageScores = self.recorded(given)

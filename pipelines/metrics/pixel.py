@@ -123,8 +123,9 @@ class PixelHistogram:
         counted = np.ones(values.shape, bool) if valid is None else np.asarray(valid).astype(bool)
         if values.ndim not in (2, 3) or not values.shape == lesion.shape == counted.shape:
             raise InputError(
-                "Arguments 'anomaly_map', 'mask' and 'valid' must be of one shape (H, W), got "
-                f"{values.shape}, {lesion.shape} and {counted.shape} for patient {patient!r}."
+                "Arguments 'anomaly_map', 'mask' and 'valid' must be of one shape (H, W) or "
+                f"(K, H, W), got {values.shape}, {lesion.shape} and {counted.shape} for patient "
+                f"{patient!r}."
             )
         inside = values[counted]
         if np.isnan(inside).any():

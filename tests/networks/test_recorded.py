@@ -28,7 +28,9 @@ def test_a_replay_is_of_what_is_given_now(
     for number, count in enumerate(counts):
         factor.fill_(number)
         given = {"x": torch.full((count,), float(number))}
+        before, records = len(fake_graphs), recorded.records(given)
         found, told = recorded(given)
+        assert records == (len(fake_graphs) > before)
         torch.testing.assert_close(found, given["x"] * number)
         assert float(told["sum"]) == count * number
     assert sum(graph.replays for graph in fake_graphs) == replays

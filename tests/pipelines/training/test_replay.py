@@ -99,5 +99,5 @@ def test_replayed_steps_train_as_others_do(
     assert never == 0 and often > 2 * WARM_UP
     moved = [name for name, value in before.items() if not torch.equal(value, plain[name].cpu())]
     assert any(name.startswith("network.head") for name in moved)
-    for name in moved:  # batches of 3 are replayed, the last of an epoch, of 2, is not
+    for name in moved:  # of batches of 3 and, the last of an epoch, of 2
         torch.testing.assert_close(replayed[name], plain[name], rtol=1e-3, atol=1e-4, msg=name)
