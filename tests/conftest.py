@@ -34,6 +34,7 @@ from pipelines.scoring.model_file import MODEL_NAME, save_model
 from pipelines.scoring.patches import make_scorer as scorer_of
 from pipelines.scoring.volume import CaseScore
 from pipelines.training.batches import NormalBatches
+from pipelines.training.replay import Replay
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]
@@ -383,7 +384,12 @@ class FakeGraph:
         return 0
 
     def replay(self) -> None:
+        owner = getattr(self.recorded.function, "__self__", None)
+        parameters = owner.parameters if isinstance(owner, Replay) else ()
+        gradients = [parameter.grad for parameter in parameters]
         again = tree_leaves(self.recorded.function(self.places))
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         for before, now in zip(tree_leaves(self.found), again, strict=True):
             if isinstance(before, Tensor):
                 before.copy_(now)

@@ -4,9 +4,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from monai.networks.layers import gaussian_1d
 from torch import Tensor
 
-from networks.normative import GRID, NormativeMap, as_images, as_slices, by_case, smoothed
+from networks.normative import (
+    GRID,
+    NormativeMap,
+    _kernel,
+    as_images,
+    as_slices,
+    by_case,
+    smoothed,
+)
 
 SLICES, SIDE = 24, 48
 Case = tuple[Tensor, Tensor, Tensor]
@@ -135,3 +144,9 @@ def test_patches_of_volumes_are_taken_slice_by_slice() -> None:
     assert torch.equal(as_images(slices[1], patches[0]), patches[1])
     cases = list(by_case([(patches[0], context)]))
     assert [len(one[0]) for one in cases] == [3, 3] and torch.equal(cases[1][0], image[3:])
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 4.1])
+def test_the_kernel_is_monai_s(sigma: float) -> None:
+    expected = gaussian_1d(torch.tensor(sigma), truncated=3.0)
+    torch.testing.assert_close(_kernel(sigma, torch.zeros(1)), expected)

@@ -131,6 +131,8 @@ def test_pixels_of_judged_slices_count_inside_the_body(
     above = int((values[judged][sample.body[judged].numpy()] > 0.77).sum())
     first = int(np.flatnonzero(result.pixels.edges == 0.77)[0])
     assert pixels[0][:, first:].sum() == above
+    unknown = replace(sample, labels=torch.full_like(sample.labels, -1))
+    assert case_result(fake_scored(unknown, anomaly_map=values), 0.77).pixels.patients == ()
     whole = case_result(fake_scored(LOADER(picture)), 1.0)
     assert whole.pixels.arrays()[0][0].sum(axis=1).tolist() == [24 * 24, 0]
     assert whole.baseline_pixels == {}
