@@ -27,6 +27,7 @@ class Recorded:
     Args:
         function: of tensors on the GPU. It never waits for the GPU (see `waits`), computes alike
             for all tensors of the same shapes, and reads whatever else it reads from where it was.
+        device: the GPU, which need not be PyTorch's current one.
         source: of its random numbers, if it draws any.
 
     Attributes:
@@ -37,10 +38,15 @@ class Recorded:
     """
 
     def __init__(
-        self, function: Callable[[Tensors], Any], source: torch.Generator | None = None
+        self,
+        function: Callable[[Tensors], Any],
+        device: torch.device,
+        source: torch.Generator | None = None,
     ) -> None:
         self.function = function
+        self.device = device
         self.source = source
+        self.stream: torch.cuda.Stream | None = None
         self.graphs: dict[Shapes, tuple[torch.cuda.CUDAGraph, Tensors, Any]] = {}
         self.seen: Counter[Shapes] = Counter()
 
@@ -68,8 +74,9 @@ class Recorded:
         if self.source is not None:
             graph.register_generator_state(self.source)
         pool = next((known.pool() for known, *_ in self.graphs.values()), None)
+        self.stream = self.stream or torch.cuda.Stream(self.device)
         try:
-            with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool, self.stream, "thread_local"):
                 found = self.function(places)
         except RuntimeError as error:
             raise RuntimeError(

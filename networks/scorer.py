@@ -130,9 +130,9 @@ class AnomalyScorer(nn.Module):
         The weights are to stay as and where they are. What is found is overwritten by the next
         batch. A method that waits for the GPU, or searches, runs as it is.
         """
-        recordable = self.detector.exportable and not self.accelerated
-        if recordable and self.calibration.threshold.is_cuda:
-            self.recorded = Recorded(self._score)
+        device = self.calibration.threshold.device
+        if device.type == "cuda" and self.detector.exportable and not self.accelerated:
+            self.recorded = Recorded(self._score, device)
         try:
             yield
         finally:

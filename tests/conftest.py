@@ -410,13 +410,18 @@ def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
         graphs.append(FakeGraph(self, dict(places), found))
         return graphs[-1], places, found
 
+    def on_its_stream(graph: Any, pool: Any, stream: str, errors: str) -> Any:
+        assert stream == "cpu"  # of the device, not of PyTorch's current one
+        return nullcontext()
+
     monkeypatch.setattr(Recorded, "_record", recorded)
     monkeypatch.setattr(
         torch.cuda,
         "CUDAGraph",
         lambda: SimpleNamespace(register_generator_state=lambda source: None),
     )
-    monkeypatch.setattr(torch.cuda, "graph", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: str(device))
+    monkeypatch.setattr(torch.cuda, "graph", on_its_stream)
     return graphs
 
 

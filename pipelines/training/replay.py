@@ -34,7 +34,7 @@ class Replay:
         self.step = step
         self.parameters = parameters
         self.source = torch.Generator(device)
-        self.recorded = Recorded(self._run, self.source)
+        self.recorded = Recorded(self._run, device, self.source)
 
     def __call__(self, batch: Tensors, seed: int) -> Tensors:
         """What the step finds in a batch; the next call overwrites it."""

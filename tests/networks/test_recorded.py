@@ -10,6 +10,7 @@ from torch import Tensor
 from networks.recorded import WARM_UP, Recorded, waits
 
 Graphs = list[Any]
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,7 @@ def test_a_replay_is_of_what_is_given_now(
     def function(given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return given["x"] * factor, {"sum": given["x"].sum()}
 
-    recorded = Recorded(function)
+    recorded = Recorded(function, CPU)
     for number, count in enumerate(counts):
         factor.fill_(number)
         given = {"x": torch.full((count,), float(number))}
@@ -37,7 +38,7 @@ def test_a_replay_is_of_what_is_given_now(
 
 
 def test_the_shapes_of_all_that_is_given_count(fake_graphs: Graphs) -> None:
-    recorded = Recorded(lambda given: given["x"].sum() + given["y"].sum())
+    recorded = Recorded(lambda given: given["x"].sum() + given["y"].sum(), CPU)
     for count in range(1, 2 * WARM_UP):
         assert recorded({"x": torch.ones(2), "y": torch.ones(count)}) == 2 + count
     assert not fake_graphs
@@ -48,7 +49,7 @@ def test_a_gpu_that_cannot_record_is_told(fake_graphs: Graphs) -> None:
         if recording:
             raise RuntimeError("operation not permitted")
 
-    recorded, recording = Recorded(function), False
+    recorded, recording = Recorded(function, CPU), False
     for _ in range(WARM_UP):
         recorded({})
     recording = True
@@ -81,7 +82,7 @@ def test_random_numbers_are_those_of_the_function_unrecorded() -> None:
     def function(given: Mapping[str, Tensor]) -> Tensor:
         return given["x"] + torch.rand(5, device="cuda", generator=source)
 
-    recorded = Recorded(function, source)
+    recorded = Recorded(function, torch.device("cuda"), source)
     for seed in range(2 * WARM_UP):
         given = {"x": torch.full((5,), float(seed), device="cuda")}
         source.manual_seed(seed)

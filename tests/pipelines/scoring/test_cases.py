@@ -113,7 +113,7 @@ def test_a_recorded_scorer_sees_few_sizes(
     monkeypatch.setattr("networks.scorer.waits", lambda *_: False)
     with torch.no_grad():
         expected = ScoreSlices(4)(images, scorer)
-        scorer.recorded = Recorded(counted)
+        scorer.recorded = Recorded(counted, images.device)
         for _ in range(2):
             found = ScoreSlices(4)(images, scorer)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
@@ -128,7 +128,7 @@ def test_a_method_that_waits_is_not_recorded(
 ) -> None:
     scorer, images = make_scorer(with_head=True), make_images(24)
     monkeypatch.setattr("networks.scorer.waits", lambda *_: True)
-    scorer.recorded = Recorded(scorer._score)
+    scorer.recorded = Recorded(scorer._score, images.device)
     with torch.no_grad():
         ScoreSlices(4)(images, scorer)
     assert scorer.recorded is None and not fake_graphs
