@@ -53,11 +53,11 @@ class Recorded:
     def __call__(self, given: Tensors) -> Any:
         """What the function finds; the next call overwrites it."""
         shapes = _shapes(given)
-        self.seen[shapes] += 1
-        if self.seen[shapes] <= WARM_UP:
-            return self.function(given)
-        if shapes not in self.graphs:
+        if self.records(given):
             self.graphs[shapes] = self._record(given)
+        if shapes not in self.graphs:
+            self.seen[shapes] += 1
+            return self.function(given)
         graph, places, found = self.graphs[shapes]
         for name, value in given.items():
             places[name].copy_(value)
@@ -66,7 +66,8 @@ class Recorded:
 
     def records(self, given: Tensors) -> bool:
         """Whether a call would record the function."""
-        return self.seen[_shapes(given)] >= WARM_UP and _shapes(given) not in self.graphs
+        shapes = _shapes(given)
+        return self.seen[shapes] >= WARM_UP and shapes not in self.graphs
 
     def _record(self, given: Tensors) -> tuple[torch.cuda.CUDAGraph, Tensors, Any]:
         places = {name: value.clone() for name, value in given.items()}

@@ -143,11 +143,16 @@ class AnomalyScorer(nn.Module):
         return self._seen(self._evidence, image, context)
 
     def _seen(
-        self, judge: Callable[..., Found], image: Tensor, context: Mapping[str, Tensor] | None
+        self,
+        judge: Callable[..., Found],
+        image: Tensor,
+        context: Mapping[str, Tensor] | None,
+        found: Found | None = None,
     ) -> Found:
-        """What follows the encoder, in 32 bits where fewer are too few."""
+        """What follows the encoder, unless it is found; in 32 bits where fewer are too few."""
         inputs, dtype = Inputs(image, context or {}), self._dtype(image)
-        found = judge(*self._encoded(inputs, dtype))
+        if found is None:
+            found = judge(*self._encoded(inputs, dtype))
         if dtype == torch.float32 or _finite(found):
             return found
         plain = judge.plain if isinstance(judge, Compiled) else judge
@@ -221,11 +226,8 @@ class AnomalyScorer(nn.Module):
         given = {"": image, **(context or {})}
         if self.recorded and self.recorded.records(given) and waits(self._score, given):
             self.recorded = None
-        if self.recorded:
-            found: ImageScores = self.recorded(given)
-            if _finite(found):
-                return found
-        return self._seen(self._judge, image, context)
+        found: ImageScores | None = self.recorded(given) if self.recorded else None
+        return self._seen(self._judge, image, context, found)
 
     def _score(self, given: Mapping[str, Tensor]) -> ImageScores:
         """The same of a batch (under "") and its context, be it finite or not."""

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,12 +15,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from networks import AEFlow, AnomalyScorer, Detector, build_aeflow, make_fusion
 from networks.detectors.aeflow import AEFlowDetector
 from networks.detectors.donut import DonutDetector
-from networks.recorded import Recorded
 from networks.scope import Scope
 from networks.spatial import resized
 from pipelines.data.cases import Case
@@ -34,7 +31,7 @@ from pipelines.scoring.model_file import MODEL_NAME, save_model
 from pipelines.scoring.patches import make_scorer as scorer_of
 from pipelines.scoring.volume import CaseScore
 from pipelines.training.batches import NormalBatches
-from pipelines.training.replay import Replay
+from tests.graphs import fake_graphs as fake_graphs
 
 MakeImages = Callable[..., Tensor]
 MakeScorer = Callable[..., AnomalyScorer]
@@ -371,58 +368,6 @@ def fake_scored() -> FakeScored:
         )
 
     return fake
-
-
-class FakeGraph:
-    """Stands for a CUDA graph: a replay runs the function again, where it was recorded."""
-
-    def __init__(self, recorded: Recorded, places: dict[str, Tensor], found: Any) -> None:
-        self.recorded, self.places, self.found = recorded, places, found
-        self.replays = 0
-
-    def pool(self) -> int:
-        return 0
-
-    def replay(self) -> None:
-        owner = getattr(self.recorded.function, "__self__", None)
-        parameters = owner.parameters if isinstance(owner, Replay) else ()
-        gradients = [parameter.grad for parameter in parameters]
-        again = tree_leaves(self.recorded.function(self.places))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        for before, now in zip(tree_leaves(self.found), again, strict=True):
-            if isinstance(before, Tensor):
-                before.copy_(now)
-        self.replays += 1
-
-
-@pytest.fixture
-def fake_graphs(monkeypatch: pytest.MonkeyPatch) -> list[FakeGraph]:
-    """What a CPU records in place of CUDA graphs, in turn."""
-    graphs: list[FakeGraph] = []
-    record = Recorded._record
-
-    def recorded(self: Recorded, given: Any) -> Any:
-        state = self.source and self.source.get_state()
-        _, places, found = record(self, given)
-        if self.source is not None and state is not None:
-            self.source.set_state(state)  # what is recorded draws nothing yet
-        graphs.append(FakeGraph(self, dict(places), found))
-        return graphs[-1], places, found
-
-    def on_its_stream(graph: Any, pool: Any, stream: str, errors: str) -> Any:
-        assert stream == "cpu"  # of the device, not of PyTorch's current one
-        return nullcontext()
-
-    monkeypatch.setattr(Recorded, "_record", recorded)
-    monkeypatch.setattr(
-        torch.cuda,
-        "CUDAGraph",
-        lambda: SimpleNamespace(register_generator_state=lambda source: None),
-    )
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: str(device))
-    monkeypatch.setattr(torch.cuda, "graph", on_its_stream)
-    return graphs
 
 
 @pytest.fixture(scope="session")

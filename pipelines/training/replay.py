@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from networks.recorded import Recorded
-
-Tensors = Mapping[str, Tensor]
+from networks.recorded import Recorded, Tensors
 
 
 class Replay:

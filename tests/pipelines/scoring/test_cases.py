@@ -114,6 +114,8 @@ def test_a_recorded_scorer_sees_few_sizes(
     with torch.no_grad():
         expected = ScoreSlices(4)(images, scorer)
         scorer.recorded = Recorded(counted, images.device)
+        if damaged:
+            monkeypatch.setattr("networks.scorer.scoring_type", lambda device: torch.bfloat16)
         for _ in range(2):
             found = ScoreSlices(4)(images, scorer)
             torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
